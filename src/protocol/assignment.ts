@@ -1,0 +1,199 @@
+/**
+ * What a node has to run, and what its agent and the engine of each guest tell one another.
+ *
+ * An assignment is one guest on this node, written by whoever places guests (a file, later the pair resource). The agent
+ * starts one engine process per assignment and speaks with it over Node's IPC channel (JSON objects, in order, at most
+ * once). The life of a channel:
+ *
+ *   agent  -> configure            the first message, always; names a QEMU of this guest that is already alive, if any
+ *   engine -> guestWanted          when its role needs a QEMU; answered by guestFound or guestFailed
+ *   engine -> killGuest            when its QEMU must not run any more; answered by guestDied once it is gone
+ *   engine -> report, transition   whenever they have news; reports at most once a second while nothing changes
+ *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
+ *   agent  -> retuned              the latency contract or detection time changed; everything else needs a new engine
+ *   agent  -> stop                 hand over when a standby is in sync, then leave; answered by exiting
+ *   engine -> exiting              the last message, then the process exits
+ *
+ * Death rules: an engine exits at once when its channel closes, for then its agent is gone and the next agent starts a
+ * new engine. QEMU dies with neither of them: it is adopted. What it sends stays held while no engine is there.
+ */
+
+export type Link = { readonly name: string; readonly localHost: string; readonly peerHost: string };
+export type TlsFiles = { readonly certPath: string; readonly keyPath: string; readonly caPath: string };
+export type Endpoint = { readonly host: string; readonly port: number };
+
+export type DiskAssignment = {
+  /** The QEMU drive or blockdev node-name. */
+  readonly id: string;
+  /** A raw image or block device on this host. */
+  readonly path: string;
+};
+
+export type CheckpointContract = {
+  readonly maxAddedLatencyMs: number;
+  readonly minIntervalMs: number;
+  readonly maxIntervalMs: number;
+};
+
+export type FailoverTiming = { readonly detectionTimeoutMs: number };
+
+export type TrackerMethod = "userfaultfd" | "softDirty" | "comparison";
+
+/** One guest on this node. */
+export type GuestAssignment = {
+  readonly guest: string;
+  readonly mode: "FaultTolerant";
+  readonly peerNode: string;
+  /** The node that creates the quorum record when there is none. */
+  readonly firstPrimary: string;
+  /** Engines of this guest listen on this port on the localHost of every link. */
+  readonly port: number;
+  readonly links: readonly Link[];
+  readonly disks: readonly DiskAssignment[];
+  /** Without -S, -incoming and -qmp: the agent adds those. */
+  readonly qemu: { readonly binary: string; readonly args: readonly string[] };
+  readonly checkpoint: CheckpointContract;
+  readonly failover: FailoverTiming;
+  readonly tracker: "auto" | TrackerMethod;
+};
+
+export type EngineConfig = GuestAssignment & {
+  readonly node: string;
+  /** Of this guest alone, on tmpfs if possible. */
+  readonly runDirectory: string;
+  readonly quorum: readonly Endpoint[];
+  readonly tls: TlsFiles;
+  /** JSON lines with what the engine saw and did, for the trace checker; empty when nobody asked for one. */
+  readonly traceFile: string;
+};
+
+/** The shape a QEMU was started in. A standby that took over runs on as a primary and keeps `startedAs: "standby"`. */
+export type GuestShape = "primary" | "standby";
+
+/** A QEMU of this guest that is alive now. */
+export type FoundGuest = {
+  readonly pid: number;
+  /** Field 22 of /proc/PID/stat: tells this process from a later one with the same id. Decimal, for it may pass 2^53. */
+  readonly startTime: string;
+  readonly qmpPath: string;
+  /** Root of QEMU's mount namespace as seen from the engine: "/" for a QEMU the agent started itself. */
+  readonly qemuRoot: string;
+  readonly startedAs: GuestShape;
+};
+
+// What the engine tells its agent.
+
+export type EngineRole = "starting" | "primary" | "standby" | "fenced";
+export type OutputMode = "open" | "held" | "closed";
+
+/** Parts of a checkpoint. The guest stands still in all of `pause`; `ship` and `acknowledge` run beside it. */
+export type CheckpointPhase =
+  "pause" | "stop" | "mark" | "deviceState" | "scan" | "copy" | "resume" | "ship" | "acknowledge";
+
+/** Quantiles over the last samples; `count` and `sumMs` over the life of the engine, so they only grow. */
+export type DurationFigures = {
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  readonly maxMs: number;
+  readonly sumMs: number;
+  readonly count: number;
+};
+
+export type CheckpointFigures = {
+  /** Checkpoints taken since the engine started. */
+  readonly count: number;
+  readonly perSecond: number;
+  readonly phases: Readonly<Partial<Record<CheckpointPhase, DurationFigures>>>;
+  readonly dirtyPagesP50: number;
+  readonly dirtyPagesMax: number;
+  /** Page and device state bytes put on the wire since the engine started. */
+  readonly sentBytes: number;
+  readonly dirtyPagesCount: number;
+  readonly diskBytes: number;
+};
+
+export type LinkFigures = { readonly name: string; readonly alive: boolean; readonly rttMs: number | null };
+
+export type EngineConditionType = "InSync" | "QuorumReachable" | "LatencyWithinBound" | "DisksHealthy" | "LinksHealthy";
+
+export type EngineCondition = {
+  readonly type: EngineConditionType;
+  readonly status: "True" | "False" | "Unknown";
+  /** PascalCase. */
+  readonly reason: string;
+  readonly message: string;
+};
+
+/** What the engine knows now. Complete every time: the newest report replaces the one before. */
+export type EngineReport = {
+  readonly role: EngineRole;
+  /** Tag of the machine's state inside the role, such as `protected` or `holding`. */
+  readonly state: string;
+  readonly term: number;
+  readonly epoch: number;
+  /** Owner in the quorum record as last read; empty before the first read. */
+  readonly primaryNode: string;
+  /** 0..100; 100 while in sync. */
+  readonly syncPercent: number;
+  readonly disks: readonly { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number }[];
+  readonly checkpoint: CheckpointFigures;
+  /** From the moment a packet was held to the moment it left. */
+  readonly addedLatency: DurationFigures;
+  /** Age of the newest state that the standby acknowledged; null while there is none. */
+  readonly lagMs: number | null;
+  readonly heldPacketsCount: number;
+  readonly links: readonly LinkFigures[];
+  readonly tracker: TrackerMethod | "none";
+  readonly outputMode: OutputMode;
+  /** Takeovers this engine carried out. The agent adds up over restarts. */
+  readonly takeoversCount: number;
+  readonly conditions: readonly EngineCondition[];
+};
+
+/** A change of state worth a line in the log and an event; `cause` is what the log prints. */
+export type EngineTransition = {
+  readonly role: EngineRole;
+  readonly from: string;
+  readonly to: string;
+  readonly term: number;
+  readonly epoch: number;
+  readonly cause: string;
+};
+
+/**
+ * Why an engine leaves, and so what its agent does next:
+ * - `fenced`, `restart`: a new engine at once (it will be a standby or read the record anew);
+ * - `ended`: the guest shut itself down: QEMU is removed and nothing starts until somebody asks;
+ * - `stopped`: the agent asked for it;
+ * - `failed`: a new engine after the backoff; `message` goes to status.
+ */
+export type EngineExitReason = "fenced" | "restart" | "ended" | "stopped" | "failed";
+
+export type EngineMessage =
+  | {
+      readonly tag: "guestWanted";
+      readonly as: GuestShape;
+      /** Kill what runs and start anew. */
+      readonly fresh: boolean;
+    }
+  | { readonly tag: "killGuest" }
+  | { readonly tag: "report"; readonly report: EngineReport }
+  | { readonly tag: "transition"; readonly transition: EngineTransition }
+  | {
+      readonly tag: "switchoverAnswered";
+      readonly requestId: string;
+      readonly accepted: boolean;
+      readonly message: string;
+    }
+  | { readonly tag: "exiting"; readonly reason: EngineExitReason; readonly message: string };
+
+// What the agent tells an engine.
+
+export type AgentMessage =
+  | { readonly tag: "configure"; readonly config: EngineConfig; readonly found: FoundGuest | null }
+  | ({ readonly tag: "guestFound"; readonly started: boolean } & FoundGuest)
+  | { readonly tag: "guestFailed"; readonly message: string }
+  | { readonly tag: "guestDied"; readonly pid: number }
+  | { readonly tag: "retuned"; readonly checkpoint: CheckpointContract; readonly failover: FailoverTiming }
+  | { readonly tag: "switchover"; readonly requestId: string }
+  | { readonly tag: "stop" };
