@@ -87,7 +87,7 @@ class Reader {
 }
 
 function parseSample(line: string): PrometheusSample {
-  const match = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$/.exec(line);
+  const match = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$/s.exec(line);
   if (match === null) {
     throw new Error(`not a sample: ${line}`);
   }
