@@ -1,0 +1,123 @@
+/**
+ * The guests of the lab: how QEMU is started for each, with which addresses, and what can be asked of it.
+ *
+ * The argument lists are complete but for what the agent adds itself (-S, -incoming, -qmp, and the global that drops the
+ * configuration section), so the same list starts an unprotected guest as a baseline, a primary and a standby.
+ *
+ * What matters about them: RAM is a shared memfd (the only kind whose dirty pages can be tracked from outside), NICs are taps
+ * without vhost, disks are raw files whose block node carries the id the engine is told, an I/O error stops the guest instead
+ * of reaching it. Devices that are not needed are left out: each adds to the device state that every checkpoint saves.
+ */
+import { assert } from "../../src/lib/assert.ts";
+
+export type GuestImage = {
+  readonly kernel: string;
+  readonly initrd: string;
+  /** The disk to start from; a guest without one gets an empty disk. */
+  readonly rootDisk?: string;
+};
+
+export type GuestNic = { readonly tap: string; readonly mac: string; readonly address: string };
+export type GuestDisk = { readonly id: string; readonly path: string; readonly sizeBytes: number };
+
+export type GuestKind = "busybox" | "debian";
+
+export type GuestOptions = {
+  readonly vcpuCount: number;
+  readonly memoryMiB: number;
+  /** A standard VGA adapter: 16 MiB more of RAM that changes. Nothing listens; the display itself is off. */
+  readonly display: boolean;
+  /** UEFI from pflash: where the code and this guest's own variables are. */
+  readonly firmware?: { readonly code: string; readonly variables: string };
+  /** Whether a virtio notification goes through an eventfd to the main loop, or is served by the vCPU thread itself. */
+  readonly ioeventfd: boolean;
+  /** Whether the disk image is opened with O_DIRECT. */
+  readonly directDisk: boolean;
+};
+
+export type GuestSpec = {
+  readonly name: string;
+  readonly kind: GuestKind;
+  readonly image: GuestImage;
+  readonly nics: readonly GuestNic[];
+  readonly disks: readonly GuestDisk[];
+  readonly serialLog: string;
+  readonly options: GuestOptions;
+};
+
+export const qemuBinary = "qemu-system-x86_64";
+
+/** The lab's guest network; clients and guests are in it, hosts are not. */
+export const guestNetworkBits = 24;
+
+/** Ports of the services inside the guests (test/lab/images). */
+export const guestPorts = { synced: 7000, burn: 7100, echo: 7200, sectors: 7300, redis: 6379, postgres: 5432 } as const;
+
+/** How the synced service lays its numbers out on the disk; see test/lab/images/busybox/serve-synced.sh. */
+export const syncedLayout = { connectionsMax: 16, sectorsEach: 16_384, sectorBytes: 512 } as const;
+
+const MIB = 1024 * 1024;
+
+export const defaultDiskBytes: Readonly<Record<GuestKind, number>> = { busybox: 128 * MIB, debian: 3072 * MIB };
+
+export const defaultOptions: Readonly<Record<GuestKind, GuestOptions>> = {
+  busybox: { vcpuCount: 1, memoryMiB: 128, display: false, ioeventfd: true, directDisk: false },
+  debian: { vcpuCount: 1, memoryMiB: 768, display: false, ioeventfd: true, directDisk: false },
+};
+
+/** The whole argument list of QEMU for `guest`, without what the agent adds. */
+export function listGuestArguments(guest: GuestSpec): string[] {
+  const { options } = guest;
+  assert(guest.disks.length > 0 && guest.nics.length > 0, `guest ${guest.name} needs a disk and a NIC`);
+  return [
+    ...["-name", guest.name, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"],
+    ...["-machine", `${guest.kind === "debian" ? "q35" : "pc"},memory-backend=ram,usb=off,vmport=off`],
+    ...["-cpu", "max", "-m", `${options.memoryMiB}M`, "-smp", String(options.vcpuCount)],
+    ...["-object", `memory-backend-memfd,id=ram,size=${options.memoryMiB}M,share=on`],
+    ...["-chardev", `file,id=serial0,path=${guest.serialLog},append=on`, "-serial", "chardev:serial0"],
+    ...(options.display ? ["-vga", "std"] : ["-vga", "none"]),
+    ...listFirmwareArguments(options),
+    ...["-kernel", guest.image.kernel, "-initrd", guest.image.initrd, "-append", kernelCommandLine(guest)],
+    ...guest.nics.flatMap((nic, index) => listNicArguments(nic, index, options)),
+    ...guest.disks.flatMap((disk) => listDiskArguments(disk, options)),
+  ];
+}
+
+function kernelCommandLine({ kind, nics }: GuestSpec): string {
+  const addresses = nics.map(
+    ({ address }, index) => `twinrun.ip${index === 0 ? "" : String(index)}=${address}/${guestNetworkBits}`,
+  );
+  const root = kind === "debian" ? ["root=/dev/vda", "rw", "fsck.mode=skip", "net.ifnames=1"] : ["rdinit=/init"];
+  // panic=1 turns a guest that fell over into a reboot that the clients see, instead of silence.
+  return ["console=ttyS0", "quiet", "panic=1", "random.trust_cpu=on", ...root, ...addresses].join(" ");
+}
+
+function listFirmwareArguments({ firmware }: GuestOptions): string[] {
+  return firmware === undefined
+    ? []
+    : [
+        ...["-drive", `if=pflash,format=raw,unit=0,readonly=on,file=${firmware.code}`],
+        ...["-drive", `if=pflash,format=raw,unit=1,file=${firmware.variables}`],
+      ];
+}
+
+function listNicArguments({ tap, mac }: GuestNic, index: number, options: GuestOptions): string[] {
+  return [
+    ...["-netdev", `tap,id=net${index},ifname=${tap},script=no,downscript=no,vhost=off`],
+    ...["-device", `virtio-net-pci,netdev=net${index},mac=${mac},romfile=,ioeventfd=${onOff(options.ioeventfd)}`],
+  ];
+}
+
+function listDiskArguments({ id, path }: GuestDisk, options: GuestOptions): string[] {
+  const cache = `cache.direct=${onOff(options.directDisk)},cache.no-flush=off`;
+  return [
+    ...["-blockdev", `driver=file,node-name=${id}-file,filename=${path},discard=unmap,${cache}`],
+    ...["-blockdev", `driver=raw,node-name=${id},file=${id}-file,discard=unmap,${cache}`],
+    ...[
+      "-device",
+      `virtio-blk-pci,drive=${id},id=${id}-device,werror=stop,rerror=stop,ioeventfd=${onOff(options.ioeventfd)}`,
+    ],
+  ];
+}
+
+const onOff = (flag: boolean): "on" | "off" => (flag ? "on" : "off");
