@@ -1,0 +1,69 @@
+/**
+ * The agent's own configuration file (YAML or JSON). Flags of the same name override it; see main/agent.ts.
+ *
+ *   node: host-a
+ *   runDirectory: /run/twinrun          # on tmpfs; short, for it holds unix sockets
+ *   assignments: /etc/twinrun/assignments.yaml
+ *   quorum: [{ host: 10.0.0.9, port: 7000 }]
+ *   tls: { certPath: /etc/twinrun/tls.crt, keyPath: /etc/twinrun/tls.key, caPath: /etc/twinrun/ca.crt }
+ *   shim: /usr/lib/twinrun/shim.so      # left out: QEMU runs without the shim, and the engine says what that costs
+ *   heartbeatPort: 7001                 # left out: no heartbeats between agents
+ *   metrics: { host: 0.0.0.0, port: 9443 }   # over mutual TLS; left out: only the unix socket RUN/agent.sock
+ *   traceDirectory: /var/log/twinrun    # left out: engines write no traces
+ *   cacheDirectory: /var/cache/twinrun  # compiled code of the engine, saves 16 MiB per engine; RUN/cache unless told
+ *   logLevel: info
+ */
+import { z } from "zod";
+import { parseInput } from "./checked-input.ts";
+
+const text = (what: string): z.ZodString => z.string(what).min(1, what);
+const port = z.int("a TCP port from 1 to 65535").min(1, "a TCP port from 1 to 65535").max(65_535, "a TCP port");
+
+const endpoint = z.strictObject(
+  { host: text("a host name or address"), port },
+  { error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object with host and port") },
+);
+
+const tlsFiles = z.strictObject(
+  {
+    certPath: text("the path of this node's certificate (PEM)"),
+    keyPath: text("the path of this node's private key (PEM)"),
+    caPath: text("the path of the authority's certificate (PEM)"),
+  },
+  {
+    error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object with certPath, keyPath and caPath"),
+  },
+);
+
+const agentConfig = z.strictObject(
+  {
+    node: text("the name of this node, as the peers and its certificate know it").regex(
+      /^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$/,
+      'a name of lower-case letters, digits, "-" and "."',
+    ),
+    runDirectory: text("a directory for sockets and state, such as /run/twinrun").regex(/^\//, "an absolute path"),
+    assignments: text("the path of the assignment file"),
+    quorum: z.array(endpoint, "the list of quorum endpoints").min(1, "a list of at least one quorum endpoint"),
+    tls: tlsFiles,
+    shim: text("the path of the preload shim").optional(),
+    heartbeatPort: port.optional(),
+    metrics: endpoint.optional(),
+    traceDirectory: text("a directory for traces").optional(),
+    cacheDirectory: text("a directory for compiled code").optional(),
+    logLevel: z
+      .enum(["debug", "info", "warn", "error", "silent"], "debug, info, warn, error or silent")
+      .default("info"),
+    stopTimeoutMs: z
+      .int("the time for hand-overs at a stop")
+      .min(0, "0 or more")
+      .max(600_000, "at most 600000")
+      .default(20_000),
+  },
+  { error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object") },
+);
+
+export type AgentConfig = z.output<typeof agentConfig>;
+
+export function parseAgentConfig(value: unknown, subject: string): AgentConfig {
+  return parseInput(agentConfig, value, subject);
+}
