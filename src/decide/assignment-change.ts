@@ -1,0 +1,70 @@
+/**
+ * What a new set of assignments means for the guests this node runs already.
+ *
+ * A guest that is gone from the set is removed, QEMU and all. A changed latency contract or detection time is told to the
+ * running engine. Anything else that engines read at their start (links, port, peer, tracker) needs a new engine; a new
+ * engine costs a moment of protection, never the guest. What QEMU itself was started with (qemu, disks) waits until that
+ * QEMU has gone by itself: nobody asked for a reboot of the guest, and an engine must not believe in disks its QEMU
+ * does not have.
+ */
+import { type GuestAssignment } from "../protocol/assignment.ts";
+
+export type AssignmentAction =
+  | { readonly tag: "startGuest"; readonly assignment: GuestAssignment }
+  | { readonly tag: "retuneGuest"; readonly assignment: GuestAssignment }
+  | { readonly tag: "restartEngine"; readonly assignment: GuestAssignment }
+  | { readonly tag: "awaitNextStart"; readonly assignment: GuestAssignment }
+  | { readonly tag: "removeGuest"; readonly guest: string };
+
+export function planAssignmentChange(
+  running: readonly GuestAssignment[],
+  wanted: readonly GuestAssignment[],
+): readonly AssignmentAction[] {
+  const byName = new Map(running.map((assignment) => [assignment.guest, assignment]));
+  const wantedNames = new Set(wanted.map(({ guest }) => guest));
+  const removals = running
+    .filter(({ guest }) => !wantedNames.has(guest))
+    .map(({ guest }): AssignmentAction => ({ tag: "removeGuest", guest }));
+  // Removals first: a port or a disk may pass from a guest that goes to one that comes.
+  return [...removals, ...wanted.flatMap((assignment) => planOne(byName.get(assignment.guest), assignment))];
+}
+
+function planOne(before: GuestAssignment | undefined, assignment: GuestAssignment): AssignmentAction[] {
+  if (before === undefined) {
+    return [{ tag: "startGuest", assignment }];
+  }
+  if (differs(engineStartOf(before), engineStartOf(assignment))) {
+    return [{ tag: "restartEngine", assignment }];
+  }
+  if (differs(qemuStartOf(before), qemuStartOf(assignment))) {
+    return [{ tag: "awaitNextStart", assignment }];
+  }
+  return differs(tuningOf(before), tuningOf(assignment)) ? [{ tag: "retuneGuest", assignment }] : [];
+}
+
+function tuningOf({ checkpoint, failover }: GuestAssignment): unknown {
+  return [checkpoint, failover];
+}
+
+function qemuStartOf({ qemu, disks }: GuestAssignment): unknown {
+  return [qemu, disks];
+}
+
+function engineStartOf(assignment: GuestAssignment): unknown {
+  return { ...assignment, qemu: null, disks: null, checkpoint: null, failover: null };
+}
+
+/** By value. Key order counts, and is the same on both sides: both come out of one schema. */
+function differs(left: unknown, right: unknown): boolean {
+  return JSON.stringify(left) !== JSON.stringify(right);
+}
+
+/** Mistakes that only the node itself can see. Each is a sentence for the owner of the file. */
+export function listAssignmentProblems(assignments: readonly GuestAssignment[], node: string): readonly string[] {
+  return assignments.flatMap(({ guest, peerNode, firstPrimary }) => [
+    ...(peerNode === node ? [`guest ${guest}: peerNode is this node, ${node}; name the other one`] : []),
+    ...(firstPrimary === node || firstPrimary === peerNode
+      ? []
+      : [`guest ${guest}: firstPrimary is ${firstPrimary}; it must be this node, ${node}, or its peer, ${peerNode}`]),
+  ]);
+}
