@@ -9,12 +9,12 @@
 # files, sockets and /proc of the host are QEMU's as well, and LD_PRELOAD works as usual. Run again it only checks.
 # Needs root (debootstrap), debootstrap and a Debian mirror; TWINRUN_DEBIAN_MIRROR names another one. Debian keeps only
 # the newest build of a stable package on its mirrors, so the pin is the suite and the major version; for an exact
-# repeat set TWINRUN_DEBIAN_MIRROR to a snapshot.debian.org address.
+# repeat set TWINRUN_DEBIAN_MIRROR to an address in Debian's snapshot archive.
 set -euo pipefail
 
 suite=trixie
 major=10
-mirror=${TWINRUN_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+mirror=$("$(dirname "$0")/debian-mirror.sh")
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/twinrun/qemu10
 root=$cache/root
 command=$cache/qemu-system-x86_64

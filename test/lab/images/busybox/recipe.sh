@@ -9,7 +9,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(cd "$1" && pwd)
-mirror=${TWINRUN_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+mirror=$("$here/../../debian-mirror.sh")
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 work="$out/work"
 
