@@ -1,0 +1,47 @@
+# Everything a developer or CI runs. Each target brings what it needs (config/tools/setup.sh) and is quick when that is there.
+NODE := node_modules/.bin/node
+SETUP := bash config/tools/setup.sh
+JEST := $(NODE) --disable-warning=ExperimentalWarning --experimental-vm-modules node_modules/jest/bin/jest.js -c config/tools/jest.mjs
+PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools/prettier.json --log-level warn
+SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/qemu10.sh src/memory/shim/build.sh
+
+SEED ?=
+SEEDS ?= 10000
+KILLS ?= 30
+JSON ?= build/bench.json
+
+.DEFAULT_GOAL := help
+.PHONY: help setup modules build format lint unit test clean
+
+help: ## Print what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install and build all that the targets below need (root, Debian packages, node_modules, guest images)
+	@$(SETUP) packages modules shim guests qemu10
+
+modules:
+	@$(SETUP) modules
+
+build: ## Compile the preload shim, the only C there is (everything else runs from src as it is)
+	@$(SETUP) shim
+
+format: modules ## Format everything
+	@$(PRETTIER) --write .
+
+lint: modules ## Types, lint rules, who imports whom, formatting, shell scripts
+	@$(NODE) node_modules/typescript/bin/tsc -p .
+	@$(NODE) node_modules/eslint/bin/eslint.js -c config/tools/eslint.mjs src test
+	@$(NODE) node_modules/dependency-cruiser/bin/dependency-cruiser.mjs --config config/tools/dependency-cruiser.mjs \
+	  --output-type err-long src test
+	@$(PRETTIER) --check .
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo "lint: no shellcheck here (make setup)"; fi
+
+unit: modules build ## The unit tests alone; TEST=PATH for one of them
+	@$(JEST) --maxWorkers=2 $(or $(TEST),src test/tidy)
+
+test: setup ## Everything that must pass, stage by stage, on a plain machine without KVM
+	@$(NODE) test/main.ts
+
+clean: ## Remove what the targets made in this checkout (the caches outside it stay) and what dead labs left behind
+	@if [ -x $(NODE) ] && [ "$$(id -u)" = 0 ]; then $(NODE) test/lab/hosts.ts clean; fi
+	@rm -rf build node_modules

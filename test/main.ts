@@ -1,0 +1,133 @@
+/**
+ * Everything `make test` runs after the set-up, stage by stage, cheapest first, with the duration and result of each.
+ *
+ * Stages go on after one that failed, so that one run shows everything that is wrong. The last line is `N passed, N failed`
+ * alone: tests as Jest counts them, and one for each other stage. The exit status is 1 when anything failed, 128 + the signal
+ * after a signal (the running stage gets it too and cleans up after itself).
+ *
+ * usage: node test/main.ts [STAGE...]      all stages when none is named
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { z } from "zod";
+
+type Stage = { readonly name: string; readonly command: readonly string[]; readonly countedBy?: "jest" };
+type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
+type Result = Counts & { readonly name: string; readonly seconds: number };
+
+const jestSummary = z.object({
+  numPassedTests: z.number(),
+  numFailedTests: z.number(),
+  numPendingTests: z.number(),
+  numRuntimeErrorTestSuites: z.number(),
+});
+
+const node = process.execPath;
+const jest = (...paths: string[]): string[] => [
+  ...[node, "--disable-warning=ExperimentalWarning", "--experimental-vm-modules", "node_modules/jest/bin/jest.js"],
+  ...["-c", "config/tools/jest.mjs", ...paths],
+];
+
+const stages: readonly Stage[] = [
+  { name: "lint", command: ["make", "--no-print-directory", "lint"] },
+  { name: "unit", command: jest("src", "test/tidy", "--maxWorkers=2"), countedBy: "jest" },
+];
+
+const print = (line: string): void => {
+  process.stdout.write(`${line}\n`);
+};
+
+let running: ChildProcess | undefined;
+
+function runCommand(command: readonly string[]): Promise<number> {
+  const [program = "", ...args] = command;
+  return new Promise((resolve) => {
+    running = spawn(program, args, { stdio: ["ignore", "inherit", "inherit"] })
+      .on("error", (error) => {
+        print(error.message);
+        resolve(-1);
+      })
+      .on("close", (status) => {
+        resolve(status ?? -1);
+      });
+  });
+}
+
+async function runStage(stage: Stage): Promise<Counts> {
+  if (stage.countedBy === undefined) {
+    const passed = (await runCommand(stage.command)) === 0;
+    return { passed: Number(passed), failed: Number(!passed), skipped: 0 };
+  }
+  const directory = mkdtempSync(join(tmpdir(), "twinrun-test-"));
+  try {
+    const summary = join(directory, "jest.json");
+    const status = await runCommand([...stage.command, "--json", `--outputFile=${summary}`]);
+    return countTests(summary, status);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+/** A run that failed without a failed test (a file that does not load, no test found, a crash) counts as one failure. */
+function countTests(summaryPath: string, status: number): Counts {
+  const counts = readCounts(summaryPath);
+  return status !== 0 && counts.failed === 0 ? { ...counts, failed: 1 } : counts;
+}
+
+function readCounts(summaryPath: string): Counts {
+  try {
+    const summary = jestSummary.parse(JSON.parse(readFileSync(summaryPath, "utf8")));
+    return {
+      passed: summary.numPassedTests,
+      failed: summary.numFailedTests + summary.numRuntimeErrorTestSuites,
+      skipped: summary.numPendingTests,
+    };
+  } catch {
+    return { passed: 0, failed: 1, skipped: 0 }; // Jest died before it could write its summary.
+  }
+}
+
+async function runStages(chosen: readonly Stage[]): Promise<Result[]> {
+  const results: Result[] = [];
+  for (const [index, stage] of chosen.entries()) {
+    print(`\n=== ${index + 1}/${chosen.length} ${stage.name}`);
+    const startedAtMs = performance.now();
+    const counts = await runStage(stage);
+    const seconds = (performance.now() - startedAtMs) / 1000;
+    results.push({ ...counts, name: stage.name, seconds });
+    print(`=== ${stage.name}: ${counts.failed === 0 ? "passed" : "FAILED"} in ${seconds.toFixed(1)} s`);
+  }
+  return results;
+}
+
+function printSummary(results: readonly Result[]): void {
+  print("");
+  for (const { name, failed, seconds, passed } of results) {
+    const checks = `${passed} passed${failed > 0 ? `, ${failed} FAILED` : ""}`;
+    print(`${name.padEnd(12)} ${seconds.toFixed(1).padStart(7)} s   ${checks}`);
+  }
+}
+
+function chooseStages(names: readonly string[]): readonly Stage[] {
+  const unknown = names.find((name) => !stages.some((stage) => stage.name === name));
+  if (unknown !== undefined) {
+    print(`there is no stage ${unknown}: ${stages.map(({ name }) => name).join(", ")}`);
+    process.exit(2);
+  }
+  return names.length === 0 ? stages : stages.filter(({ name }) => names.includes(name));
+}
+
+for (const [signal, number] of [["SIGINT", 2], ["SIGTERM", 15], ["SIGHUP", 1]] as const) {
+  process.once(signal, () => {
+    running?.once("close", () => process.exit(128 + number));
+    running?.kill(signal);
+  });
+}
+
+const results = await runStages(chooseStages(process.argv.slice(2)));
+const sum = (key: keyof Counts): number => results.reduce((total, result) => total + result[key], 0);
+printSummary(results);
+print(`\n${sum("passed")} passed, ${sum("failed")} failed${sum("skipped") > 0 ? `, ${sum("skipped")} skipped` : ""}`);
+process.exitCode = sum("failed") > 0 ? 1 : 0;
