@@ -8,7 +8,8 @@
  *   agent  -> configure            the first message, always; names a QEMU of this guest that is already alive, if any
  *   engine -> guestWanted          when its role needs a QEMU; answered by guestFound or guestFailed
  *   engine -> killGuest            when its QEMU must not run any more; answered by guestDied once it is gone
- *   engine -> report, transition   whenever they have news; reports at most once a second while nothing changes
+ *   engine -> report, transition   transitions as they happen; a report with news, at most once a second, and without news
+ *                                  at least every 5 s: an engine silent for 30 s hangs and is killed
  *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
  *   agent  -> retuned              the latency contract or detection time changed; everything else needs a new engine
  *   agent  -> stop                 hand over when a standby is in sync, then leave; answered by exiting
@@ -193,6 +194,7 @@ export type AgentMessage =
   | { readonly tag: "configure"; readonly config: EngineConfig; readonly found: FoundGuest | null }
   | ({ readonly tag: "guestFound"; readonly started: boolean } & FoundGuest)
   | { readonly tag: "guestFailed"; readonly message: string }
+  /** `pid` is 0 when there was none to kill. */
   | { readonly tag: "guestDied"; readonly pid: number }
   | { readonly tag: "retuned"; readonly checkpoint: CheckpointContract; readonly failover: FailoverTiming }
   | { readonly tag: "switchover"; readonly requestId: string }

@@ -1,0 +1,269 @@
+/**
+ * The agent of one node: runs the engine of every guest assigned here, and nothing that is not.
+ *
+ * Start, in this order: take the lock of the run directory (one agent at a time, for two would each start an engine),
+ * remove engines that outlived an earlier agent, adopt or remove what QEMU runs, start engines.
+ * Stop: ask every engine to hand over and leave; QEMU processes that are left run on for the next agent.
+ *
+ * The lock is an abstract unix socket named after the run directory: the kernel gives it to one process and takes it back
+ * when that dies, however it dies.
+ */
+import { mkdirSync, realpathSync } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { createServer, type Server } from "node:net";
+import { join } from "node:path";
+import { planAssignmentChange, type AssignmentAction } from "../decide/assignment-change.ts";
+import { Failure } from "../lib/failure.ts";
+import { type TlsCredentials } from "../net/tls.ts";
+import { type Endpoint, type GuestAssignment } from "../protocol/assignment.ts";
+import { type Log } from "../telemetry/log.ts";
+import { AgentMetrics } from "./agent-metrics.ts";
+import { type AssignmentSource } from "./assignment-source.ts";
+import { type EngineProgram, killStrayEngines, warmUpEngine } from "./engine-process.ts";
+import { type GuestLauncher } from "./guest-launcher.ts";
+import { GuestRunner, type NodeSettings, type SwitchoverAnswer } from "./guest-runner.ts";
+import { LocalEndpoint, type NodeControl } from "./local-endpoint.ts";
+import { NodeHeartbeats } from "./node-heartbeat.ts";
+
+export type AgentOptions = {
+  readonly settings: NodeSettings;
+  readonly program: EngineProgram;
+  readonly source: AssignmentSource;
+  readonly launcher: GuestLauncher;
+  readonly credentials: TlsCredentials;
+  readonly heartbeatPort?: number | undefined;
+  readonly metrics?: Endpoint | undefined;
+  readonly stopTimeoutMs: number;
+  readonly log: Log;
+};
+
+export type AgentFailureDetail =
+  | { readonly code: "AlreadyRunning"; readonly runDirectory: string }
+  | { readonly code: "CannotListen"; readonly where: string };
+export class AgentFailure extends Failure<AgentFailureDetail> {}
+
+const CHECK_ENGINES_MS = 5_000;
+
+export class Agent implements NodeControl {
+  readonly #options: AgentOptions;
+  readonly #log: Log;
+  readonly #metrics: AgentMetrics;
+  readonly #endpoint: LocalEndpoint;
+  readonly #heartbeats: NodeHeartbeats | undefined;
+  readonly #runners = new Map<string, GuestRunner>();
+  /** Guests on their way out: their name must not be used again before they are gone. */
+  readonly #leaving = new Map<string, Promise<void>>();
+  #assignmentProblem: string | undefined;
+  #lock: Server | undefined;
+  #checkTimer: NodeJS.Timeout | undefined;
+  #isStopping = false;
+
+  constructor(options: AgentOptions) {
+    const { settings, credentials, heartbeatPort, log } = options;
+    this.#options = options;
+    this.#log = log;
+    this.#metrics = new AgentMetrics(settings.node);
+    this.#endpoint = new LocalEndpoint(this, log);
+    this.#heartbeats =
+      heartbeatPort === undefined
+        ? undefined
+        : new NodeHeartbeats({ node: settings.node, port: heartbeatPort, credentials, log });
+  }
+
+  async start(): Promise<void> {
+    const { settings, program, launcher, source, log } = this.#options;
+    mkdirSync(settings.runDirectory, { recursive: true, mode: 0o700 });
+    this.#lock = await takeLock(settings.runDirectory);
+    await killStrayEngines(settings.runDirectory, log);
+    await this.#listen();
+    mkdirSync(program.cacheDirectory, { recursive: true, mode: 0o700 });
+    if ((await readdir(program.cacheDirectory)).length === 0) {
+      await warmUpEngine(program, join(settings.runDirectory, "warm-up"), log);
+    }
+    launcher.onDied = (guest, pid) => {
+      log.warn({ guest, pid }, "QEMU is gone");
+      this.#runners.get(guest)?.guestDied(pid);
+    };
+    this.#checkTimer = setInterval(() => {
+      this.#runners.forEach((runner) => {
+        runner.checkEngine();
+      });
+    }, CHECK_ENGINES_MS);
+    source.watch({
+      onAssignments: (assignments) => {
+        this.#applyAssignments(assignments);
+      },
+      onProblem: (problem) => {
+        this.#assignmentProblem = problem;
+        this.#metrics.assignmentsRead(problem === undefined);
+        if (problem !== undefined) {
+          log.error({}, problem);
+        }
+      },
+    });
+  }
+
+  /** Hands over what can be handed over; leaves QEMU running. */
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    clearInterval(this.#checkTimer);
+    this.#options.source.close();
+    await Promise.all([...this.#runners.values()].map((runner) => runner.stop(this.#options.stopTimeoutMs)));
+    await Promise.all(this.#leaving.values());
+    this.#options.launcher.close();
+    await this.#heartbeats?.close();
+    await this.#endpoint.close();
+    this.#lock?.close();
+  }
+
+  writeMetrics(): string {
+    const guests = [...this.#runners.values()].map((runner) => runner.readStatus());
+    return this.#metrics.write(guests, this.#heartbeats?.listLinks() ?? []);
+  }
+
+  readStatus(): unknown {
+    return {
+      node: this.#options.settings.node,
+      assignmentProblem: this.#assignmentProblem ?? null,
+      guests: [...this.#runners.values()].map((runner) => runner.readStatus()),
+      leaving: [...this.#leaving.keys()],
+      links: this.#heartbeats?.listLinks() ?? [],
+    };
+  }
+
+  requestSwitchover(guest: string): Promise<SwitchoverAnswer> | undefined {
+    return this.#runners.get(guest)?.requestSwitchover();
+  }
+
+  startEnded(guest: string): SwitchoverAnswer | undefined {
+    const runner = this.#runners.get(guest);
+    if (runner === undefined) {
+      return undefined;
+    }
+    return runner.startEnded()
+      ? { accepted: true, message: `starting ${guest}` }
+      : { accepted: false, message: `${guest} has not shut itself down; there is nothing to start` };
+  }
+
+  async #listen(): Promise<void> {
+    const { settings, metrics, credentials } = this.#options;
+    const socketPath = join(settings.runDirectory, "agent.sock");
+    await this.#endpoint.listenLocally(socketPath).catch((error: unknown) => {
+      throw cannotListen(socketPath, error);
+    });
+    if (metrics !== undefined) {
+      await this.#endpoint.listenSecurely(metrics, credentials).catch((error: unknown) => {
+        throw cannotListen(`${metrics.host}:${metrics.port}`, error);
+      });
+    }
+  }
+
+  #applyAssignments(assignments: readonly GuestAssignment[]): void {
+    if (this.#isStopping) {
+      return;
+    }
+    const running = [...this.#runners.values()].map(({ assignment }) => assignment);
+    this.#log.info({ guests: assignments.map(({ guest }) => guest) }, "took assignments over");
+    for (const action of planAssignmentChange(running, assignments)) {
+      this.#apply(action);
+    }
+    this.#heartbeats?.setPeers(assignments);
+    this.#removeUnassigned(new Set(assignments.map(({ guest }) => guest)));
+  }
+
+  #apply(action: AssignmentAction): void {
+    switch (action.tag) {
+      case "startGuest":
+        this.#startGuest(action.assignment);
+        break;
+      case "retuneGuest":
+        this.#runners.get(action.assignment.guest)?.retune(action.assignment);
+        break;
+      case "restartEngine":
+        this.#runners.get(action.assignment.guest)?.restartEngine(action.assignment);
+        break;
+      case "awaitNextStart":
+        this.#runners.get(action.assignment.guest)?.awaitNextStart(action.assignment);
+        break;
+      case "removeGuest":
+        this.#removeGuest(action.guest);
+        break;
+      default:
+        action satisfies never;
+    }
+  }
+
+  #startGuest(assignment: GuestAssignment): void {
+    const { settings, program, launcher, log } = this.#options;
+    const runner = new GuestRunner(assignment, { settings, program, launcher, listener: this.#metrics, log });
+    this.#runners.set(assignment.guest, runner);
+    const before = this.#leaving.get(assignment.guest) ?? Promise.resolve();
+    before
+      .then(() => (this.#runners.get(assignment.guest) === runner ? runner.start() : undefined))
+      .catch((error: unknown) => {
+        log.error({ error, guest: assignment.guest }, "cannot start the guest's engine");
+      });
+  }
+
+  #removeGuest(guest: string): void {
+    const runner = this.#runners.get(guest);
+    if (runner === undefined) {
+      return;
+    }
+    this.#log.info({ guest }, "the guest is no longer assigned to this node; removing it");
+    this.#runners.delete(guest);
+    this.#leave(
+      guest,
+      runner.remove(this.#options.stopTimeoutMs).then(() => {
+        this.#metrics.guestRemoved(guest);
+      }),
+    );
+  }
+
+  /** QEMU processes of guests that were unassigned while no agent ran. */
+  #removeUnassigned(assigned: ReadonlySet<string>): void {
+    for (const guest of this.#options.launcher.listGuests()) {
+      if (!assigned.has(guest) && !this.#leaving.has(guest)) {
+        this.#log.warn({ guest }, "killing the QEMU of a guest that is not assigned to this node");
+        this.#leave(guest, this.#options.launcher.kill(guest));
+      }
+    }
+  }
+
+  #leave(guest: string, leaving: Promise<void>): void {
+    const done = (this.#leaving.get(guest) ?? Promise.resolve())
+      .then(() => leaving)
+      .catch((error: unknown) => {
+        this.#log.error({ error, guest }, "cannot remove the guest");
+      })
+      .finally(() => {
+        if (this.#leaving.get(guest) === done) {
+          this.#leaving.delete(guest);
+        }
+      });
+    this.#leaving.set(guest, done);
+  }
+}
+
+function takeLock(runDirectory: string): Promise<Server> {
+  const server = createServer((socket) => socket.destroy());
+  return new Promise((resolve, reject) => {
+    server.once("error", (error) => {
+      const says = `another agent runs with the directory ${runDirectory}: stop it, or give this one another runDirectory`;
+      reject(new AgentFailure({ code: "AlreadyRunning", runDirectory }, says, { cause: error }));
+    });
+    server.listen({ path: `\0twinrun-agent:${realpathSync(runDirectory)}` }, () => {
+      server.unref();
+      resolve(server);
+    });
+  });
+}
+
+function cannotListen(where: string, error: unknown): AgentFailure {
+  const reason = error instanceof Error ? error.message : String(error);
+  return new AgentFailure(
+    { code: "CannotListen", where },
+    `cannot listen on ${where} (${reason}): choose a free address of this host`,
+    { cause: error },
+  );
+}

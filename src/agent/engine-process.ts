@@ -1,0 +1,171 @@
+/**
+ * One engine: a child process that speaks with us over Node's IPC channel (protocol/assignment.ts says what).
+ *
+ * Its end comes as `onEnded`, exactly once and after its last message. It has a session of its own, so that an interrupt
+ * typed at the agent's terminal reaches the agent alone, which then stops engines in order. It carries
+ * TWINRUN_ENGINE=<run directory>, so that the next agent finds one that hangs instead of ending with its channel.
+ *
+ * Memory: an engine's own data live outside V8's heap, so its heap is kept small. With the compiled code of its modules
+ * in a cache, Node loads neither its type stripper nor the sources: 60 MiB resident instead of 76 for Node with koffi,
+ * TLS and pino (Node 24.21, x64). That matters once per guest, so the first agent of a host fills the cache beforehand
+ * with an engine that has no channel and ends at once.
+ */
+import { fork, spawn, type ChildProcess } from "node:child_process";
+import { type AgentMessage, type EngineExitReason, type EngineMessage } from "../protocol/assignment.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
+import { type Log } from "../telemetry/log.ts";
+import { killProcess, listEnvironments } from "./linux-process.ts";
+
+export type EngineProgram = {
+  /** The module to run: main/engine.ts. */
+  readonly path: string;
+  /** Where Node keeps compiled code between runs. */
+  readonly cacheDirectory: string;
+  readonly logLevel: string;
+};
+
+export type EngineEnded = {
+  /** As the engine gave it; undefined when it ended without a word. */
+  readonly reason: EngineExitReason | undefined;
+  readonly message: string;
+  readonly livedMs: number;
+};
+
+/**
+ * The young generation sets how much garbage piles up before it is looked at: 4 MiB semi-spaces cost 12 MiB at most where
+ * the default costs 48. One worker thread for V8 is enough beside one busy main thread on hosts with few cores.
+ */
+const NODE_FLAGS = ["--max-semi-space-size=4", "--max-old-space-size=192", "--v8-pool-size=1"];
+const MARKER = "TWINRUN_ENGINE";
+const WARM_UP_TIMEOUT_MS = 20_000;
+
+export class EngineProcess {
+  onMessage: (message: EngineMessage) => void = () => undefined;
+  onEnded: (ended: EngineEnded) => void = () => undefined;
+  readonly pid: number | undefined;
+
+  readonly #child: ChildProcess;
+  readonly #startedAtMs = monotonicMs();
+  #lastWord: Extract<EngineMessage, { tag: "exiting" }> | undefined;
+  #hasEnded = false;
+  #heardAtMs = this.#startedAtMs;
+
+  constructor(program: EngineProgram, runDirectory: string) {
+    this.#child = fork(program.path, [], {
+      execArgv: NODE_FLAGS,
+      detached: true,
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+      env: environmentOf(program, runDirectory),
+    });
+    this.pid = this.#child.pid;
+    this.#child.on("message", (message) => {
+      this.#heardAtMs = monotonicMs();
+      // The engine is of the same build as we are: its messages are what the type says.
+      this.#take(message as EngineMessage);
+    });
+    this.#child.on("error", (error) => {
+      if (this.#child.pid === undefined) {
+        this.#end(`cannot start it: ${error.message}`);
+      }
+      // Otherwise a message could not be sent, because the channel is closing: the exit follows.
+    });
+    // "exit" may come before the last messages were read; "close" waits for the channel as well, but a grandchild could
+    // hold it open for ever. So: after the exit, one more turn of the loop once the channel says that it is closed.
+    this.#child.on("exit", (code, signal) => {
+      const says = signal === null ? `status ${code ?? "unknown"}` : `signal ${signal}`;
+      if (this.#child.connected) {
+        const timer = setTimeout(() => {
+          this.#end(says);
+        }, 200);
+        this.#child.once("disconnect", () => {
+          clearTimeout(timer);
+          setImmediate(() => {
+            this.#end(says);
+          });
+        });
+      } else {
+        setImmediate(() => {
+          this.#end(says);
+        });
+      }
+    });
+  }
+
+  /** Milliseconds since the engine's last message. */
+  get silentMs(): number {
+    return monotonicMs() - this.#heardAtMs;
+  }
+
+  /** Without effect once the channel is closed. */
+  send(message: AgentMessage): void {
+    if (this.#child.connected) {
+      this.#child.send(message, () => undefined);
+    }
+  }
+
+  kill(): void {
+    this.#child.kill("SIGKILL");
+  }
+
+  #take(message: EngineMessage): void {
+    if (message.tag === "exiting") {
+      this.#lastWord = message;
+    }
+    this.onMessage(message);
+  }
+
+  #end(says: string): void {
+    if (this.#hasEnded) {
+      return;
+    }
+    this.#hasEnded = true;
+    this.onEnded({
+      reason: this.#lastWord?.reason,
+      message: this.#lastWord?.message ?? `engine ended with ${says} without a word`,
+      livedMs: monotonicMs() - this.#startedAtMs,
+    });
+  }
+}
+
+/** Removes engines of an earlier agent with this run directory: they end by themselves unless they hang. */
+export async function killStrayEngines(runDirectory: string, log: Log): Promise<void> {
+  const strays = listEnvironments((environment) =>
+    environment.some(
+      (entry) => entry === `${MARKER}=${runDirectory}` || entry.startsWith(`${MARKER}=${runDirectory}/`),
+    ),
+  );
+  for (const { identity } of strays) {
+    log.warn({ pid: identity.pid }, "killing an engine that outlived its agent");
+    await killProcess(identity, log);
+  }
+}
+
+/** Fills the cache of compiled code, so that even the first engine starts small. Costs a quarter of a second, once. */
+export async function warmUpEngine(program: EngineProgram, runDirectory: string, log: Log): Promise<void> {
+  const child = spawn(process.execPath, [...NODE_FLAGS, program.path], {
+    stdio: "ignore",
+    env: environmentOf(program, runDirectory),
+  });
+  const timer = setTimeout(() => child.kill("SIGKILL"), WARM_UP_TIMEOUT_MS);
+  const says = await new Promise<string>((resolve) => {
+    child.once("error", (error) => {
+      resolve(error.message);
+    });
+    child.once("exit", (code, signal) => {
+      resolve(signal ?? `status ${code ?? "unknown"}`);
+    });
+  });
+  clearTimeout(timer);
+  log.debug({ says }, "filled the cache of compiled code");
+}
+
+function environmentOf(program: EngineProgram, runDirectory: string): NodeJS.ProcessEnv {
+  return {
+    ...process.env,
+    NODE_COMPILE_CACHE: program.cacheDirectory,
+    // Two malloc arenas instead of eight per core: threads of libuv's pool otherwise keep freed memory apart.
+    MALLOC_ARENA_MAX: "2",
+    TWINRUN_LOG_LEVEL: program.logLevel,
+    [MARKER]: runDirectory,
+  };
+}

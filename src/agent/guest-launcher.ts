@@ -1,0 +1,38 @@
+/**
+ * What the agent needs of whoever starts QEMU: the agent itself on a plain host (local-launcher.ts), the launcher pod under
+ * Kubernetes.
+ *
+ * Contract: per guest there is at most one living QEMU after any of these calls has returned, and none that nobody
+ * knows. Calls for one guest come one at a time. A QEMU that was reported once and is gone without `kill` having been
+ * called is reported through `onDied`, exactly once.
+ */
+import { Failure } from "../lib/failure.ts";
+import { type DiskAssignment, type FoundGuest, type GuestAssignment, type GuestShape } from "../protocol/assignment.ts";
+
+/** A living QEMU, and what it was started with: that may be older than the assignment of today. */
+export type LaunchedGuest = {
+  readonly found: FoundGuest;
+  readonly qemu: GuestAssignment["qemu"];
+  readonly disks: readonly DiskAssignment[];
+};
+
+export interface GuestLauncher {
+  /** Guests that have or may have a QEMU here, assigned or not. */
+  listGuests(): readonly string[];
+  /** The guest's QEMU that is alive, if any; removes what is left of one that is not known to be in order. */
+  adopt(guest: string): Promise<LaunchedGuest | undefined>;
+  /** Starts a QEMU in place of whatever ran. Throws {@link LaunchFailure}. */
+  start(assignment: GuestAssignment, as: GuestShape): Promise<LaunchedGuest>;
+  /** Returns when no QEMU of this guest is left. */
+  kill(guest: string): Promise<void>;
+  onDied: (guest: string, pid: number) => void;
+  /** Stops watching; kills nothing. */
+  close(): void;
+}
+
+export type LaunchFailureDetail =
+  | { readonly code: "BinaryMissing"; readonly binary: string }
+  | { readonly code: "PathTooLong"; readonly path: string; readonly bytesMax: number }
+  | { readonly code: "EndedAtStart"; readonly status: string; readonly lastLines: string }
+  | { readonly code: "StartTimedOut"; readonly afterMs: number };
+export class LaunchFailure extends Failure<LaunchFailureDetail> {}

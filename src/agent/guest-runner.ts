@@ -1,0 +1,413 @@
+/**
+ * Keeps one guest's engine running, and starts and kills QEMU on its demand.
+ *
+ *   starting --engine up--> running --engine ended--> waiting --backoff over--> running
+ *                              |                                                  |
+ *                              +-- guest shut itself down --> ended --start()-----+
+ *                              +-- stop(), remove() --> stopped
+ *
+ * Invariants:
+ * - At most one engine and one QEMU of the guest at any time. QEMU is started and killed in a queue, one thing at a time,
+ *   and a wish of an engine that has ended meanwhile is dropped.
+ * - An engine knows only disks that its QEMU has: while a QEMU lives, engines get the `qemu` and `disks` that it was
+ *   started with, however the assignment has changed since.
+ * - A guest whose engine says `fenced` or `ended` has no QEMU afterwards, whatever the engine managed to say before.
+ * - `ended` outlives the agent (the file `ended.json` in the guest's run directory), not the host.
+ */
+import { randomUUID } from "node:crypto";
+import { existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { decideRestart, freshHistory } from "../decide/engine-restart.ts";
+import {
+  type AgentMessage,
+  type Endpoint,
+  type EngineConfig,
+  type EngineMessage,
+  type EngineReport,
+  type EngineTransition,
+  type FoundGuest,
+  type GuestAssignment,
+  type GuestShape,
+  type TlsFiles,
+} from "../protocol/assignment.ts";
+import { type Log } from "../telemetry/log.ts";
+import { type EngineEnded, EngineProcess, type EngineProgram } from "./engine-process.ts";
+import { type GuestLauncher, type LaunchedGuest } from "./guest-launcher.ts";
+import { removeStateFile, writeStateFile } from "./state-file.ts";
+
+/** What every guest of this node shares. */
+export type NodeSettings = {
+  readonly node: string;
+  readonly runDirectory: string;
+  readonly quorum: readonly Endpoint[];
+  readonly tls: TlsFiles;
+  readonly traceDirectory?: string | undefined;
+};
+
+/** Who wants to know what goes on in a guest; the metrics and the log do. */
+export interface GuestListener {
+  reported(guest: string, report: EngineReport): void;
+  changed(guest: string, transition: EngineTransition): void;
+  engineEnded(guest: string, ended: EngineEnded): void;
+}
+
+export type GuestRunnerOptions = {
+  readonly settings: NodeSettings;
+  readonly program: EngineProgram;
+  readonly launcher: GuestLauncher;
+  readonly listener: GuestListener;
+  readonly log: Log;
+};
+
+export type Supervision = "starting" | "running" | "waiting" | "ended" | "stopping" | "stopped";
+
+export type GuestStatus = {
+  readonly guest: string;
+  readonly mode: string;
+  readonly peerNode: string;
+  readonly supervision: Supervision;
+  readonly enginePid: number | null;
+  readonly engineRestartsCount: number;
+  readonly qemu: FoundGuest | null;
+  /** The assignment asks for other disks or QEMU arguments than the running QEMU has; it gets them at its next start. */
+  readonly changePending: boolean;
+  /** What went wrong last, as a sentence; cleared by the next engine that lives. */
+  readonly trouble: string | null;
+  /** Null while no engine runs: an old report is no news. */
+  readonly report: EngineReport | null;
+};
+
+export type SwitchoverAnswer = { readonly accepted: boolean; readonly message: string };
+
+const SWITCHOVER_ANSWER_MS = 10_000;
+/** An engine reports at least every 5 s. One that is silent for this long hangs. */
+const ENGINE_SILENCE_MS_MAX = 30_000;
+
+export class GuestRunner {
+  readonly #options: GuestRunnerOptions;
+  readonly #log: Log;
+  #assignment: GuestAssignment;
+  #supervision: Supervision = "starting";
+  #engine: EngineProcess | undefined;
+  #launched: LaunchedGuest | undefined;
+  #report: EngineReport | undefined;
+  #trouble: string | undefined;
+  #history = freshHistory;
+  #restartsCount = 0;
+  #restartTimer: NodeJS.Timeout | undefined;
+  #restartAtOnce = false;
+  #queue: Promise<void> = Promise.resolve();
+  readonly #switchovers = new Map<string, (answer: SwitchoverAnswer) => void>();
+  readonly #whenEngineEnded = new Set<() => void>();
+
+  constructor(assignment: GuestAssignment, options: GuestRunnerOptions) {
+    this.#assignment = assignment;
+    this.#options = options;
+    this.#log = options.log.child({ guest: assignment.guest });
+  }
+
+  get assignment(): GuestAssignment {
+    return this.#assignment;
+  }
+
+  /** Adopts what runs, then starts the engine, unless the guest was shut down from inside. */
+  async start(): Promise<void> {
+    mkdirSync(this.#runDirectory, { recursive: true, mode: 0o700 });
+    await this.#enqueue(async () => {
+      this.#launched = await this.#options.launcher.adopt(this.#guest);
+      if (this.#launched !== undefined) {
+        this.#log.info({ pid: this.#launched.found.pid }, "adopted a QEMU that runs already");
+      }
+    });
+    if (existsSync(this.#endedPath)) {
+      this.#supervision = "ended";
+      await this.#enqueue(() => this.#killGuest());
+    } else if (this.#supervision === "starting") {
+      this.#startEngine();
+    }
+  }
+
+  /** Starts a guest that had shut itself down. Without effect on any other. */
+  startEnded(): boolean {
+    if (this.#supervision !== "ended") {
+      return false;
+    }
+    removeStateFile(this.#endedPath);
+    this.#startEngine();
+    return true;
+  }
+
+  /** Takes a changed contract or detection time over into the running engine. */
+  retune(assignment: GuestAssignment): void {
+    this.#assignment = assignment;
+    this.#send({ tag: "retuned", checkpoint: assignment.checkpoint, failover: assignment.failover });
+  }
+
+  /** Takes an assignment over that waits for the next start of QEMU. */
+  awaitNextStart(assignment: GuestAssignment): void {
+    this.retune(assignment);
+    this.#log.warn(
+      {},
+      "the changed disks or QEMU arguments take effect when this guest's QEMU is started the next time",
+    );
+  }
+
+  /** Takes an assignment over that needs a new engine; QEMU runs on. */
+  restartEngine(assignment: GuestAssignment): void {
+    this.#assignment = assignment;
+    this.#restartAtOnce = this.#engine !== undefined;
+    this.#engine?.kill();
+  }
+
+  /** Asks the engine for a planned hand-over; resolves with what it says. */
+  requestSwitchover(): Promise<SwitchoverAnswer> {
+    if (this.#engine === undefined) {
+      return Promise.resolve({ accepted: false, message: `no engine runs for ${this.#guest}; see its status` });
+    }
+    const requestId = randomUUID();
+    return new Promise((resolve) => {
+      const answer = (given: SwitchoverAnswer): void => {
+        clearTimeout(timer);
+        this.#switchovers.delete(requestId);
+        resolve(given);
+      };
+      const timer = setTimeout(() => {
+        answer({ accepted: false, message: "the engine did not answer; look at the status before asking again" });
+      }, SWITCHOVER_ANSWER_MS);
+      this.#switchovers.set(requestId, answer);
+      this.#send({ tag: "switchover", requestId });
+    });
+  }
+
+  /** The engine hands over if it can, and leaves. What it leaves running stays for the next agent to adopt. */
+  async stop(timeoutMs: number): Promise<void> {
+    clearTimeout(this.#restartTimer);
+    this.#supervision = "stopping";
+    const engine = this.#engine;
+    if (engine !== undefined) {
+      const ended = new Promise<void>((resolve) => this.#whenEngineEnded.add(resolve));
+      const timer = setTimeout(() => {
+        this.#log.warn({ timeoutMs }, "the engine did not stop in time; killing it");
+        engine.kill();
+      }, timeoutMs);
+      engine.send({ tag: "stop" });
+      await ended;
+      clearTimeout(timer);
+    }
+    await this.#queue;
+    this.#supervision = "stopped";
+  }
+
+  /** This node has nothing to do with the guest any more: hand over if possible, then no engine and no QEMU. */
+  async remove(timeoutMs: number): Promise<void> {
+    await this.stop(timeoutMs);
+    await this.#enqueue(() => this.#killGuest());
+    removeStateFile(this.#endedPath);
+  }
+
+  /** To be called when the launcher saw this guest's QEMU die. */
+  guestDied(pid: number): void {
+    if (this.#launched?.found.pid === pid) {
+      this.#launched = undefined;
+      this.#send({ tag: "guestDied", pid });
+    }
+  }
+
+  /** To be called every few seconds: an engine that hangs neither ends nor speaks. */
+  checkEngine(): void {
+    if (this.#engine !== undefined && this.#engine.silentMs > ENGINE_SILENCE_MS_MAX) {
+      this.#log.error({ silentMs: this.#engine.silentMs, pid: this.#engine.pid }, "the engine hangs; killing it");
+      this.#engine.kill();
+    }
+  }
+
+  readStatus(): GuestStatus {
+    return {
+      guest: this.#guest,
+      mode: this.#assignment.mode,
+      peerNode: this.#assignment.peerNode,
+      supervision: this.#supervision,
+      enginePid: this.#engine?.pid ?? null,
+      engineRestartsCount: this.#restartsCount,
+      qemu: this.#launched?.found ?? null,
+      changePending: this.#hasPendingChange(),
+      trouble: this.#trouble ?? null,
+      report: this.#report ?? null,
+    };
+  }
+
+  get #guest(): string {
+    return this.#assignment.guest;
+  }
+
+  get #runDirectory(): string {
+    return join(this.#options.settings.runDirectory, this.#guest);
+  }
+
+  get #endedPath(): string {
+    return join(this.#runDirectory, "ended.json");
+  }
+
+  #hasPendingChange(): boolean {
+    const { qemu, disks } = this.#assignment;
+    const running = this.#launched;
+    return running !== undefined && JSON.stringify([qemu, disks]) !== JSON.stringify([running.qemu, running.disks]);
+  }
+
+  #configOf(): EngineConfig {
+    const { node, quorum, tls, traceDirectory } = this.#options.settings;
+    const { qemu, disks } = this.#launched ?? this.#assignment;
+    return {
+      ...this.#assignment,
+      qemu,
+      disks,
+      node,
+      quorum,
+      tls,
+      runDirectory: this.#runDirectory,
+      traceFile: traceDirectory === undefined ? "" : join(traceDirectory, `${this.#guest}.${node}.jsonl`),
+    };
+  }
+
+  #startEngine(): void {
+    this.#supervision = "running";
+    const engine = new EngineProcess(this.#options.program, this.#runDirectory);
+    this.#engine = engine;
+    engine.onMessage = (message) => {
+      this.#take(engine, message);
+    };
+    engine.onEnded = (ended) => {
+      this.#takeEnd(ended);
+    };
+    this.#log.info({ pid: engine.pid }, "started an engine");
+    engine.send({ tag: "configure", config: this.#configOf(), found: this.#launched?.found ?? null });
+  }
+
+  #send(message: AgentMessage): void {
+    this.#engine?.send(message);
+  }
+
+  #take(engine: EngineProcess, message: EngineMessage): void {
+    switch (message.tag) {
+      case "report":
+        this.#report = message.report;
+        this.#trouble = undefined;
+        this.#options.listener.reported(this.#guest, message.report);
+        break;
+      case "transition":
+        this.#log.info({ ...message.transition }, `${message.transition.from} -> ${message.transition.to}`);
+        this.#options.listener.changed(this.#guest, message.transition);
+        break;
+      case "guestWanted":
+        void this.#enqueue(() => this.#provideGuest(engine, message.as, message.fresh));
+        break;
+      case "killGuest":
+        void this.#enqueue(async () => {
+          const pid = this.#launched?.found.pid;
+          await this.#killGuest();
+          engine.send({ tag: "guestDied", pid: pid ?? 0 });
+        });
+        break;
+      case "switchoverAnswered":
+        this.#switchovers.get(message.requestId)?.({ accepted: message.accepted, message: message.message });
+        break;
+      case "exiting":
+        this.#log.info({ reason: message.reason, says: message.message }, "the engine leaves");
+        break;
+      default:
+        // An engine of another build than the agent's, in the moment of an upgrade: nothing to obey.
+        this.#log.error({ message: message satisfies never }, "the engine said what this agent does not know");
+    }
+  }
+
+  async #provideGuest(engine: EngineProcess, as: GuestShape, fresh: boolean): Promise<void> {
+    if (engine !== this.#engine) {
+      return;
+    }
+    if (!fresh && this.#launched !== undefined) {
+      engine.send({ tag: "guestFound", started: false, ...this.#launched.found });
+      return;
+    }
+    // With the disks this engine knows, not with those of an assignment that came since.
+    const { qemu, disks } = this.#launched ?? this.#assignment;
+    this.#launched = undefined;
+    try {
+      const launched = await this.#options.launcher.start({ ...this.#assignment, qemu, disks }, as);
+      this.#launched = launched;
+      this.#log.info({ pid: launched.found.pid, as }, "started a QEMU");
+      engine.send({ tag: "guestFound", started: true, ...launched.found });
+    } catch (error) {
+      this.#trouble = error instanceof Error ? error.message : String(error);
+      this.#log.error({ error }, "cannot start a QEMU");
+      engine.send({ tag: "guestFailed", message: this.#trouble });
+    }
+  }
+
+  async #killGuest(): Promise<void> {
+    this.#launched = undefined;
+    await this.#options.launcher.kill(this.#guest);
+  }
+
+  #takeEnd(ended: EngineEnded): void {
+    this.#engine = undefined;
+    this.#report = undefined;
+    this.#options.listener.engineEnded(this.#guest, ended);
+    for (const answer of this.#switchovers.values()) {
+      answer({ accepted: false, message: "the engine ended before it answered" });
+    }
+    const orderly = ended.reason !== undefined && ended.reason !== "failed";
+    if (!orderly && !this.#restartAtOnce) {
+      this.#trouble = ended.message;
+      this.#log.error({ reason: ended.reason, livedMs: ended.livedMs }, ended.message);
+    }
+    if (ended.reason === "fenced" || ended.reason === "ended") {
+      void this.#enqueue(() => this.#killGuest());
+    }
+    if (this.#supervision === "running") {
+      this.#planNext(ended);
+    }
+    for (const resolve of this.#whenEngineEnded) {
+      resolve();
+    }
+    this.#whenEngineEnded.clear();
+  }
+
+  #planNext(ended: EngineEnded): void {
+    if (this.#restartAtOnce) {
+      this.#restartAtOnce = false;
+      this.#scheduleRestart(0);
+      return;
+    }
+    const decision = decideRestart(ended, this.#history);
+    if (decision.tag === "rest") {
+      this.#supervision = "ended";
+      writeStateFile(this.#endedPath, { version: 1, message: ended.message });
+      return;
+    }
+    this.#history = decision.history;
+    this.#scheduleRestart(decision.afterMs);
+  }
+
+  #scheduleRestart(afterMs: number): void {
+    this.#supervision = "waiting";
+    this.#restartTimer = setTimeout(() => {
+      // Behind what is under way with QEMU, so that the new engine is told of the QEMU there really is.
+      void this.#enqueue(() => {
+        if (this.#supervision === "waiting") {
+          this.#restartsCount += 1;
+          this.#startEngine();
+        }
+        return Promise.resolve();
+      });
+    }, afterMs);
+  }
+
+  /** Runs after everything that was put into the queue before. A failure is logged: the queue goes on. */
+  #enqueue(work: () => Promise<void>): Promise<void> {
+    this.#queue = this.#queue.then(work).catch((error: unknown) => {
+      this.#trouble = error instanceof Error ? error.message : String(error);
+      this.#log.error({ error }, "cannot carry out what the engine needs");
+    });
+    return this.#queue;
+  }
+}

@@ -1,0 +1,181 @@
+/**
+ * `node src/main/agent.ts --config FILE [--node NAME] [--run-directory DIR] [--assignments FILE] [--quorum HOST:PORT]...
+ *    [--cert FILE --key FILE --ca FILE] [--shim FILE] [--heartbeat-port PORT] [--metrics HOST:PORT]
+ *    [--trace-directory DIR] [--cache-directory DIR] [--log-level LEVEL] [--stop-timeout-ms MS] [--engine FILE]`
+ *
+ * Everything can stand in the file (api/agent-config.ts) or in flags; a flag counts more. Ends with status 2 and every
+ * mistake named when the configuration cannot be used. SIGTERM and SIGINT: engines hand over and leave, QEMU runs on, status 0.
+ */
+import { mkdirSync, readFileSync, realpathSync } from "node:fs";
+import { isAbsolute, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { parse } from "yaml";
+import { Agent } from "../agent/agent.ts";
+import { FileAssignmentSource } from "../agent/file-assignment-source.ts";
+import { LocalLauncher } from "../agent/local-launcher.ts";
+import { type AgentConfig, parseAgentConfig } from "../api/agent-config.ts";
+import { Failure } from "../lib/failure.ts";
+import { TlsCredentials } from "../net/tls.ts";
+import { createLog, type ProcessLog } from "../telemetry/log.ts";
+
+const text = { type: "string" } as const;
+const FLAGS = {
+  config: text,
+  node: text,
+  "run-directory": text,
+  assignments: text,
+  quorum: { type: "string", multiple: true },
+  cert: text,
+  key: text,
+  ca: text,
+  shim: text,
+  "heartbeat-port": text,
+  metrics: text,
+  "trace-directory": text,
+  "cache-directory": text,
+  "log-level": text,
+  "stop-timeout-ms": text,
+  engine: text,
+} as const;
+
+type Flags = ReturnType<typeof readFlags>;
+
+function readFlags() {
+  return parseArgs({ options: FLAGS }).values;
+}
+
+function readConfig(flags: Flags): AgentConfig {
+  const fromFile: unknown = flags.config === undefined ? {} : parse(readFileSync(flags.config, "utf8"));
+  const isObject = typeof fromFile === "object" && fromFile !== null && !Array.isArray(fromFile);
+  const overrides = {
+    node: flags.node,
+    runDirectory: flags["run-directory"],
+    assignments: flags.assignments,
+    quorum: flags.quorum?.map(parseEndpoint),
+    tls: flags.cert === undefined ? undefined : { certPath: flags.cert, keyPath: flags.key, caPath: flags.ca },
+    shim: flags.shim,
+    heartbeatPort: parseNumber(flags["heartbeat-port"]),
+    metrics: flags.metrics === undefined ? undefined : parseEndpoint(flags.metrics),
+    traceDirectory: flags["trace-directory"],
+    cacheDirectory: flags["cache-directory"],
+    logLevel: flags["log-level"],
+    stopTimeoutMs: parseNumber(flags["stop-timeout-ms"]),
+  };
+  const given = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined));
+  const config = isObject ? { ...fromFile, ...given } : fromFile;
+  return parseAgentConfig(config, flags.config ?? "the command line");
+}
+
+/** What is no number or endpoint goes on as it is: the schema says what it should have been. */
+function parseNumber(given: string | undefined): number | string | undefined {
+  return given === undefined || given.trim() === "" || Number.isNaN(Number(given)) ? given : Number(given);
+}
+
+function parseEndpoint(given: string): unknown {
+  const match = /^\[?(.+?)\]?:(\d+)$/.exec(given);
+  return match === null ? given : { host: match[1], port: Number(match[2]) };
+}
+
+async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promise<Agent> {
+  mkdirSync(config.runDirectory, { recursive: true, mode: 0o700 });
+  // One name for one directory: it marks the processes that belong to this agent.
+  const runDirectory = realpathSync(config.runDirectory);
+  if (config.traceDirectory !== undefined) {
+    mkdirSync(config.traceDirectory, { recursive: true, mode: 0o700 });
+  }
+  const { node, quorum, shim } = config;
+  const tls = {
+    certPath: resolve(config.tls.certPath),
+    keyPath: resolve(config.tls.keyPath),
+    caPath: resolve(config.tls.caPath),
+  };
+  const agent = new Agent({
+    settings: {
+      node,
+      runDirectory,
+      quorum,
+      tls,
+      traceDirectory: config.traceDirectory === undefined ? undefined : resolve(config.traceDirectory),
+    },
+    program: {
+      path: flags.engine === undefined ? fileURLToPath(new URL("engine.ts", import.meta.url)) : resolve(flags.engine),
+      cacheDirectory: config.cacheDirectory ?? join(runDirectory, "cache"),
+      logLevel: config.logLevel,
+    },
+    source: new FileAssignmentSource({ path: resolve(config.assignments), node, runDirectory }),
+    launcher: new LocalLauncher({ node, runDirectory, shim: readShim(shim, log), log }),
+    credentials: await TlsCredentials.open(tls),
+    heartbeatPort: config.heartbeatPort,
+    metrics: config.metrics,
+    stopTimeoutMs: config.stopTimeoutMs,
+    log,
+  });
+  await agent.start();
+  return agent;
+}
+
+/** The dynamic linker passes over a shim that is missing, and then nobody holds the guest's output. Say so, and go on. */
+function readShim(path: string | undefined, log: ProcessLog): string | undefined {
+  if (path === undefined) {
+    return undefined;
+  }
+  const shim = isAbsolute(path) ? path : resolve(path);
+  try {
+    readFileSync(shim);
+    return shim;
+  } catch (error) {
+    log.error({ error }, `cannot read the shim ${shim}: build it with "make build"; guests start without it`);
+    return undefined;
+  }
+}
+
+function refuse(error: unknown): never {
+  const says = error instanceof Error ? error.message : String(error);
+  process.stderr.write(`twinrun agent: ${says}\n`);
+  process.exit(2);
+}
+
+async function main(): Promise<void> {
+  const flags = readFlags();
+  const config = readConfig(flags);
+  const log = createLog({ level: config.logLevel, role: "agent", node: config.node });
+  const agent = await start(flags, config, log);
+  log.info({ runDirectory: config.runDirectory }, "agent started");
+  let isStopping = false;
+  const stop = (signal: string): void => {
+    if (isStopping) {
+      return;
+    }
+    isStopping = true;
+    log.info({ signal }, "agent stops; engines hand over where a standby is in sync");
+    agent
+      .stop()
+      .catch((error: unknown) => {
+        log.error({ error }, "agent did not stop in order");
+      })
+      .finally(() => {
+        log.info({}, "agent stopped");
+        log.flush();
+        process.exit(0);
+      });
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+}
+
+try {
+  await main();
+} catch (error) {
+  if (error instanceof Failure || isConfigurationError(error)) {
+    refuse(error);
+  }
+  throw error;
+}
+
+/** A flag nobody knows, a file that is missing or no YAML: the message says all, a stack would hide it. */
+function isConfigurationError(error: unknown): boolean {
+  const code = (error as { code?: unknown } | null)?.code;
+  const isKnown = typeof code === "string" && /^(ERR_PARSE_ARGS|ENOENT|EACCES|EISDIR|ENOTDIR|EROFS)/.test(code);
+  return isKnown || (error instanceof Error && error.name.startsWith("YAML"));
+}
