@@ -1,7 +1,8 @@
 # Everything a developer or CI runs. Each target brings what it needs (config/tools/setup.sh) and is quick when that is there.
 NODE := node_modules/.bin/node
 SETUP := bash config/tools/setup.sh
-JEST := $(NODE) --disable-warning=ExperimentalWarning --experimental-vm-modules node_modules/jest/bin/jest.js -c config/tools/jest.mjs
+JEST := $(NODE) --disable-warning=ExperimentalWarning --experimental-vm-modules node_modules/jest/bin/jest.js \
+  -c config/tools/jest.mjs
 PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools/prettier.json --log-level warn
 SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/qemu10.sh src/memory/shim/build.sh
 

@@ -54,6 +54,7 @@ export default tseslint.config(
     files: ["**/*.test.ts", "test/**/*.ts"],
     rules: {
       "max-lines-per-function": "off",
+      complexity: ["error", 15],
       "@typescript-eslint/require-await": "off",
       "@typescript-eslint/unbound-method": "off",
       "@typescript-eslint/no-empty-function": "off",
