@@ -162,6 +162,26 @@ export class Lab {
     return runCommand(["ip", "netns", "exec", this.namespaceOf(host), ...command]);
   }
 
+  /** The same without holding up everything else; for whatever takes longer than a moment. */
+  execute(host: HostName, command: readonly string[]): Promise<string> {
+    const child = this.spawn(host, command);
+    let output = "";
+    let said = "";
+    child.stdout?.setEncoding("utf8").on("data", (text: string) => (output += text));
+    child.stderr?.setEncoding("utf8").on("data", (text: string) => (said += text));
+    return new Promise((resolve, reject) => {
+      child.on("error", reject).on("close", (status, signal) => {
+        if (status === 0) {
+          resolve(output);
+        } else {
+          const line = command.join(" ");
+          const message = `${line} on host ${host} ended with ${signal ?? String(status)}: ${said.trim()}`;
+          reject(new LabFailure({ code: "LabCommandFailed", command: line }, message));
+        }
+      });
+    });
+  }
+
   /** A tap of `host`, member of the guest network. Made again when the host is powered on. */
   createTap(host: HostName, tap: string): void {
     const taps = this.#taps.get(host) ?? new Set();
