@@ -145,6 +145,10 @@ setup_modules() {
   # No package needs its install script: what is native comes ready in a package of its own. --loglevel=error: the npm of
   # an older Node would warn that the packages want Node 24, which is what they get.
   run_logged npm-ci npm ci --ignore-scripts --prefer-offline --no-audit --no-fund --no-update-notifier --loglevel=error
+  # npm 9 (Debian 12) unpacks the package with Node 24 but makes no link to it.
+  if [ ! -e "$node" ] && compgen -G "node_modules/node-linux-*/bin/node" >/dev/null; then
+    (cd node_modules/.bin && ln -s ../node-linux-*/bin/node node)
+  fi
   [ -x "$node" ] || fail "npm ci left no $node: there is no Node 24 for this kind of machine ($(uname -sm)) in package.json"
   "$node" -e 'process.exit(process.versions.node.startsWith("24.") ? 0 : 1)' || fail "$node is not Node 24: $("$node" --version)"
   echo "$hash" >"$modules_stamp"
