@@ -29,7 +29,7 @@ export function listDataExtents(fd: number, from: number, to: number): readonly 
       return extents;
     }
     const hole = lseek(fd, data, SEEK_HOLE);
-    const end = hole < 0 ? to : Math.min(hole, to);
+    const end = hole <= data ? to : Math.min(hole, to); // Some devices answer 0 to every question.
     extents.push({ from: Math.max(data, at), to: end });
     at = end;
   }

@@ -1,0 +1,299 @@
+import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { closeSync, openSync, readdirSync, readlinkSync, writeSync } from "node:fs";
+import { FakeGuest } from "./fake-guest.ts";
+import { type Failure } from "../lib/failure.ts";
+import { openShim, type Shim } from "./shim.ts";
+import { LOCK, RECORD_HEADER_BYTES, SHIM_LINK, SHIM_VERSION, WORD } from "./shim-layout.ts";
+
+let guest: FakeGuest;
+let shim: Shim;
+
+async function begin(environment: Readonly<Record<string, string>> = {}): Promise<void> {
+  guest = await FakeGuest.start(environment);
+  await guest.ask({ tag: "openTap" }, "done");
+  shim = openShim(guest.pid);
+}
+
+async function send(from: number, count: number, bytes = 64, tap = 0): Promise<readonly number[]> {
+  return (await guest.ask({ tag: "send", from, count, bytes, tap }, "sent")).results;
+}
+
+async function received(): Promise<readonly number[]> {
+  return (await guest.ask({ tag: "listReceived" }, "received")).numbers;
+}
+
+function range(from: number, count: number): number[] {
+  return Array.from({ length: count }, (_, index) => from + index);
+}
+
+function watchDone(promise: Promise<unknown>): () => boolean {
+  let done = false;
+  void promise.then(() => (done = true));
+  return () => done;
+}
+
+/** Writes into the shim's memory as an engine of evil intent or sudden death would. */
+function applyWord(word: number, value: number): void {
+  const links = `/proc/${guest.pid}/fd`;
+  const fd = readdirSync(links).find((name) => readlinkSync(`${links}/${name}`) === SHIM_LINK);
+  const memory = openSync(`${links}/${fd ?? ""}`, "r+");
+  writeSync(memory, Uint32Array.of(value), 0, 4, word * 4);
+  closeSync(memory);
+}
+
+afterEach(async () => {
+  shim.close();
+  await guest.stop();
+});
+
+describe("modes", () => {
+  beforeEach(() => begin());
+
+  test("open passes packets, and QEMU learns the length it wrote", async () => {
+    expect(shim.gate.mode).toBe("open");
+    expect(await send(0, 3)).toEqual([12 + 42 + 64, 12 + 42 + 64, 12 + 42 + 64]);
+    expect(await received()).toEqual([0, 1, 2]);
+    expect(shim.gate.heldPackets).toBe(0);
+  });
+
+  test("held keeps packets until their epoch is released, in order and once", async () => {
+    shim.gate.setMode("held");
+    await send(0, 3);
+    const first = shim.gate.position();
+    await send(3, 2);
+    const second = shim.gate.position();
+    await send(5, 1);
+    expect(await received()).toEqual([]);
+    expect(shim.gate.heldPackets).toBe(6);
+    expect(shim.gate.releaseThrough(first)).toEqual({ packets: 3, bytes: 3 * 118, dropped: 0 });
+    expect(await received()).toEqual([0, 1, 2]);
+    expect(shim.gate.releaseThrough(first)).toEqual({ packets: 0, bytes: 0, dropped: 0 });
+    expect(shim.gate.releaseThrough(second).packets).toBe(2);
+    expect(shim.gate.releaseThrough(first).packets).toBe(0); // An older epoch again changes nothing.
+    expect(await received()).toEqual([3, 4]);
+    expect(shim.gate.heldPackets).toBe(1);
+  });
+
+  test("closed drops packets and discard drops the held ones, and both are counted", async () => {
+    shim.gate.setMode("held");
+    await send(0, 2);
+    shim.gate.setMode("closed");
+    expect(await send(2, 3)).toHaveLength(3);
+    expect(shim.gate.discard()).toBe(2);
+    shim.gate.setMode("open");
+    await send(5, 1);
+    expect(await received()).toEqual([5]);
+    expect(shim.gate.droppedPackets).toBe(5);
+  });
+
+  test("opening releases what is held first", async () => {
+    shim.gate.setMode("held");
+    await send(0, 4);
+    expect(shim.gate.openAndRelease().packets).toBe(4);
+    await send(4, 2);
+    expect(await received()).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+
+  test("two NICs: packets leave through the tap they were written to", async () => {
+    await guest.ask({ tag: "openTap" }, "done");
+    shim.gate.setMode("held");
+    await send(0, 2, 64, 0);
+    await send(100, 2, 64, 1);
+    await send(2, 1, 64, 0);
+    expect(shim.gate.releaseAll()).toMatchObject({ packets: 5, dropped: 0 });
+    const numbers = await received();
+    expect(numbers.filter((number) => number < 100)).toEqual([0, 1, 2]);
+    expect(numbers.filter((number) => number >= 100)).toEqual([100, 101]);
+  });
+
+  test("no packet is lost, doubled or overtaken while the gate is opened and held again and again", async () => {
+    const count = 6000;
+    const sent = guest.ask({ tag: "sendAlways", from: 0, count, tap: 0 }, "sent");
+    const isDone = watchDone(sent);
+    for (let round = 0; !isDone(); round++) {
+      if (round % 3 === 0) {
+        shim.gate.setMode("held");
+      } else if (round % 3 === 1) {
+        shim.gate.releaseThrough(shim.gate.position());
+      } else {
+        shim.gate.openAndRelease();
+      }
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    shim.gate.openAndRelease();
+    expect(await received()).toEqual(range(0, count));
+    expect(shim.gate.droppedPackets).toBe(0);
+  });
+});
+
+describe("ring", () => {
+  beforeEach(() => begin({ TWINRUN_RING_BYTES: "4096", TWINRUN_OUTPUT: "held" }));
+
+  test("starts in the mode of the environment", () => {
+    expect(shim.gate.mode).toBe("held");
+    expect(shim.gate.ringBytes).toBe(4096);
+  });
+
+  test("wraps with packets of every length, in order", async () => {
+    for (let number = 0; number < 200; number++) {
+      expect(await send(number, 1, 4 + ((number * 37) % 900))).toHaveLength(1);
+      if (number % 3 === 2) {
+        shim.gate.releaseThrough(shim.gate.position());
+      }
+    }
+    shim.gate.releaseAll();
+    expect(await received()).toEqual(range(0, 200));
+    expect(shim.gate.heldBytes).toBe(0);
+    expect(shim.gate.heldPackets).toBe(0);
+  });
+
+  test("full: QEMU is told to try again and loses nothing", async () => {
+    const results = await send(0, 40);
+    const taken = results.filter((result) => result > 0).length;
+    expect(taken).toBeGreaterThan(20);
+    expect(results.slice(taken)).toEqual(results.slice(taken).map(() => -1));
+    expect(shim.gate.fullCount).toBe(40 - taken);
+    expect(shim.gate.releaseAll().packets).toBe(taken);
+    await send(taken, 5);
+    shim.gate.releaseAll();
+    expect(await received()).toEqual(range(0, taken + 5));
+  });
+
+  test("a small ring under load: refused packets come later, in order", async () => {
+    const sent = guest.ask({ tag: "sendAlways", from: 0, count: 500, tap: 0 }, "sent");
+    const isDone = watchDone(sent);
+    while (!isDone()) {
+      shim.gate.releaseThrough(shim.gate.position());
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    shim.gate.releaseAll();
+    expect((await sent).refused).toBeGreaterThan(0);
+    expect(await received()).toEqual(range(0, 500));
+  });
+
+  test("the counters of 32 bits may run over", async () => {
+    // 2^32 bytes through a ring of 4 KiB would take minutes; the counters are moved to shortly before instead.
+    shim.close();
+    for (const word of [WORD.head, WORD.released, WORD.tail]) {
+      applyWord(word, 0xffff_f000);
+    }
+    shim = openShim(guest.pid);
+    const positions: number[] = [];
+    for (let number = 0; number < 120; number++) {
+      await send(number, 1, 100);
+      const position = shim.gate.position();
+      positions.push(position);
+      expect(shim.gate.releaseThrough(position).packets).toBe(1);
+    }
+    expect(positions).toEqual(positions.toSorted((a, b) => a - b));
+    expect(positions.at(-1)).toBeGreaterThan(2 ** 32);
+    expect(await received()).toEqual(range(0, 120));
+  });
+});
+
+describe("waiting output", () => {
+  beforeEach(() => begin({ TWINRUN_OUTPUT: "held" }));
+
+  async function nextCall(calls: { count: number }, wanted: number): Promise<void> {
+    for (let waited = 0; calls.count < wanted && waited < 100; waited++) {
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  }
+
+  test("calls back once for the first packet behind each position", async () => {
+    const calls = { count: 0 };
+    shim.gate.onOutput(() => calls.count++);
+    await send(0, 10);
+    await nextCall(calls, 1);
+    await send(10, 5);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(calls.count).toBe(1);
+    shim.gate.position();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(calls.count).toBe(1); // All lies before the position, though it is still held.
+    await send(15, 1);
+    await nextCall(calls, 2);
+    expect(calls.count).toBe(2);
+  });
+
+  test("calls back for output that was there before it was asked to", async () => {
+    await send(0, 1);
+    const calls = { count: 0 };
+    shim.gate.onOutput(() => calls.count++);
+    expect(calls.count).toBe(0); // From the event loop, never from within the call.
+    await nextCall(calls, 1);
+    expect(calls.count).toBe(1);
+  });
+
+  test("does not call back while the gate is open", async () => {
+    const calls = { count: 0 };
+    shim.gate.onOutput(() => calls.count++);
+    shim.gate.setMode("open");
+    await send(0, 5);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(calls.count).toBe(0);
+  });
+});
+
+describe("engines come and go", () => {
+  beforeEach(() => begin({ TWINRUN_OUTPUT: "held" }));
+
+  test("a second engine is refused", () => {
+    expect(() => openShim(guest.pid)).toThrow(/another engine/);
+  });
+
+  test("what is held outlives the engine and is released by the next, each packet once", async () => {
+    await send(0, 5);
+    const position = shim.gate.position();
+    await send(5, 5);
+    shim.gate.releaseThrough(position);
+    shim.close();
+    await send(10, 2);
+    shim = openShim(guest.pid);
+    expect(shim.gate.mode).toBe("held");
+    expect(shim.gate.heldPackets).toBe(7);
+    shim.gate.openAndRelease();
+    expect(await received()).toEqual(range(0, 12));
+  });
+
+  test("an engine that died with the gate's lock does not stop QEMU, and the next one frees it", async () => {
+    shim.close();
+    applyWord(WORD.lock, LOCK.engine);
+    expect(await send(0, 2)).toEqual([-1, -1]);
+    shim = openShim(guest.pid);
+    expect(await send(0, 2)).toEqual([118, 118]);
+  });
+
+  test("an engine that died between claiming a packet and sending it: the packet counts as sent", async () => {
+    await send(0, 3);
+    shim.close();
+    applyWord(WORD.released, RECORD_HEADER_BYTES + 120);
+    shim = openShim(guest.pid);
+    shim.gate.releaseAll();
+    expect(await received()).toEqual([1, 2]);
+  });
+
+  test("a shim of another version is refused, naming both", () => {
+    shim.close();
+    applyWord(WORD.version, 7);
+    try {
+      expect(() => openShim(guest.pid)).toThrow(/version 7 .* speaks 1.*restart the guest/);
+    } finally {
+      applyWord(WORD.version, SHIM_VERSION);
+      shim = openShim(guest.pid);
+    }
+  });
+
+  test("a guest without the shim is named with the remedy", async () => {
+    const bare = await FakeGuest.start({}, false);
+    try {
+      openShim(bare.pid);
+      throw new Error("opened");
+    } catch (error) {
+      expect((error as Failure<{ code: string }>).detail).toEqual({ code: "ShimMissing", pid: bare.pid });
+      expect(String(error)).toContain("LD_PRELOAD");
+    } finally {
+      await bare.stop();
+    }
+  });
+});
