@@ -1,0 +1,173 @@
+/**
+ * The standby's copy of one disk: writes are applied strictly in the order they were given.
+ *
+ * The image is written underneath a QEMU that waits in `-incoming defer`; its block node is inactive until the takeover
+ * (not locked, caches invalid), so nobody else touches the file. Neighbouring writes are joined into one system call.
+ */
+import { type FileHandle, open } from "node:fs/promises";
+import { Failure } from "../lib/failure.ts";
+
+export type StandbyDiskFailureDetail =
+  | { readonly code: "DiskTooSmall"; readonly path: string; readonly bytes: number; readonly wantedBytes: number }
+  | { readonly code: "DiskWriteFailed"; readonly path: string; readonly errno: string };
+export class StandbyDiskFailure extends Failure<StandbyDiskFailureDetail> {}
+
+type Write = { readonly offset: number; readonly data: Buffer | undefined; readonly bytes: number };
+
+/** Frees a run of a file so that it reads as zero. */
+export type PunchHole = (fd: number, offset: number, bytes: number) => void;
+
+const JOIN_WRITES_MAX = 256;
+
+export class StandbyDisk {
+  readonly path: string;
+  readonly file: FileHandle;
+  readonly bytes: number;
+  readonly #punchHole: PunchHole;
+  #queue: Write[] = [];
+  #running: Promise<void> | undefined;
+  #waitingBytes = 0;
+  #written = false;
+  failure: StandbyDiskFailure | undefined;
+
+  private constructor(path: string, file: FileHandle, bytes: number, punchHole: PunchHole) {
+    this.path = path;
+    this.file = file;
+    this.bytes = bytes;
+    this.#punchHole = punchHole;
+  }
+
+  /** Opens the image; {@link StandbyDiskFailure} DiskTooSmall when it cannot hold `wantedBytes`. */
+  static async open(path: string, punchHole: PunchHole): Promise<StandbyDisk> {
+    const file = await open(path, "r+");
+    return new StandbyDisk(path, file, await diskBytes(file), punchHole);
+  }
+
+  /** Bytes given but not written yet. */
+  get waitingBytes(): number {
+    return this.#waitingBytes;
+  }
+
+  write(offset: number, data: Buffer): void {
+    this.#add({ offset, data, bytes: data.length });
+  }
+
+  zero(offset: number, bytes: number): void {
+    this.#add({ offset, data: undefined, bytes });
+  }
+
+  /** Resolves when everything given so far is in the file; throws the first failure there ever was. */
+  async settle(): Promise<void> {
+    while (this.#running !== undefined) {
+      await this.#running;
+    }
+    if (this.failure !== undefined) {
+      throw this.failure;
+    }
+  }
+
+  /** Makes what was written durable; cheap when nothing was. */
+  async sync(): Promise<void> {
+    await this.settle();
+    if (this.#written) {
+      this.#written = false;
+      await this.file.datasync();
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#queue = [];
+    await this.#running?.catch(() => undefined);
+    await this.file.close();
+  }
+
+  #add(write: Write): void {
+    this.#queue.push(write);
+    this.#waitingBytes += write.data?.length ?? 0;
+    this.#running ??= this.#drain().finally(() => {
+      this.#running = undefined;
+    });
+  }
+
+  async #drain(): Promise<void> {
+    while (this.#queue.length > 0 && this.failure === undefined) {
+      const batch = this.#takeBatch();
+      const [first] = batch;
+      if (first === undefined) {
+        return;
+      }
+      try {
+        await this.#apply(first, batch);
+        this.#written = true;
+      } catch (cause) {
+        this.failure = new StandbyDiskFailure(
+          { code: "DiskWriteFailed", path: this.path, errno: (cause as NodeJS.ErrnoException).code ?? "unknown" },
+          `writing ${this.path} failed: ${(cause as Error).message}; free or replace the standby's volume, then it is synchronised anew`,
+          { cause },
+        );
+        this.#queue = [];
+        this.#waitingBytes = 0;
+        return;
+      }
+      for (const write of batch) {
+        this.#waitingBytes -= write.data?.length ?? 0;
+      }
+    }
+  }
+
+  async #apply(first: Write, batch: readonly Write[]): Promise<void> {
+    if (first.data === undefined) {
+      this.#punchHole(this.file.fd, first.offset, first.bytes);
+      return;
+    }
+    const parts = batch.map(({ data }) => data ?? Buffer.alloc(0));
+    const total = parts.reduce((sum, part) => sum + part.length, 0);
+    const { bytesWritten } = await this.file.writev(parts, first.offset);
+    if (bytesWritten < total) {
+      // A short write of a regular file means that the volume is full; the next one says so.
+      const rest = Buffer.concat(parts).subarray(bytesWritten);
+      await writeAll(this.file, rest, first.offset + bytesWritten);
+    }
+  }
+
+  /** A zero run alone, or data that is contiguous on the disk. */
+  #takeBatch(): Write[] {
+    const [first] = this.#queue;
+    if (first === undefined) {
+      return [];
+    }
+    let count = 1;
+    if (first.data !== undefined) {
+      let end = first.offset + first.bytes;
+      for (
+        let next = this.#queue[count];
+        next?.data !== undefined && next.offset === end && count < JOIN_WRITES_MAX;
+        next = this.#queue[count]
+      ) {
+        end += next.bytes;
+        count += 1;
+      }
+    }
+    return this.#queue.splice(0, count);
+  }
+}
+
+async function writeAll(file: FileHandle, data: Buffer, offset: number): Promise<void> {
+  let written = 0;
+  while (written < data.length) {
+    const { bytesWritten } = await file.write(data, written, data.length - written, offset + written);
+    written += bytesWritten;
+  }
+}
+
+/** Size of a regular file or block device in bytes. */
+export async function diskBytes(file: FileHandle): Promise<number> {
+  const stat = await file.stat();
+  if (stat.isFile()) {
+    return stat.size;
+  }
+  const { readFile } = await import("node:fs/promises");
+  const major = Math.floor(stat.rdev / 256) & 0xfff;
+  const minor = (stat.rdev & 0xff) | ((stat.rdev >> 12) & 0xfff00);
+  return Number(await readFile(`/sys/dev/block/${major.toString()}:${minor.toString()}/size`, "utf8")) * 512;
+}

@@ -1,0 +1,49 @@
+/** Whether a standby can run what the primary runs. */
+import { type MachineShape, type RefusalCode } from "./messages.ts";
+
+export type ShapeRefusal = { readonly code: RefusalCode; readonly message: string };
+
+/** Undefined when it can; else the first thing that differs and what to do. */
+export function compareShapes(primary: MachineShape, standby: MachineShape): ShapeRefusal | undefined {
+  if (primary.machine !== standby.machine) {
+    const says = `machine type is ${primary.machine} on the primary and ${standby.machine} on the standby`;
+    return { code: "MachineMismatch", message: `${says}: start both with the same versioned machine type` };
+  }
+  if (primary.qemuVersion !== standby.qemuVersion) {
+    const says = `QEMU is ${primary.qemuVersion} on the primary and ${standby.qemuVersion} on the standby`;
+    return {
+      code: "MachineMismatch",
+      message: `${says}: device state is only safe between equal versions; upgrade one`,
+    };
+  }
+  return compareRam(primary, standby) ?? compareDisks(primary, standby);
+}
+
+function compareRam(primary: MachineShape, standby: MachineShape): ShapeRefusal | undefined {
+  const differs = primary.ramBlocks.find((block, index) => {
+    const other = standby.ramBlocks[index];
+    return other?.name !== block.name || other.bytes !== block.bytes;
+  });
+  if (differs === undefined && primary.ramBlocks.length === standby.ramBlocks.length) {
+    return undefined;
+  }
+  const name = differs?.name ?? standby.ramBlocks[primary.ramBlocks.length]?.name ?? "";
+  const bytes = (side: MachineShape): string =>
+    side.ramBlocks.find((block) => block.name === name)?.bytes.toString() ?? "no";
+  const says = `RAM block ${name} has ${bytes(primary)} bytes on the primary and ${bytes(standby)} on the standby`;
+  return { code: "RamMismatch", message: `${says}: give both sides the same memory and devices` };
+}
+
+function compareDisks(primary: MachineShape, standby: MachineShape): ShapeRefusal | undefined {
+  for (const disk of primary.disks) {
+    const other = standby.disks.find((candidate) => candidate.id === disk.id);
+    if (other === undefined) {
+      return { code: "DiskTooSmall", message: `the standby has no disk ${disk.id}: add it to its assignment` };
+    }
+    if (other.bytes < disk.bytes) {
+      const says = `disk ${disk.id} has ${disk.bytes.toString()} bytes, the standby's only ${other.bytes.toString()}`;
+      return { code: "DiskTooSmall", message: `${says}: enlarge the standby's volume` };
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,511 @@
+/**
+ * The primary's half of the protocol.
+ *
+ *                    +------------------------- lost, nothing declared -----------------------+
+ *                    v                                                                        |
+ *   booting --> alone --welcome--> syncing --copied, first epoch--> declaring --InSync--> protected --switchover--> handingOver
+ *                 ^ ^                 |                                 |                     |                         |
+ *                 | +---- lost -------+                                 +------- lost --------+                      granted
+ *                 |                                                                v                                    v
+ *   coldWaiting --+------------------ granted runAlone ------------------- arbitrating --owner is another--> ended(fenced)
+ *
+ * "Lost" is the end of the link that carries the data, a standby that calls itself stale, or an epoch that waits too long for
+ * its acknowledgement. Then the primary holds its output and asks the quorum; it never decides by itself.
+ *
+ * A declareInSync that was sent may have been carried out whatever we heard, so from then on only `runAlone` makes output free.
+ * The change of mind is safe because every request names the version it was made on: of the two, one is refused.
+ */
+import { unreachable } from "../lib/assert.ts";
+import { type Holding, type Message, PROTOCOL_VERSION } from "./messages.ts";
+import {
+  type EpochProgress,
+  type FoundGuestState,
+  type PrimarySide,
+  type PrimaryState,
+  type SideEvent,
+} from "./side-state.ts";
+import { Draft } from "./step.ts";
+
+type In<Tag extends PrimaryState["tag"]> = Extract<PrimaryState, { readonly tag: Tag }>;
+type Answer = Extract<SideEvent, { readonly tag: "quorumAnswered" }>;
+type Session = In<"declaring"> | In<"protected"> | In<"handingOver">;
+
+/** The record names us: what we found of the guest decides how to begin. */
+export function enterOwner(draft: Draft, found: FoundGuestState): Draft {
+  const inSync = draft.side.record?.peerState === "InSync";
+  if (found === "running") {
+    draft.add({ tag: "openLinks", as: "dial" });
+    return inSync ? arbitrate(draft, null, false) : enterAlone(draft, null);
+  }
+  if (inSync) {
+    // The standby may hold the memory that is lost here: it is better than our disks alone.
+    return draft.becomePrimary({ tag: "coldWaiting", asking: false }).arm("coldGrace").arm("retry");
+  }
+  return boot(draft);
+}
+
+/** The guest runs here, the quorum knows that no other may, and a standby is wanted. */
+export function enterAlone(draft: Draft, last: Holding | null): Draft {
+  return greetAll(draft.becomePrimary({ tag: "alone", last }).add({ tag: "openOutput" }));
+}
+
+export function stepPrimary(side: PrimarySide, event: SideEvent): Draft {
+  const draft = new Draft(side);
+  const { state } = side;
+  const general = inAnyState(draft, event);
+  if (general !== undefined) {
+    return general;
+  }
+  switch (state.tag) {
+    case "alone":
+      return whileAlone(draft, event, state);
+    case "syncing":
+      return whileSyncing(draft, event, state);
+    case "declaring":
+      return whileDeclaring(draft, event, state);
+    case "protected":
+      return whileProtected(draft, event, state);
+    case "arbitrating":
+      return whileArbitrating(draft, event, state);
+    case "handingOver":
+      return whileHandingOver(draft, event, state);
+    case "coldWaiting":
+      return whileColdWaiting(draft, event, state);
+    case "booting":
+      return whileBooting(draft, event);
+    default:
+      return unreachable(state);
+  }
+}
+
+/** What means the same in every state of a primary. */
+function inAnyState(draft: Draft, event: SideEvent): Draft | undefined {
+  switch (event.tag) {
+    case "guestDied":
+      draft.sendAll({ tag: "guestDied", epoch: draft.side.epoch });
+      return draft.add({ tag: "discardOutput" }).end("restart", "QEMU died");
+    case "guestShutDown":
+      draft.sendAll({ tag: "guestShutDown" });
+      return draft.end("ended", "the guest switched itself off");
+    case "linkUp":
+      return greet(draft, event.link);
+    case "received":
+      return event.message.tag === "refuse" ? whenRefused(draft, event.link, event.message) : undefined;
+    case "recordRead":
+      return draft.side.record?.owner === draft.side.node ? undefined : fence(draft);
+    default:
+      return undefined;
+  }
+}
+
+/** Links that outlived a session: their greeting was answered long ago, so ask for another welcome. */
+function greetAll(draft: Draft): Draft {
+  draft.side.links.forEach((link) => greet(draft, link));
+  return draft;
+}
+
+function greet(draft: Draft, link: string): Draft {
+  const { guest, node, record, shape } = draft.side;
+  if (shape === null || record === null) {
+    return draft.add({ tag: "closeLink", link });
+  }
+  return draft.send(link, { tag: "hello", version: PROTOCOL_VERSION, guest, node, term: record.term, shape });
+}
+
+function whenRefused(draft: Draft, link: string, message: Extract<Message, { tag: "refuse" }>): Draft {
+  draft.add({ tag: "reportRefusal", code: message.code, message: message.message });
+  if (message.code === "StaleTerm") {
+    draft.add({ tag: "readRecord" });
+  }
+  return draft.add({ tag: "closeLink", link });
+}
+
+/** Our term is over: whatever runs here must not run, whatever waits must not leave. */
+function fence(draft: Draft): Draft {
+  const term = draft.side.record?.term ?? 0;
+  return draft
+    .add({ tag: "killGuest" }, { tag: "discardOutput" })
+    .end("fenced", `the guest belongs to ${draft.side.record?.owner ?? "another node"} since term ${term.toString()}`);
+}
+
+function boot(draft: Draft): Draft {
+  return draft.disarm("retry", "coldGrace").becomePrimary({ tag: "booting" }).add({ tag: "startGuest", as: "primary" });
+}
+
+function whileBooting(draft: Draft, event: SideEvent): Draft {
+  switch (event.tag) {
+    case "guestReady":
+      enterAlone(draft, null);
+      return draft.add({ tag: "resumeGuest" }, { tag: "openLinks", as: "dial" });
+    case "guestFailed":
+      return draft.end("failed", "the guest could not be started");
+    case "stopAsked":
+      return draft.end("stopped", "asked to stop");
+    default:
+      return draft;
+  }
+}
+
+function whileAlone(draft: Draft, event: SideEvent, state: In<"alone">): Draft {
+  if (event.tag === "received" && event.message.tag === "welcome") {
+    return beginSync(draft, event.link, event.message, { last: state.last, held: false });
+  }
+  return event.tag === "stopAsked" ? draft.end("stopped", "asked to stop; the guest runs on alone") : draft;
+}
+
+function beginSync(
+  draft: Draft,
+  link: string,
+  welcome: Extract<Message, { tag: "welcome" }>,
+  from: { readonly last: Holding | null; readonly held: boolean },
+): Draft {
+  const sessionCount = draft.side.sessionCount + 1;
+  const term = draft.side.record?.term ?? 0;
+  const session = `${term.toString()}.${draft.side.nonce}.${sessionCount.toString()}`;
+  const { holds } = welcome;
+  // Only what was dirtied since the last session's acknowledged epoch is known; an epoch acknowledged unheard is newer still.
+  const isKnown = holds !== null && from.last?.session === holds.session && holds.epoch >= from.last.epoch;
+  const ram = isKnown ? ({ tag: "delta", ...holds } as const) : ({ tag: "full" } as const);
+  const disks = isKnown && welcome.disksKnown ? ram : ({ tag: "hashes" } as const);
+  return draft
+    .set({ sessionCount })
+    .becomePrimary({ tag: "syncing", session, link, held: from.held, copied: false })
+    .send(link, { tag: "syncBegin", session, ram, disks })
+    .add({ tag: "beginSync", session, link, ram, disks });
+}
+
+function whileSyncing(draft: Draft, event: SideEvent, state: In<"syncing">): Draft {
+  if (isLoss(event, state)) {
+    draft.add({ tag: "endSession", session: state.session, acked: 0 });
+    closeData(draft, state.link);
+    // What was copied of this session is worth nothing, and of an earlier one the standby has overwritten a part.
+    return state.held ? arbitrate(draft, null, false) : enterAlone(draft, null);
+  }
+  switch (event.tag) {
+    case "copied":
+      return event.session !== state.session
+        ? draft
+        : draft
+            .becomePrimary({ ...state, copied: true })
+            .add({ tag: "startEpochs", session: state.session, first: draft.side.epoch + 1 });
+    case "captured":
+      return event.session === state.session ? whenFirstCaptured(draft, event.epoch, state) : draft;
+    case "quorumAnswered":
+      return state.held ? whenAnsweredWhileHeld(draft, event, state) : draft;
+    case "timerFired":
+      return event.timer === "retry" ? askAgain(draft) : draft;
+    case "stopAsked":
+      return draft.end("stopped", "asked to stop before the standby was in sync");
+    default:
+      return draft;
+  }
+}
+
+function whenFirstCaptured(draft: Draft, epoch: number, state: In<"syncing">): Draft {
+  const epochs = { first: epoch, captured: epoch, acked: epoch - 1 };
+  return draft
+    .set({ epoch })
+    .forgetAsk()
+    .becomePrimary({
+      tag: "declaring",
+      session: state.session,
+      link: state.link,
+      held: state.held,
+      epochs,
+      asked: false,
+    })
+    .arm("ackOverdue");
+}
+
+/** The runAlone of an arbitration that the returning standby interrupted. */
+function whenAnsweredWhileHeld(draft: Draft, event: Answer, state: In<"syncing">): Draft {
+  if (isNotOurs(draft, event)) {
+    return draft;
+  }
+  switch (event.outcome.tag) {
+    case "granted":
+      return draft
+        .forgetAsk()
+        .becomePrimary({ ...state, held: false })
+        .add({ tag: "openOutput" });
+    case "refused":
+      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
+    default:
+      return draft.arm("retry");
+  }
+}
+
+function whileDeclaring(draft: Draft, event: SideEvent, state: In<"declaring">): Draft {
+  if (isLoss(event, state)) {
+    return whenLostInSession(draft, state, state.asked || state.held);
+  }
+  switch (event.tag) {
+    case "captured":
+      return whenCaptured(draft, event, state);
+    case "received":
+      return whenAcked(draft, event.message, state, (epochs) => {
+        const next = { ...state, epochs, asked: true };
+        draft.becomePrimary(next);
+        return state.asked ? draft : draft.askFor({ tag: "declareInSync", epoch: epochs.acked });
+      });
+    case "quorumAnswered":
+      return whenDeclareAnswered(draft, event, state);
+    case "timerFired":
+      return event.timer === "retry" ? askAgain(draft) : draft;
+    case "stopAsked":
+      return draft.end("stopped", "asked to stop before the standby was in sync");
+    default:
+      return draft;
+  }
+}
+
+function whenDeclareAnswered(draft: Draft, event: Answer, state: In<"declaring">): Draft {
+  if (isNotOurs(draft, event)) {
+    return draft;
+  }
+  switch (event.outcome.tag) {
+    case "granted": {
+      const { session, link, epochs } = state;
+      const { version } = event.outcome.record;
+      return draft
+        .forgetAsk()
+        .becomePrimary({ tag: "protected", session, link, epochs })
+        .send(link, { tag: "inSync", session, epoch: epochs.acked, version });
+    }
+    case "refused":
+      return ownsStill(draft) ? draft.askFor({ tag: "declareInSync", epoch: state.epochs.acked }) : fence(draft);
+    default:
+      return draft.arm("retry");
+  }
+}
+
+function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">): Draft {
+  if (isLoss(event, state)) {
+    return whenLostInSession(draft, state, true);
+  }
+  switch (event.tag) {
+    case "captured":
+      return whenCaptured(draft, event, state);
+    case "received":
+      return whenAcked(draft, event.message, state, (epochs) => draft.becomePrimary({ ...state, epochs }));
+    case "switchoverAsked":
+    case "stopAsked":
+      return draft
+        .becomePrimary({ ...state, tag: "handingOver", finalEpoch: 0, asked: false, lost: false })
+        .add({ tag: "captureFinal" });
+    default:
+      return draft;
+  }
+}
+
+function whenCaptured<State extends Session>(
+  draft: Draft,
+  event: Extract<SideEvent, { tag: "captured" }>,
+  state: State,
+): Draft {
+  if (event.session !== state.session || event.epoch <= state.epochs.captured) {
+    return draft;
+  }
+  draft.set({ epoch: event.epoch });
+  draft.becomePrimary({ ...state, epochs: { ...state.epochs, captured: event.epoch } });
+  return draft.side.timers.includes("ackOverdue") ? draft : draft.arm("ackOverdue");
+}
+
+/** Releases what an acknowledgement covers. Acknowledgements of other sessions and old ones change nothing. */
+function whenAcked(draft: Draft, message: Message, state: Session, whenNew: (epochs: EpochProgress) => Draft): Draft {
+  const { session, epochs } = state;
+  if (message.tag !== "ack" || message.session !== session) {
+    return draft;
+  }
+  if (message.epoch <= epochs.acked || message.epoch > epochs.captured) {
+    return draft;
+  }
+  draft.add({ tag: "releaseOutput", throughEpoch: message.epoch }).disarm("ackOverdue");
+  if (message.epoch < epochs.captured) {
+    draft.arm("ackOverdue");
+  }
+  return whenNew({ ...epochs, acked: message.epoch });
+}
+
+function isLoss(event: SideEvent, state: { readonly session: string; readonly link: string }): boolean {
+  switch (event.tag) {
+    case "linkDown":
+      return event.link === state.link;
+    case "received":
+      return event.message.tag === "stale" && event.message.session === state.session;
+    case "timerFired":
+      return event.timer === "ackOverdue";
+    default:
+      return false;
+  }
+}
+
+function whenLostInSession(draft: Draft, state: Session, mayBeInSync: boolean): Draft {
+  const { session, epochs } = state;
+  // A first epoch that was never acknowledged leaves nothing that the standby is known to hold.
+  const last = epochs.acked >= epochs.first ? { session, epoch: epochs.acked } : null;
+  draft.forgetAsk().disarm("ackOverdue").add({ tag: "endSession", session, acked: epochs.acked });
+  closeData(draft, state.link);
+  return mayBeInSync ? arbitrate(draft, last, false) : enterAlone(draft, last);
+}
+
+/** The stream's link is dialled anew, so that nothing of the old session can follow. */
+function closeData(draft: Draft, link: string): void {
+  if (draft.side.links.includes(link)) {
+    draft.set({ links: draft.side.links.filter((other) => other !== link) }).add({ tag: "closeLink", link });
+  }
+}
+
+function arbitrate(draft: Draft, last: Holding | null, paused: boolean): Draft {
+  draft.becomePrimary({ tag: "arbitrating", last, paused }).askFor({ tag: "runAlone" });
+  return greetAll(paused ? draft : draft.arm("heldTooLong"));
+}
+
+function whileArbitrating(draft: Draft, event: SideEvent, state: In<"arbitrating">): Draft {
+  switch (event.tag) {
+    case "quorumAnswered":
+      return isNotOurs(draft, event) ? draft : whenArbitrated(draft, event, state);
+    case "timerFired":
+      if (event.timer === "heldTooLong") {
+        return draft.becomePrimary({ ...state, paused: true }).add({ tag: "pauseGuest" });
+      }
+      return event.timer === "retry" ? askAgain(draft) : draft;
+    case "received":
+      return event.message.tag === "welcome" ? whenBackBeforeQuorum(draft, event.link, event.message, state) : draft;
+    case "stopAsked":
+      return draft.end("stopped", "asked to stop while waiting for the quorum");
+    default:
+      return draft;
+  }
+}
+
+function whenArbitrated(draft: Draft, event: Answer, state: In<"arbitrating">): Draft {
+  switch (event.outcome.tag) {
+    case "granted":
+      draft.forgetAsk().disarm("heldTooLong");
+      enterAlone(draft, state.last);
+      return state.paused ? draft.add({ tag: "resumeGuest" }) : draft;
+    case "refused":
+      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
+    default:
+      return draft.arm("retry");
+  }
+}
+
+/** The standby is back and the quorum still silent: protect again under held output rather than stand still. */
+function whenBackBeforeQuorum(
+  draft: Draft,
+  link: string,
+  welcome: Extract<Message, { tag: "welcome" }>,
+  state: In<"arbitrating">,
+): Draft {
+  draft.disarm("heldTooLong");
+  if (state.paused) {
+    draft.add({ tag: "resumeGuest" });
+  }
+  return beginSync(draft, link, welcome, { last: state.last, held: true });
+}
+
+function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver">): Draft {
+  if (!state.lost && isLoss(event, state)) {
+    if (state.asked) {
+      // It may have been granted: only the quorum's answer ends this.
+      return draft.disarm("ackOverdue").becomePrimary({ ...state, lost: true });
+    }
+    return whenLostInSession(draft, state, true).becomePrimary({
+      tag: "arbitrating",
+      last: { session: state.session, epoch: state.epochs.acked },
+      paused: true,
+    });
+  }
+  switch (event.tag) {
+    case "captured":
+      whenCaptured(draft, event, state);
+      return event.final && event.session === state.session
+        ? draft.becomePrimary({ ...(draft.side.state as PrimarySide["state"] & typeof state), finalEpoch: event.epoch })
+        : draft;
+    case "received":
+      return whenAcked(draft, event.message, state, (epochs) => {
+        const isAll = state.finalEpoch !== 0 && epochs.acked >= state.finalEpoch;
+        draft.becomePrimary({ ...state, epochs, asked: isAll });
+        return isAll ? draft.askFor({ tag: "handOver", epoch: epochs.acked }) : draft;
+      });
+    case "quorumAnswered":
+      return isNotOurs(draft, event) ? draft : whenHandOverAnswered(draft, event, state);
+    case "timerFired":
+      return event.timer === "retry" ? askAgain(draft) : draft;
+    default:
+      return draft;
+  }
+}
+
+function whenHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOver">): Draft {
+  const { outcome } = event;
+  const { session, epochs, link } = state;
+  switch (outcome.tag) {
+    case "granted":
+      if (!state.lost) {
+        draft.send(link, { tag: "handOver", session, epoch: epochs.acked, term: outcome.record.term });
+      }
+      return fence(draft);
+    case "refused":
+      if (!ownsStill(draft)) {
+        return fence(draft);
+      }
+      draft.add({ tag: "endSession", session, acked: epochs.acked });
+      closeData(draft, link);
+      return arbitrate(draft.forgetAsk(), { session, epoch: epochs.acked }, true);
+    default:
+      return draft.arm("retry");
+  }
+}
+
+function whileColdWaiting(draft: Draft, event: SideEvent, state: In<"coldWaiting">): Draft {
+  switch (event.tag) {
+    case "timerFired":
+      if (event.timer === "coldGrace") {
+        return draft.becomePrimary({ tag: "coldWaiting", asking: true }).askFor({ tag: "runAlone" });
+      }
+      return state.asking ? askAgain(draft) : draft.add({ tag: "readRecord" });
+    case "recordRead":
+    case "recordUnread":
+      return state.asking ? draft : draft.arm("retry");
+    case "quorumAnswered":
+      return isNotOurs(draft, event) ? draft : whenColdAnswered(draft, event);
+    case "stopAsked":
+      return draft.end("stopped", "asked to stop");
+    default:
+      return draft;
+  }
+}
+
+function whenColdAnswered(draft: Draft, event: Answer): Draft {
+  switch (event.outcome.tag) {
+    case "granted":
+      return boot(draft.forgetAsk());
+    case "refused":
+      if (ownsStill(draft)) {
+        return draft.askFor({ tag: "runAlone" });
+      }
+      return fence(draft); // Taken over: the next engine is the standby.
+    default:
+      return draft.arm("retry");
+  }
+}
+
+/** The request that waits for its answer, once more, unless it is being carried or no longer wanted. */
+function askAgain(draft: Draft): Draft {
+  const { ask } = draft.side;
+  if (ask === null || ask.underWay) {
+    return draft;
+  }
+  return draft.set({ ask: { ...ask, underWay: true } }).add({ tag: "askQuorum", request: ask.request });
+}
+
+function isNotOurs(draft: Draft, event: Answer): boolean {
+  return draft.side.ask?.request.requestId !== event.requestId;
+}
+
+function ownsStill(draft: Draft): boolean {
+  return draft.side.record?.owner === draft.side.node;
+}
