@@ -1,0 +1,340 @@
+/**
+ * The system under test on the lab's hosts: a quorum on Q, an agent on A and on B, each kept running as an init system would,
+ * and protected guests.
+ *
+ * What it knows of them it learns as an operator could: from the agents' status, their logs, /proc. What it does to them is
+ * what a data centre does: kill -9, power, cables.
+ */
+import { execFile } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { type GuestStatus, type SwitchoverAnswer } from "../../src/agent/guest-runner.ts";
+import { assert, present } from "../../src/lib/assert.ts";
+import {
+  type CheckpointContract,
+  type EngineReport,
+  type FailoverTiming,
+  type GuestAssignment,
+  type TlsFiles,
+  type TrackerMethod,
+} from "../../src/protocol/assignment.ts";
+import { readAgentStatus, requestSwitchover, type AgentStatus } from "./agent-client.ts";
+import { listGuestArguments, qemuBinary } from "./guests.ts";
+import { addressOf, readStartTime, type Lab } from "./hosts.ts";
+import { otherHost, pairHosts, type PairHost, type PlacedGuest } from "./placement.ts";
+import { Supervised } from "./supervised.ts";
+import { TransitionLog, type LoggedTransition } from "./transition-log.ts";
+
+const run = promisify(execFile);
+const root = new URL("../..", import.meta.url).pathname;
+const main = (name: string): string => join(root, "src/main", `${name}.ts`);
+export const shimPath = join(root, "build/twinrun-shim.so");
+
+const quorumPort = 7400;
+const heartbeatPort = 7401;
+const firstGuestPort = 7500;
+
+export type ClusterOptions = {
+  readonly guests: readonly PlacedGuest[];
+  readonly firstPrimary: PairHost;
+  readonly checkpoint?: Partial<CheckpointContract>;
+  readonly failover?: Partial<FailoverTiming>;
+  readonly tracker?: "auto" | TrackerMethod;
+  /** Kept outside of the lab, for whoever replays them: traces of the engines, one file a guest and node. */
+  readonly traceDirectory?: string;
+  /** Of the agents, and so of the engines. */
+  readonly environment?: Readonly<Record<string, string>>;
+};
+
+/** Both sides of one guest as they are now. */
+export type GuestView = {
+  readonly name: string;
+  readonly sides: Readonly<Record<PairHost, GuestStatus | undefined>>;
+  /** The host whose engine runs the guest and may; undefined while nobody does. */
+  readonly primary: PairHost | undefined;
+  readonly report: EngineReport | undefined;
+  readonly isProtected: boolean;
+};
+
+export const nodeName = (host: PairHost): string => `host-${host}`;
+
+export class Cluster {
+  readonly lab: Lab;
+  readonly guests: readonly PlacedGuest[];
+  readonly quorum: Supervised;
+  readonly agents: Readonly<Record<PairHost, Supervised>>;
+  readonly transitions: Readonly<Record<PairHost, TransitionLog>>;
+  readonly #options: ClusterOptions;
+
+  constructor(lab: Lab, options: ClusterOptions, tls: Readonly<Record<PairHost | "q", TlsFiles>>) {
+    assert(existsSync(shimPath), `${shimPath} is missing: run "make build"`);
+    this.lab = lab;
+    this.guests = options.guests;
+    this.#options = options;
+    this.quorum = new Supervised({
+      lab,
+      host: "q",
+      logPath: join(lab.logDirectory, "quorum.log"),
+      command: [
+        ...[process.execPath, main("quorum"), "--listen", `${addressOf("q", "management")}:${quorumPort}`],
+        ...["--store", `file:${join(lab.diskDirectory("q"), "quorum")}`],
+        ...["--cert", tls.q.certPath, "--key", tls.q.keyPath, "--ca", tls.q.caPath],
+      ],
+    });
+    this.agents = { a: this.#planAgent("a", tls.a), b: this.#planAgent("b", tls.b) };
+    this.transitions = { a: new TransitionLog(this.#agentLog("a")), b: new TransitionLog(this.#agentLog("b")) };
+  }
+
+  // What is.
+
+  /** The agent's own word, undefined while it has none. */
+  async readAgent(host: PairHost): Promise<AgentStatus | undefined> {
+    return this.lab.isPoweredOn(host) ? readAgentStatus(this.lab.runDirectory(host)) : undefined;
+  }
+
+  async readGuest(name: string): Promise<GuestView> {
+    const [a, b] = await Promise.all(pairHosts.map((host) => this.readAgent(host)));
+    const find = (agent: AgentStatus | undefined): GuestStatus | undefined =>
+      agent?.guests.find(({ guest }) => guest === name);
+    const sides = { a: find(a), b: find(b) };
+    const primaries = pairHosts.filter((host) => isPrimary(sides[host]?.report));
+    // During a takeover the old side may still say what it said last; the higher term is right.
+    const primary = primaries.toSorted((one, other) => termOf(sides[other]) - termOf(sides[one]))[0];
+    const report = primary === undefined ? undefined : (sides[primary]?.report ?? undefined);
+    return { name, sides, primary, report, isProtected: report?.state === "protected" };
+  }
+
+  readGuests(): Promise<GuestView[]> {
+    return Promise.all(this.guests.map(({ name }) => this.readGuest(name)));
+  }
+
+  /** Polls until `holds`; fails with what was seen last. */
+  async waitFor(
+    what: string,
+    holds: (views: readonly GuestView[]) => boolean,
+    timeoutMs: number,
+  ): Promise<GuestView[]> {
+    const deadlineMs = Date.now() + timeoutMs;
+    for (;;) {
+      const views = await this.readGuests();
+      if (holds(views)) {
+        return views;
+      }
+      if (Date.now() > deadlineMs || this.lab.isDestroyed) {
+        throw new Error(`waited ${timeoutMs} ms for: ${what}\n${views.map(describeView).join("\n")}`);
+      }
+      await sleep(50);
+    }
+  }
+
+  waitUntilProtected(timeoutMs: number): Promise<GuestView[]> {
+    return this.waitFor(
+      "every guest is protected",
+      (views) => views.every(({ isProtected }) => isProtected),
+      timeoutMs,
+    );
+  }
+
+  /** New lines of both hosts' logs, by time. */
+  readTransitions(): readonly (LoggedTransition & { readonly host: PairHost })[] {
+    return pairHosts
+      .flatMap((host) => this.transitions[host].read().map((transition) => ({ ...transition, host })))
+      .sort((one, other) => one.atMs - other.atMs);
+  }
+
+  /**
+   * When `host` had taken `guest` over after `sinceMs`: its engine's first step into a primary's state. Undefined when it has
+   * not, or the log is not there yet.
+   */
+  findTakeover(host: PairHost, guest: string, sinceMs: number): LoggedTransition | undefined {
+    this.transitions[host].read();
+    return this.transitions[host].all.find(
+      (step) => step.guest === guest && step.atMs >= sinceMs && step.role === "primary" && step.to !== "awaitingGuest",
+    );
+  }
+
+  /** Processes on a host that belong to nobody: neither the agent, nor an engine it knows, nor a QEMU it knows. */
+  async listOrphans(host: PairHost): Promise<readonly string[]> {
+    const status = await this.readAgent(host);
+    const known = new Set([
+      this.agents[host].pid,
+      ...(status?.guests ?? []).flatMap(({ enginePid, qemu }) => [enginePid, qemu?.pid]),
+    ]);
+    return this.lab
+      .listProcesses(host)
+      .filter((pid) => !known.has(pid))
+      .map((pid) => `${pid} ${readCommandLine(pid)}`)
+      .filter((line) => !line.endsWith(" "));
+  }
+
+  // What is done to it.
+
+  start(): void {
+    this.quorum.start();
+    for (const host of pairHosts) {
+      this.agents[host].start();
+    }
+  }
+
+  startQuorum(): void {
+    this.quorum.start();
+  }
+
+  startAgent(host: PairHost): void {
+    this.agents[host].start();
+  }
+
+  async killQemu(host: PairHost, guest: string): Promise<number> {
+    const { qemu } = present((await this.readGuest(guest)).sides[host], `status of ${guest} on host ${host}`);
+    const found = present(qemu, `a QEMU of ${guest} on host ${host}`);
+    return killExactly(found.pid, found.startTime);
+  }
+
+  async killEngine(host: PairHost, guest: string): Promise<number> {
+    const side = present((await this.readGuest(guest)).sides[host], `status of ${guest} on host ${host}`);
+    return killExactly(present(side.enginePid, `an engine of ${guest} on host ${host}`));
+  }
+
+  killAgent(host: PairHost): number {
+    const atMs = Date.now();
+    this.agents[host].kill();
+    return atMs;
+  }
+
+  killQuorum(): number {
+    const atMs = Date.now();
+    this.quorum.kill();
+    return atMs;
+  }
+
+  /** Returns the time at which the host fell silent. */
+  async powerOff(host: PairHost): Promise<number> {
+    this.agents[host].abandon();
+    const atMs = Date.now();
+    await this.lab.powerOff(host);
+    return atMs;
+  }
+
+  powerOn(host: PairHost): void {
+    this.lab.powerOn(host);
+    this.agents[host].start();
+  }
+
+  switchOver(host: PairHost, guest: string): Promise<SwitchoverAnswer> {
+    return requestSwitchover(this.lab.runDirectory(host), guest);
+  }
+
+  /** Asks the agents to end, then takes what they left running (QEMU is meant to outlive them). */
+  async stop(): Promise<void> {
+    await Promise.all([...pairHosts.map((host) => this.agents[host].stop("SIGKILL")), this.quorum.stop("SIGKILL")]);
+  }
+
+  // How it is set up.
+
+  #agentLog(host: PairHost): string {
+    return join(this.lab.logDirectory, `agent-${host}.log`);
+  }
+
+  #planAgent(host: PairHost, tls: TlsFiles): Supervised {
+    const etc = join(this.lab.diskDirectory(host), "etc");
+    mkdirSync(etc, { recursive: true });
+    const config = {
+      node: nodeName(host),
+      runDirectory: this.lab.runDirectory(host),
+      assignments: join(etc, "assignments.json"),
+      quorum: [{ host: addressOf("q", "management"), port: quorumPort }],
+      tls,
+      shim: shimPath,
+      heartbeatPort,
+      cacheDirectory: join(this.lab.diskDirectory(host), "code-cache"),
+      ...(this.#options.traceDirectory === undefined ? {} : { traceDirectory: this.#options.traceDirectory }),
+    };
+    const guests = this.guests.map((guest) => this.#assign(host, guest));
+    writeFileSync(join(etc, "agent.json"), JSON.stringify(config, null, 2));
+    writeFileSync(join(etc, "assignments.json"), JSON.stringify({ guests }, null, 2));
+    return new Supervised({
+      lab: this.lab,
+      host,
+      logPath: this.#agentLog(host),
+      command: [process.execPath, main("agent"), "--config", join(etc, "agent.json")],
+      ...(this.#options.environment === undefined ? {} : { environment: this.#options.environment }),
+    });
+  }
+
+  #assign(host: PairHost, guest: PlacedGuest): GuestAssignment {
+    const { firstPrimary, checkpoint, failover, tracker = "auto" } = this.#options;
+    const spec = guest.specs[host];
+    return {
+      guest: guest.name,
+      mode: "FaultTolerant",
+      peerNode: nodeName(otherHost(host)),
+      firstPrimary: nodeName(firstPrimary),
+      port: firstGuestPort + guest.index,
+      links: (["replication1", "replication2"] as const).map((network) => ({
+        name: network,
+        localHost: addressOf(host, network),
+        peerHost: addressOf(otherHost(host), network),
+      })),
+      disks: spec.disks.map(({ id, path }) => ({ id, path })),
+      qemu: { binary: qemuBinary, args: listGuestArguments(spec) },
+      checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000, ...checkpoint },
+      failover: { detectionTimeoutMs: 500, ...failover },
+      tracker,
+    };
+  }
+}
+
+/** Makes the certificates and the configuration of everything; starts nothing. */
+export async function createCluster(lab: Lab, options: ClusterOptions): Promise<Cluster> {
+  const directory = join(lab.diskDirectory("q"), "pki");
+  const names = pairHosts.flatMap((host) => ["--node", nodeName(host)]);
+  const { stdout } = await run(process.execPath, [main("pki"), "--dir", directory, ...names, "--quorum", "quorum"]);
+  const made = stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as TlsFiles & { readonly name: string });
+  const find = (wanted: string): TlsFiles => {
+    const { certPath, keyPath, caPath } = present(
+      made.find(({ name }) => name === wanted),
+      `a certificate for ${wanted}`,
+    );
+    return { certPath, keyPath, caPath };
+  };
+  return new Cluster(lab, options, { a: find(nodeName("a")), b: find(nodeName("b")), q: find("quorum") });
+}
+
+const isPrimary = (report: EngineReport | null | undefined): boolean => report?.role === "primary";
+const termOf = (status: GuestStatus | undefined): number => status?.report?.term ?? -1;
+
+/** One line for a person who has to find out why it does not go on. */
+export function describeView({ name, sides }: GuestView): string {
+  const describe = (side: GuestStatus | undefined): string => {
+    if (side === undefined) {
+      return "no word";
+    }
+    const { report, supervision, trouble } = side;
+    const state =
+      report === null
+        ? supervision
+        : `${report.role} ${report.state}, term ${report.term}, epoch ${report.epoch}, ${report.syncPercent.toFixed(0)} % copied`;
+    return trouble === null ? state : `${state} (${trouble})`;
+  };
+  return `  ${name}: A ${describe(sides.a)}; B ${describe(sides.b)}`;
+}
+
+function killExactly(pid: number, startTime?: string): number {
+  assert(startTime === undefined || readStartTime(pid) === startTime, `process ${pid} is not the one that was meant`);
+  const atMs = Date.now();
+  process.kill(pid, "SIGKILL");
+  return atMs;
+}
+
+function readCommandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim().slice(0, 200);
+  } catch {
+    return "";
+  }
+}
