@@ -32,7 +32,8 @@ import { performance } from "node:perf_hooks";
 import { assert } from "../lib/assert.ts";
 import { Failure } from "../lib/failure.ts";
 import { HeldPipe, HeldPipeFailure } from "./held-pipe.ts";
-import { type QmpClient } from "./qmp-client.ts";
+import { type PrimedCommand, type QmpClient } from "./qmp-client.ts";
+import { type QmpCommands } from "./qmp-commands.ts";
 
 export type CheckpointFailureDetail =
   | { readonly code: "CheckpointBusy" }
@@ -97,6 +98,8 @@ class Attempt {
 export class Checkpointer {
   readonly #qmp: QmpClient;
   readonly #pipe: HeldPipe;
+  readonly #saveArgs: QmpCommands["xen-save-devices-state"]["args"];
+  #primed: PrimedCommand<unknown>;
   readonly #discarded = Buffer.alloc(0);
   #stateBytesMin = 0;
   /** A capture under way, or one that was given up and that QEMU has still to end. */
@@ -111,6 +114,8 @@ export class Checkpointer {
   private constructor(qmp: QmpClient, pipe: HeldPipe) {
     this.#qmp = qmp;
     this.#pipe = pipe;
+    this.#saveArgs = { filename: pipe.path, live: false };
+    this.#primed = qmp.prime("xen-save-devices-state", this.#saveArgs);
     process.on("exit", this.#onExit);
   }
 
@@ -122,6 +127,11 @@ export class Checkpointer {
   static async open(qmp: QmpClient, fifoPath: string, options: { readonly mode?: number } = {}): Promise<Checkpointer> {
     await qmp.assertCommands(["xen-save-devices-state"]);
     return new Checkpointer(qmp, await HeldPipe.create(fifoPath, options.mode ?? 0o600));
+  }
+
+  /** Whether a capture of ours is under way: the guest's stops and starts are its doing then. */
+  get isCapturing(): boolean {
+    return this.#attempt !== undefined;
   }
 
   /** See the head of this file. The state is in `state` from byte 0. */
@@ -137,8 +147,7 @@ export class Checkpointer {
     const roomBytes = this.#pipe.fill(this.#stateBytesMin / 2);
     const opened = this.#pipe.opened();
     const sentAtMs = performance.now();
-    const args = { filename: this.#pipe.path, live: false };
-    const attempt = new Attempt(opened, this.#qmp.execute("xen-save-devices-state", args, { timeoutMs: 0 }));
+    const attempt = new Attempt(opened, this.#primed.fire({ timeoutMs: 0 }));
     this.#attempt = attempt;
     try {
       return await this.#follow(attempt, { whileStopped, state, roomBytes, sentAtMs, ...options });
@@ -148,6 +157,7 @@ export class Checkpointer {
       } else {
         this.#letGoing = this.#letGo(attempt);
       }
+      this.#primed = this.#qmp.prime("xen-save-devices-state", this.#saveArgs);
     }
   }
 

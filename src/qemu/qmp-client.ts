@@ -12,6 +12,10 @@
  *   checkpoint depends on that: its own STOP and RESUME come before its answer.
  * - After `closed` has settled no listener is called.
  *
+ * Why commands are primed: QEMU reads its monitors byte by byte, one poll and one recvmsg each, which makes 0.6 ms of the
+ * 120 bytes of a command. A primed command has only its closing brace to come. Any other command that is sent meanwhile
+ * ends the primed one as one that QEMU refuses (an unknown member), and fire then sends it anew.
+ *
  * Why "oob" is enabled when offered: without it QEMU takes the next line of a batch only after it has answered the one
  * before, with two thread hops for each; with it the whole batch is queued at once. And `yank` out of band is the only
  * command that still works while QEMU's main loop hangs in a disk request.
@@ -29,6 +33,9 @@ export type QmpEvent = {
 export type QmpOutcome =
   { readonly tag: "done"; readonly value: unknown } | { readonly tag: "failed"; readonly failure: QmpFailure };
 export type QmpVersion = { readonly major: number; readonly minor: number; readonly micro: number };
+
+/** A command of which QEMU has all but the last byte: fire lets it run at once. */
+export type PrimedCommand<Returns> = { readonly fire: (options?: { readonly timeoutMs?: number }) => Promise<Returns> };
 
 /** query-named-block-nodes of a guest with a hundred disks is 200 kB; a peer that sends more is no QEMU. */
 const LINE_BYTES_MAX = 8 * 1024 * 1024;
@@ -70,6 +77,8 @@ export class QmpClient {
   #partialBytes = 0;
   #closedReason: string | undefined;
   #resolveClosed: (reason: string) => void = () => {};
+  /** The id of the command that QEMU has but for its last brace. */
+  #primedId: number | undefined;
   #greeted: ((greeting: Reply) => void) | undefined;
 
   private constructor(path: string, socket: Socket) {
@@ -127,6 +136,33 @@ export class QmpClient {
         { resolve: resolve, reject },
       ]);
     });
+  }
+
+  /** Sends all of the command but its last byte, while there is time. See the head of this file. */
+  prime<Name extends QmpCommandName>(
+    command: Name,
+    args: QmpCommands[Name]["args"],
+  ): PrimedCommand<QmpCommands[Name]["returns"]> {
+    this.#unprime();
+    const id = this.#nextId++;
+    if (this.#closedReason === undefined) {
+      this.#primedId = id;
+      this.#socket.write(`{"execute":"${command}","arguments":${JSON.stringify(args)},"id":${id}`);
+    }
+    return {
+      fire: (options = {}) => {
+        if (this.#primedId !== id || this.#closedReason !== undefined) {
+          return this.execute(command, args, options);
+        }
+        this.#primedId = undefined;
+        return new Promise((resolve, reject) => {
+          const timeoutMs = options.timeoutMs ?? COMMAND_TIMEOUT_MS;
+          const settler = { resolve: resolve, reject };
+          this.#expect(id, command, timeoutMs, settler);
+          this.#socket.write("}\n");
+        });
+      },
+    };
   }
 
   /**
@@ -229,6 +265,7 @@ export class QmpClient {
     settlers: readonly Pick<Pending, "resolve" | "reject">[],
     verb: "execute" | "exec-oob" = "execute",
   ): void {
+    this.#unprime();
     let text = "";
     requests.forEach((request, index) => {
       const settler = settlers[index];
@@ -240,12 +277,24 @@ export class QmpClient {
         return;
       }
       const id = this.#nextId++;
-      const timer = timeoutMs === 0 ? undefined : this.#startTimer(id, request.command, timeoutMs);
-      this.#pending.set(id, { command: request.command, resolve: settler.resolve, reject: settler.reject, timer });
+      this.#expect(id, request.command, timeoutMs, settler);
       text += `{"${verb}":"${request.command}","arguments":${JSON.stringify(request.args)},"id":${id}}\n`;
     });
     if (text !== "") {
       this.#socket.write(text);
+    }
+  }
+
+  #expect(id: number, command: string, timeoutMs: number, settler: Pick<Pending, "resolve" | "reject">): void {
+    const timer = timeoutMs === 0 ? undefined : this.#startTimer(id, command, timeoutMs);
+    this.#pending.set(id, { command, resolve: settler.resolve, reject: settler.reject, timer });
+  }
+
+  /** Ends the primed command as one that QEMU refuses; its answer belongs to nobody and is dropped. */
+  #unprime(): void {
+    if (this.#primedId !== undefined && this.#closedReason === undefined) {
+      this.#primedId = undefined;
+      this.#socket.write(',"cancelled":true}\n');
     }
   }
 
@@ -328,7 +377,7 @@ export class QmpClient {
   #takeAnswer(id: number, reply: Reply): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) {
-      return; // It timed out before.
+      return; // It timed out before, or was primed and ended.
     }
     this.#pending.delete(id);
     clearTimeout(pending.timer);

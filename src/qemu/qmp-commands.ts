@@ -87,6 +87,8 @@ export type MigrationInfo = {
     | "postcopy-paused"
     | "postcopy-recover";
   readonly "error-desc"?: string;
+  /** Where an incoming side listens. */
+  readonly "socket-address"?: readonly { readonly type: string; readonly path?: string }[];
 };
 export type ChardevInfo = { readonly label: string; readonly filename: string; readonly "frontend-open": boolean };
 export type ObjectProperty = { readonly name: string; readonly type: string };

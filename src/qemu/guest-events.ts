@@ -1,0 +1,79 @@
+/**
+ * What happens to the guest that is not a checkpoint of ours, as typed events.
+ *
+ * A checkpoint stops and starts the guest, and QEMU reports both on the monitor before it answers the command. So a STOP
+ * or RESUME that comes while a command of ours is under way (`isOwn` says so) is ours; any other is reported, for somebody
+ * paused the guest, or QEMU did. Why a guest stopped is told by the run state, which is for the reader to query.
+ *
+ * Where the preload shim swallows STOP and RESUME of checkpoints there is nothing to leave out, and the same holds.
+ */
+import { type QmpClient, type QmpEvent } from "./qmp-client.ts";
+
+export type GuestEvent =
+  /** Somebody else, or QEMU itself, stopped the guest. */
+  | { readonly tag: "stopped" }
+  | { readonly tag: "resumed" }
+  /** `byGuest`: a shutdown from inside, else a quit, a signal or the like. `reason` in QEMU's words. */
+  | { readonly tag: "shutDown"; readonly byGuest: boolean; readonly reason: string }
+  | { readonly tag: "reset"; readonly byGuest: boolean; readonly reason: string }
+  /** `stopped`: QEMU stopped the guest because of it (werror=stop); else the guest saw the error, or it was ignored. */
+  | {
+      readonly tag: "diskFailed";
+      readonly device: string;
+      readonly node: string | undefined;
+      readonly operation: "read" | "write";
+      readonly noSpace: boolean;
+      readonly stopped: boolean;
+      readonly reason: string;
+    }
+  | { readonly tag: "panicked"; readonly action: string }
+  | { readonly tag: "watchdogFired"; readonly action: string }
+  /** A device was unplugged or memory resized: the machine's shape is to be read again. */
+  | { readonly tag: "shapeChanged"; readonly what: string };
+
+/** Calls the listener with each event; returns how to end that. `isOwn`: a checkpoint is under way right now. */
+export function watchGuest(qmp: QmpClient, isOwn: () => boolean, listener: (event: GuestEvent) => void): () => void {
+  return qmp.onEvent((event) => {
+    const guestEvent = parseGuestEvent(event, isOwn());
+    if (guestEvent !== undefined) {
+      listener(guestEvent);
+    }
+  });
+}
+
+/** One parser for each event that says something of the guest; the rest of QEMU's events are about jobs and the like. */
+const PARSERS: Readonly<Record<string, (data: QmpEvent["data"]) => GuestEvent>> = {
+  STOP: () => ({ tag: "stopped" }),
+  RESUME: () => ({ tag: "resumed" }),
+  SHUTDOWN: (data) => ({ tag: "shutDown", byGuest: data["guest"] === true, reason: textOf(data["reason"]) }),
+  RESET: (data) => ({ tag: "reset", byGuest: data["guest"] === true, reason: textOf(data["reason"]) }),
+  BLOCK_IO_ERROR: parseDiskFailed,
+  GUEST_PANICKED: (data) => ({ tag: "panicked", action: textOf(data["action"]) }),
+  WATCHDOG: (data) => ({ tag: "watchdogFired", action: textOf(data["action"]) }),
+  DEVICE_DELETED: () => ({ tag: "shapeChanged", what: "DEVICE_DELETED" }),
+  MEMORY_DEVICE_SIZE_CHANGE: () => ({ tag: "shapeChanged", what: "MEMORY_DEVICE_SIZE_CHANGE" }),
+};
+
+export function parseGuestEvent({ event, data }: QmpEvent, isOwn: boolean): GuestEvent | undefined {
+  if (isOwn && (event === "STOP" || event === "RESUME")) {
+    return undefined;
+  }
+  return PARSERS[event]?.(data);
+}
+
+function parseDiskFailed(data: QmpEvent["data"]): GuestEvent {
+  const node = data["node-name"];
+  return {
+    tag: "diskFailed",
+    device: textOf(data["device"]),
+    node: typeof node === "string" ? node : undefined,
+    operation: data["operation"] === "read" ? "read" : "write",
+    noSpace: data["nospace"] === true,
+    stopped: data["action"] === "stop",
+    reason: textOf(data["reason"]),
+  };
+}
+
+function textOf(value: unknown): string {
+  return typeof value === "string" ? value : "";
+}

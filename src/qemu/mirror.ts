@@ -1,0 +1,232 @@
+/**
+ * Every write of the guest to one disk goes to an NBD server of ours as well, before the guest is told that it is done.
+ *
+ * QEMU side: a node `twinrun-target-N` (NBD client), a job `twinrun-mirror-N` (blockdev-mirror sync=none
+ * copy-mode=write-blocking) and its filter `twinrun-filter-N` above the disk. N is the disk's place in the list of disks,
+ * because node names have room for 31 characters only.
+ *
+ * Contract:
+ * - When start has resolved, every write the guest makes from then on, and each it made since start was called, is at the
+ *   target when the guest is told that it is done; so when QEMU has stopped, none is under way.
+ * - What the disk held before is not copied: that is the engine's, which can compare and skip.
+ * - A target that fails (an error, a closed connection) ends the job, never a guest's write: `ended` tells.
+ * - A target that answers nothing blocks the guest's writes and, with them, QEMU's next stop and its main loop. Whoever
+ *   serves the target closes the connection before it calls stop; a process that hangs has to be killed. `cut` breaks the
+ *   connection from QEMU's end, out of band; that does not help when the socket's buffer is full, because QEMU then waits
+ *   to write and does not see the hang-up of a unix socket (7.2 and 10.0).
+ *
+ * Why copy-mode alone is not trusted before READY: until then QEMU copies what was written while the job was set up in
+ * the background, in any order with the guest's.
+ */
+import { Failure } from "../lib/failure.ts";
+import { type QmpClient } from "./qmp-client.ts";
+import { QmpFailure } from "./qmp-failure.ts";
+
+export type MirrorOptions = {
+  /** The disk's node name, or the device name of a -drive. */
+  readonly device: string;
+  /** Its place in the list of disks. */
+  readonly index: number;
+  /** The unix socket of the NBD server. */
+  readonly socketPath: string;
+  readonly exportName?: string;
+};
+export type MirrorEnd = { readonly tag: "stopped" } | { readonly tag: "failed"; readonly reason: string };
+export type MirrorFailureDetail =
+  | { readonly code: "MirrorNotStarted"; readonly device: string; readonly reason: string }
+  | { readonly code: "MirrorNotStopped"; readonly device: string; readonly reason: string };
+export class MirrorFailure extends Failure<MirrorFailureDetail> {}
+
+const JOB_PREFIX = "twinrun-mirror-";
+const TARGET_PREFIX = "twinrun-target-";
+const FILTER_PREFIX = "twinrun-filter-";
+const START_TIMEOUT_MS = 5_000;
+/** After that time a cancelled job that still waits for its target is cut off from it. */
+const CANCEL_PATIENCE_MS = 300;
+const STOP_TIMEOUT_MS = 5_000;
+
+export class DiskMirror {
+  readonly index: number;
+  readonly device: string;
+  /** How the job ended; never rejects. */
+  readonly ended: Promise<MirrorEnd>;
+  readonly #qmp: QmpClient;
+  #isStopping = false;
+
+  private constructor(qmp: QmpClient, options: MirrorOptions, ended: Promise<MirrorEnd>) {
+    this.#qmp = qmp;
+    this.index = options.index;
+    this.device = options.device;
+    this.ended = ended.then((end) => (this.#isStopping ? { tag: "stopped" } : end));
+  }
+
+  /** Starts mirroring; remains of an earlier mirror of the same disk are removed first. */
+  static async start(qmp: QmpClient, options: MirrorOptions): Promise<DiskMirror> {
+    const names = namesOf(options.index);
+    await removeMirror(qmp, options.index);
+    const events = watchJob(qmp, names.job);
+    try {
+      await qmp.execute("blockdev-add", {
+        "node-name": names.target,
+        driver: "nbd",
+        server: { type: "unix", path: options.socketPath },
+        ...(options.exportName === undefined ? {} : { export: options.exportName }),
+      });
+      await qmp.execute("blockdev-mirror", {
+        "job-id": names.job,
+        device: options.device,
+        target: names.target,
+        sync: "none",
+        "copy-mode": "write-blocking",
+        "filter-node-name": names.filter,
+        "on-target-error": "report",
+        "on-source-error": "report",
+      });
+      await withinMs(events.ready, START_TIMEOUT_MS, "blockdev-mirror");
+      return new DiskMirror(qmp, options, events.ended);
+    } catch (error) {
+      events.cancel();
+      await removeMirror(qmp, options.index).catch(() => undefined);
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new MirrorFailure(
+        { code: "MirrorNotStarted", device: options.device, reason },
+        `disk ${options.device} is not mirrored to ${options.socketPath}: ${reason}`,
+        { cause: error },
+      );
+    }
+  }
+
+  /** Ends the mirror and removes its nodes. `cut` breaks the connection first and waits for nothing of the target. */
+  async stop(options: { readonly cut?: boolean } = {}): Promise<void> {
+    this.#isStopping = true;
+    if (options.cut === true) {
+      await cutTarget(this.#qmp, this.index);
+    }
+    await removeMirror(this.#qmp, this.index);
+  }
+}
+
+/** Removes whatever mirrors an earlier process of ours left in this QEMU; returns how many there were. */
+export async function removeLeftoverMirrors(qmp: QmpClient): Promise<number> {
+  const indexes = new Set<number>();
+  for (const job of await qmp.execute("query-block-jobs", {})) {
+    addIndex(indexes, job.device, JOB_PREFIX);
+  }
+  for (const node of await qmp.execute("query-named-block-nodes", { flat: true })) {
+    addIndex(indexes, node["node-name"] ?? "", TARGET_PREFIX);
+  }
+  for (const index of indexes) {
+    await removeMirror(qmp, index);
+  }
+  return indexes.size;
+}
+
+function addIndex(indexes: Set<number>, name: string, prefix: string): void {
+  if (name.startsWith(prefix)) {
+    indexes.add(Number(name.slice(prefix.length)));
+  }
+}
+
+function namesOf(index: number): { readonly job: string; readonly target: string; readonly filter: string } {
+  return { job: `${JOB_PREFIX}${index}`, target: `${TARGET_PREFIX}${index}`, filter: `${FILTER_PREFIX}${index}` };
+}
+
+/** Job first, then its node. A job that waits for a target which does not answer is cut off from it after a while. */
+async function removeMirror(qmp: QmpClient, index: number): Promise<void> {
+  const names = namesOf(index);
+  const events = watchJob(qmp, names.job);
+  try {
+    if (await hasJob(qmp, names.job)) {
+      // The command drains the disk, so a target that hangs hangs QEMU's main loop too: cutting goes out of band.
+      const cancelled = qmp.execute("block-job-cancel", { device: names.job, force: true }).catch(ignoreMissing);
+      const gone = Promise.all([cancelled, events.ended]);
+      gone.catch(() => undefined);
+      await withinMs(gone, CANCEL_PATIENCE_MS, "block-job-cancel").catch(async () => {
+        await cutTarget(qmp, index);
+        await withinMs(gone, STOP_TIMEOUT_MS, "block-job-cancel");
+      });
+    }
+    if (await hasNode(qmp, names.target)) {
+      await qmp.execute("blockdev-del", { "node-name": names.target });
+    }
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new MirrorFailure(
+      { code: "MirrorNotStopped", device: names.job, reason },
+      `the mirror ${names.job} does not end: ${reason}; the guest's writes may hang until QEMU is restarted`,
+      { cause: error },
+    );
+  } finally {
+    events.cancel();
+  }
+}
+
+async function cutTarget(qmp: QmpClient, index: number): Promise<void> {
+  await qmp
+    .yank([{ type: "block-node", "node-name": namesOf(index).target }], { timeoutMs: STOP_TIMEOUT_MS })
+    .catch(ignoreMissing);
+}
+
+async function hasJob(qmp: QmpClient, job: string): Promise<boolean> {
+  return (await qmp.execute("query-block-jobs", {})).some(({ device }) => device === job);
+}
+
+async function hasNode(qmp: QmpClient, node: string): Promise<boolean> {
+  const nodes = await qmp.execute("query-named-block-nodes", { flat: true });
+  return nodes.some((each) => each["node-name"] === node);
+}
+
+/** Between looking and acting the job or node may have gone by itself: then there is nothing left to do. */
+function ignoreMissing(error: unknown): void {
+  if (!(error instanceof QmpFailure) || error.detail.code !== "QmpRejected") {
+    throw error;
+  }
+}
+
+type JobWatch = { readonly ready: Promise<void>; readonly ended: Promise<MirrorEnd>; readonly cancel: () => void };
+
+function watchJob(qmp: QmpClient, job: string): JobWatch {
+  let cancel = (): void => undefined;
+  let reportReady = (): void => undefined;
+  let refuseReady: (reason: Error) => void = () => undefined;
+  const ready = new Promise<void>((resolve, reject) => {
+    reportReady = resolve;
+    refuseReady = reject;
+  });
+  ready.catch(() => undefined); // Only start waits for it.
+  let problem = "the target closed or failed";
+  const ended = new Promise<MirrorEnd>((resolve) => {
+    const settle = (reason: string): void => {
+      cancel();
+      refuseReady(new Error(reason));
+      resolve({ tag: "failed", reason });
+    };
+    cancel = qmp.onEvent(({ event, data }) => {
+      if (event === "BLOCK_JOB_COMPLETED" && data["device"] === job && typeof data["error"] === "string") {
+        problem = data["error"];
+      } else if (event === "BLOCK_JOB_READY" && data["device"] === job) {
+        reportReady();
+      } else if (event === "JOB_STATUS_CHANGE" && data["id"] === job && data["status"] === "null") {
+        settle(problem);
+      }
+    });
+    void qmp.closed.then((reason) => {
+      settle(`the monitor closed: ${reason}`);
+    });
+  });
+  return { ready, ended, cancel };
+}
+
+async function withinMs<T>(promise: Promise<T>, timeoutMs: number, command: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => {
+      reject(QmpFailure.timedOut(command, timeoutMs));
+    }, timeoutMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
