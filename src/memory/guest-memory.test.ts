@@ -151,6 +151,58 @@ describe("choice of the method", () => {
   });
 });
 
+describe("untouched memory", () => {
+  function touchedPages(): number[] {
+    memory.listPopulated(runs);
+    return Array.from({ length: runs.length }, (_, run) => [runs.start(run), runs.count(run)]).flat();
+  }
+
+  test("only touched pages are listed, and listing does not touch any", async () => {
+    open("userfaultfd");
+    expect(touchedPages()).toEqual([]);
+    await guest.ask(
+      {
+        tag: "write",
+        writes: [
+          [0, 5, 1],
+          [0, 6, 2],
+          [1, 9, 0],
+          [2, 0, 1],
+        ],
+      },
+      "done",
+    );
+    expect(touchedPages()).toEqual([5, 2, 2048 + 9, 1, 3072, 1]);
+    memory.startTracking(); // Protecting untouched pages must not make them count.
+    memory.scan(runs);
+    expect(touchedPages()).toEqual([5, 2, 2048 + 9, 1, 3072, 1]);
+  });
+
+  test("zeros: long runs give memory back, short ones and private blocks are written", async () => {
+    open("auto");
+    runs.clear();
+    runs.add(0, 3000);
+    memory.write(runs, Buffer.alloc(3000 * PAGE_BYTES, 0xaa));
+    runs.clear();
+    runs.add(10, 2);
+    runs.add(100, 2000);
+    memory.applyZeros(runs);
+    const all = readAll();
+    const isFilled = (page: number, value: number): boolean =>
+      all.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES).every((byte) => byte === value);
+    expect([9, 12, 99, 2100, 2999].every((page) => isFilled(page, 0xaa))).toBe(true);
+    expect([10, 11, 100, 2047, 2048, 2099].every((page) => isFilled(page, 0))).toBe(true);
+    // readAll() has touched the holes again, so they are made once more to be counted.
+    memory.applyZeros(runs);
+    expect(touchedPages()).toEqual([0, 100, 2048, 1088]); // The private blocks keep theirs.
+    runs.clear();
+    runs.add(PAGES, 1);
+    expect(() => {
+      memory.applyZeros(runs);
+    }).toThrow(/outside of the guest/);
+  });
+});
+
 describe("copying", () => {
   test("writes reach the guest, across blocks and for more ranges than one call takes", () => {
     open("auto");

@@ -5,10 +5,13 @@
  * is stopped; while it runs they are good for the first copy, which a later stopped scan completes.
  */
 import { Failure } from "../lib/failure.ts";
+import { type Backing, closeBacking, openBacking } from "./backing-file.ts";
 import { ComparisonTracker } from "./comparison-tracker.ts";
 import { PageCopy } from "./page-copy.ts";
-import { type PageRuns } from "./page-runs.ts";
-import { planLayout, type PlacedBlock, type RamBlock } from "./ram-blocks.ts";
+import { PageRuns } from "./page-runs.ts";
+import { listPopulated } from "./populated-pages.ts";
+import { PAGE_BYTES, planLayout, type PlacedBlock, type RamBlock } from "./ram-blocks.ts";
+import { applyHole } from "./sparse-file.ts";
 import { hasSoftDirty, SoftDirtyTracker } from "./soft-dirty-tracker.ts";
 import { type GuestActivity, type Tracker, type TrackingMethod } from "./tracker.ts";
 import { UserfaultTracker } from "./userfault-tracker.ts";
@@ -26,6 +29,11 @@ export type GuestMemoryOptions = {
   readonly method: "auto" | TrackingMethod;
 };
 
+/** From this length on a hole is made instead of writing zeros. */
+const HOLE_PAGES_MIN = 16;
+const ZERO_PAGES = 64;
+const ZEROS = Buffer.alloc(ZERO_PAGES * PAGE_BYTES);
+
 const METHODS: readonly TrackingMethod[] = ["userfaultfd", "softDirty", "comparison"];
 
 export class GuestMemory {
@@ -35,7 +43,10 @@ export class GuestMemory {
   readonly passedOver: readonly string[];
   readonly #copy: PageCopy;
   readonly #options: GuestMemoryOptions;
+  readonly #zeroRun = new PageRuns(1);
   #tracker: Tracker | undefined;
+  /** Opened when first needed. */
+  #backings: Backing[] | undefined;
 
   private constructor(options: GuestMemoryOptions) {
     this.#options = options;
@@ -50,7 +61,7 @@ export class GuestMemory {
     return new GuestMemory(options);
   }
 
-  /** The method in use; the one asked for or the best guess before tracking has begun. */
+  /** The method in use; undefined before tracking has begun. */
   get method(): TrackingMethod | undefined {
     return this.#tracker?.method;
   }
@@ -97,9 +108,70 @@ export class GuestMemory {
     this.#copy.write(runs, source, offset);
   }
 
+  /** Replaces `runs` by the pages that may hold something else than zeros: all a first copy has to read. */
+  listPopulated(runs: PageRuns): void {
+    runs.clear();
+    for (const [index, block] of this.blocks.entries()) {
+      listPopulated(this.#options.pid, block, this.#backing(index), runs);
+    }
+  }
+
+  /**
+   * Makes the pages of `runs` zero. Long runs of a shared block become holes, so a standby uses no more memory than its primary;
+   * short ones are written, which is cheaper.
+   */
+  applyZeros(runs: PageRuns): void {
+    for (let run = 0; run < runs.length; run++) {
+      let page = runs.start(run);
+      const end = page + runs.count(run);
+      while (page < end) {
+        const index = this.blocks.findIndex((block) => page < block.firstPage + block.pageCount);
+        const block = this.blocks[index];
+        if (block === undefined) {
+          throw new RangeError(`page ${page} is outside of the guest`);
+        }
+        const count = Math.min(end, block.firstPage + block.pageCount) - page;
+        if (count < HOLE_PAGES_MIN || !this.#punch(index, page, count)) {
+          this.#writeZeros(page, count);
+        }
+        page += count;
+      }
+    }
+  }
+
   close(): void {
     this.#tracker?.close();
     this.#tracker = undefined;
+    this.#backings?.forEach(closeBacking);
+    this.#backings = undefined;
+  }
+
+  #backing(index: number): Backing {
+    this.#backings ??= this.blocks.map((block) => openBacking(this.#options.pid, block));
+    return this.#backings[index] ?? { tag: "unknown" };
+  }
+
+  #punch(index: number, page: number, count: number): boolean {
+    const backing = this.#backing(index);
+    const block = this.blocks[index];
+    if (backing.tag !== "shared" || block === undefined) {
+      return false;
+    }
+    try {
+      const within = (page - block.firstPage) * PAGE_BYTES;
+      applyHole(backing.file.fd, backing.file.offset + within, count * PAGE_BYTES);
+      return true;
+    } catch {
+      return false; // Huge pages are only given back whole; then zeros are written.
+    }
+  }
+
+  #writeZeros(page: number, count: number): void {
+    for (let at = page; at < page + count; at += ZERO_PAGES) {
+      this.#zeroRun.clear();
+      this.#zeroRun.add(at, Math.min(ZERO_PAGES, page + count - at));
+      this.#copy.write(this.#zeroRun, ZEROS);
+    }
   }
 
   #openTracker(method: TrackingMethod, reasons: string[]): Tracker | undefined {
