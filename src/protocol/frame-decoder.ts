@@ -20,6 +20,7 @@ import {
   FrameFailure,
   type FrameTag,
   HEADER_BYTES,
+  isEpochAllowed,
   MAGIC,
   PAGES_PER_FRAME_MAX,
   PAYLOAD_LIMITS,
@@ -133,8 +134,6 @@ const TAG_OF = new Map<number, FrameTag>(
   (Object.keys(FRAME_TYPES) as FrameTag[]).map((tag) => [FRAME_TYPES[tag], tag]),
 );
 const MAY_BE_COMPRESSED: ReadonlySet<FrameTag> = new Set<FrameTag>(["pages", "deviceState"]);
-const IN_ANY_EPOCH: ReadonlySet<FrameTag> = new Set<FrameTag>(["pages", "zeroPages", "diskWrite", "diskZero"]);
-const IN_NUMBERED_EPOCH: ReadonlySet<FrameTag> = new Set<FrameTag>(["deviceState", "epochEnd"]);
 
 function decodeHeader(view: DataView, at: number): Header {
   const magic = view.getUint16(at, true);
@@ -160,14 +159,10 @@ function decodeHeader(view: DataView, at: number): Header {
   if (flags !== 0 && !(header.compressed && MAY_BE_COMPRESSED.has(tag))) {
     throw bad(tag, `flags ${flags}`);
   }
-  if (!isEpochAllowed(header)) {
+  if (!isEpochAllowed(tag, epoch)) {
     throw bad(tag, `epoch ${epoch}`);
   }
   return header;
-}
-
-function isEpochAllowed({ tag, epoch }: Header): boolean {
-  return IN_ANY_EPOCH.has(tag) || epoch > 0 === IN_NUMBERED_EPOCH.has(tag);
 }
 
 function checkLength({ tag, length }: Header): void {

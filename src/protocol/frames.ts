@@ -82,6 +82,13 @@ export const PAYLOAD_LIMITS: Readonly<Record<FrameTag, { readonly minBytes: numb
   bulkEnd: { minBytes: 0, maxBytes: 0 },
 };
 
+const IN_ANY_EPOCH: ReadonlySet<FrameTag> = new Set<FrameTag>(["pages", "zeroPages", "diskWrite", "diskZero"]);
+const IN_NUMBERED_EPOCH: ReadonlySet<FrameTag> = new Set<FrameTag>(["deviceState", "epochEnd"]);
+
+export function isEpochAllowed(tag: FrameTag, epoch: number): boolean {
+  return IN_ANY_EPOCH.has(tag) || epoch > 0 === IN_NUMBERED_EPOCH.has(tag);
+}
+
 /** Runs of pages: `counts[i]` pages from `starts[i]`. Both have the same length. */
 export type RunTable = { readonly starts: Uint32Array; readonly counts: Uint32Array };
 
@@ -188,6 +195,7 @@ export function encodeZeroPages(epoch: number, runs: RunTable): FrameParts {
 }
 
 export function encodeDiskWrite(epoch: number, disk: number, offset: number, data: Uint8Array): FrameParts {
+  assert(Number.isSafeInteger(offset + 16 + data.byteLength), `a disk write at ${offset}`);
   const head = encodeHead({ tag: "diskWrite", epoch, bodyBytes: 16, data });
   const view = viewOf(head);
   writeDisk(view, disk);
@@ -196,7 +204,7 @@ export function encodeDiskWrite(epoch: number, disk: number, offset: number, dat
 }
 
 export function encodeDiskZero(epoch: number, disk: number, offset: number, bytes: number): FrameParts {
-  assert(bytes > 0, "a run of zeros has a length");
+  assert(bytes > 0 && Number.isSafeInteger(offset + bytes), `${bytes} bytes of zeros at ${offset}`);
   const head = encodeHead({ tag: "diskZero", epoch, bodyBytes: 24 });
   const view = viewOf(head);
   writeDisk(view, disk);
@@ -232,9 +240,11 @@ export function encodeDiskHashes(disk: number, firstGranule: number, hashes: Uin
   assert(hashes.byteLength % DISK_HASH_BYTES === 0, "whole hashes");
   const head = encodeHead({ tag: "diskHashes", epoch: 0, bodyBytes: 12, data: hashes });
   const view = viewOf(head);
+  const count = hashes.byteLength / DISK_HASH_BYTES;
+  assert(firstGranule + count <= 2 ** 32, `${count} hashes from granule ${firstGranule}`);
   writeDisk(view, disk);
   writeUint32(view, HEADER_BYTES + 4, firstGranule);
-  writeUint32(view, HEADER_BYTES + 8, hashes.byteLength / DISK_HASH_BYTES);
+  writeUint32(view, HEADER_BYTES + 8, count);
   return [head, hashes];
 }
 
@@ -273,6 +283,7 @@ function encodeHead({ tag, epoch, bodyBytes, data, compressed = false }: Head): 
   const { minBytes, maxBytes } = PAYLOAD_LIMITS[tag];
   assert(length >= minBytes && length <= maxBytes, `a ${tag} frame of ${length} bytes`);
   assert(Number.isInteger(epoch) && epoch >= 0 && epoch <= EPOCH_MAX, `epoch ${epoch}`);
+  assert(isEpochAllowed(tag, epoch), `a ${tag} frame of epoch ${epoch}`);
   const head = new Uint8Array(HEADER_BYTES + bodyBytes);
   const view = viewOf(head);
   view.setUint16(0, MAGIC, true);
@@ -295,7 +306,9 @@ function writeRuns(head: Uint8Array, tableAt: number, { starts, counts }: RunTab
   table.set(starts);
   table.set(counts, runCount);
   let pages = 0;
-  for (const count of counts) {
+  for (let run = 0; run < runCount; run += 1) {
+    const count = counts[run] ?? 0;
+    assert(count > 0 && (starts[run] ?? 0) + count <= 2 ** 32, "a run has pages, and none past the last number");
     pages += count;
   }
   return pages;

@@ -20,15 +20,17 @@ export class MessageFailure extends Failure<MessageFailureDetail> {}
 
 const CHARACTERS_MAX = 256;
 const MEMBERS_MAX = 64;
+const ENCODER = new TextEncoder();
+const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 export function encodeMessageText(message: Message): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify(clipSentences(message)));
+  return ENCODER.encode(JSON.stringify(clipSentences(message)));
 }
 
 export function parseMessageText(bytes: Uint8Array): Message {
   let value: unknown;
   try {
-    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    value = JSON.parse(DECODER.decode(bytes));
   } catch (error) {
     throw bad("message", "is no JSON", error);
   }
@@ -36,7 +38,7 @@ export function parseMessageText(bytes: Uint8Array): Message {
 }
 
 /** The message in `value`, which JSON.parse made. */
-export function parseMessage(value: unknown): Message {
+function parseMessage(value: unknown): Message {
   return aMessage(value, "message");
 }
 
