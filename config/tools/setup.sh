@@ -88,6 +88,7 @@ has_requirement() {
   return 1
 }
 
+# Names of packages, one a line; they have no spaces, so the callers let the shell split them.
 list_missing_packages() {
   local requirement
   for requirement in "${requirements[@]}"; do
@@ -112,22 +113,23 @@ install_packages() {
   fi
 }
 
+# shellcheck disable=SC2086
 setup_packages() {
   local missing
-  mapfile -t missing < <(list_missing_packages)
-  if ((${#missing[@]} == 0)); then
+  missing=$(list_missing_packages)
+  if [ "$missing" = "" ]; then
     return
   fi
   if ! command -v apt-get >/dev/null; then
-    fail "this machine has no apt-get. Install what these Debian packages hold, then run make again: ${missing[*]}"
+    fail "no apt-get here. Install what these Debian packages hold, then run make again:" $missing
   fi
   if [ "$(id -u)" != 0 ]; then
-    fail "missing, and only root can install it. As root: apt-get install ${missing[*]}"
+    fail "missing, and only root can install it. As root: apt-get install" $missing
   fi
-  say "installing Debian packages: ${missing[*]}"
-  install_packages "${missing[@]}"
-  mapfile -t missing < <(list_missing_packages)
-  ((${#missing[@]} == 0)) || fail "still missing after apt-get install: ${missing[*]}"
+  say "installing Debian packages:" $missing
+  install_packages $missing
+  missing=$(list_missing_packages)
+  [ "$missing" = "" ] || fail "still missing after apt-get install:" $missing
 }
 
 hash_modules() {
