@@ -94,6 +94,10 @@ test.each<[string, Uint8Array]>([
   expect(findField(() => parseMessageText(bytes))).toBe("message");
 });
 
+test("what a message lacks is called missing", () => {
+  expect(() => parse({ tag: "guestDied" })).toThrow(/message[.]epoch is missing/);
+});
+
 test("a field that would change the prototype is an unknown field", () => {
   const text = '{"tag":"guestShutDown","__proto__":{"epoch":1}}';
   expect(findField(() => parseMessageText(Buffer.from(text)))).toBe("message.__proto__");
