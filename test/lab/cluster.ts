@@ -58,6 +58,13 @@ export type GuestView = {
   readonly isProtected: boolean;
 };
 
+export type Takeover = {
+  readonly detectionMs: number;
+  /** From the fault to the running guest, detection included. */
+  readonly totalMs: number;
+  readonly epoch: number;
+};
+
 export const nodeName = (host: PairHost): string => `host-${host}`;
 
 export class Cluster {
@@ -145,14 +152,17 @@ export class Cluster {
   }
 
   /**
-   * When `host` had taken `guest` over after `sinceMs`: its engine's first step into a primary's state. Undefined when it has
-   * not, or the log is not there yet.
+   * How `host` took `guest` over after `sinceMs`: when it asked the quorum (so long it took to notice), and when the guest ran
+   * there. Undefined while it has not.
    */
-  findTakeover(host: PairHost, guest: string, sinceMs: number): LoggedTransition | undefined {
+  findTakeover(host: PairHost, guest: string, sinceMs: number): Takeover | undefined {
     this.transitions[host].read();
-    return this.transitions[host].all.find(
-      (step) => step.guest === guest && step.atMs >= sinceMs && step.role === "primary" && step.to !== "awaitingGuest",
-    );
+    const steps = this.transitions[host].all.filter((step) => step.guest === guest && step.atMs >= sinceMs);
+    const running = steps.find(({ from, to }) => from === "activating" && to === "alone");
+    const asking = steps.find(({ to }) => to === "asking");
+    return running === undefined
+      ? undefined
+      : { detectionMs: (asking ?? running).atMs - sinceMs, totalMs: running.atMs - sinceMs, epoch: running.epoch };
   }
 
   /** Processes on a host that belong to nobody: neither the agent, nor an engine it knows, nor a QEMU it knows. */

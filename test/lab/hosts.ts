@@ -299,19 +299,31 @@ export async function createLab({ diskBase = "/tmp", say }: LabOptions = {}): Pr
 export async function withLab<T>(options: LabOptions, body: (lab: Lab, signal: AbortSignal) => Promise<T>): Promise<T> {
   const lab = await createLab(options);
   const abort = new AbortController();
-  const signals = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
-  const stop = (name: NodeJS.Signals): void => {
-    abort.abort(new Error(`stopped by ${name}`));
-    void lab.destroy().finally(() => process.exit(signals[name as keyof typeof signals]));
+  const end = (status: number, why: string): void => {
+    abort.abort(new Error(why));
+    void lab.destroy().finally(() => process.exit(status));
   };
-  for (const name of Object.keys(signals)) {
+  const stops = new Map<string, (cause: unknown) => void>(
+    Object.entries({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }).map(([name, status]) => [
+      name,
+      (): void => {
+        end(status, `stopped by ${name}`);
+      },
+    ]),
+  );
+  // A bug in what runs here must not leave a lab behind either.
+  stops.set("uncaughtException", (cause) => {
+    process.stderr.write(`${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}\n`);
+    end(1, "a bug");
+  });
+  for (const [name, stop] of stops) {
     process.on(name, stop);
   }
   try {
     return await body(lab, abort.signal);
   } finally {
     await lab.destroy();
-    for (const name of Object.keys(signals)) {
+    for (const [name, stop] of stops) {
       process.off(name, stop);
     }
   }

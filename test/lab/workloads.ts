@@ -12,7 +12,10 @@ import { type Lab } from "./hosts.ts";
 
 export type Measured = { readonly perSecond: number; readonly latency: LatencyFigures };
 
-type Base = Partial<ConversationOptions>;
+type Base = Partial<ConversationOptions> & {
+  /** The first of the guest's numbered services that this load takes. */
+  readonly firstConnection?: number;
+};
 
 /** Request-reply with a synced write. */
 export async function measureSynced(lab: Lab, host: string, durationMs: number, base: Base = {}): Promise<Measured> {
