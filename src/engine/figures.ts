@@ -2,6 +2,7 @@
  * What an engine measures about its checkpoints, kept in fixed windows so that measuring costs nothing that grows.
  */
 import { SampleWindow } from "../telemetry/sample-window.ts";
+import { type RecordSample } from "./sample-log.ts";
 import { type CheckpointFigures, type CheckpointPhase, type DurationFigures } from "../protocol/assignment.ts";
 
 const PHASES: readonly CheckpointPhase[] = [
@@ -26,12 +27,19 @@ export class Figures {
   /** Added latency of the last second or so, for the contract. */
   readonly recentAddedLatency = new SampleWindow(128);
   readonly #recent: number[] = [];
+  readonly #record: RecordSample | undefined;
   #count = 0;
   #dirtyPagesCount = 0;
   sentBytes = 0;
   diskBytes = 0;
 
+  /** `record` gets every sample as well. */
+  constructor(record?: RecordSample) {
+    this.#record = record;
+  }
+
   addPhase(phase: CheckpointPhase, ms: number): void {
+    this.#record?.(phase, ms);
     this.#phases.get(phase)?.add(ms);
   }
 
@@ -39,11 +47,13 @@ export class Figures {
     this.#count += 1;
     this.#dirtyPagesCount += pageCount;
     this.#dirtyPages.add(pageCount);
+    this.#record?.("dirtyPages", pageCount);
     this.#recent.push(nowMs);
     this.#forget(nowMs);
   }
 
   addLatency(ms: number): void {
+    this.#record?.("addedLatency", ms);
     this.#addedLatency.add(ms);
     this.recentAddedLatency.add(ms);
   }
