@@ -32,6 +32,7 @@ import { performance } from "node:perf_hooks";
 import { assert } from "../lib/assert.ts";
 import { Failure } from "../lib/failure.ts";
 import { HeldPipe, HeldPipeFailure } from "./held-pipe.ts";
+import { countOwnStop } from "./own-stops.ts";
 import { type PrimedCommand, type QmpClient } from "./qmp-client.ts";
 import { type QmpCommands } from "./qmp-commands.ts";
 
@@ -149,6 +150,7 @@ export class Checkpointer {
     const sentAtMs = performance.now();
     const attempt = new Attempt(opened, this.#primed.fire({ timeoutMs: 0 }));
     this.#attempt = attempt;
+    countOwnStop(this.#qmp, attempt.answered);
     try {
       return await this.#follow(attempt, { whileStopped, state, roomBytes, sentAtMs, ...options });
     } finally {

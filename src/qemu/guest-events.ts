@@ -1,12 +1,11 @@
 /**
  * What happens to the guest that is not a checkpoint of ours, as typed events.
  *
- * A checkpoint stops and starts the guest, and QEMU reports both on the monitor before it answers the command. So a STOP
- * or RESUME that comes while a command of ours is under way (`isOwn` says so) is ours; any other is reported, for somebody
- * paused the guest, or QEMU did. Why a guest stopped is told by the run state, which is for the reader to query.
- *
- * Where the preload shim swallows STOP and RESUME of checkpoints there is nothing to leave out, and the same holds.
+ * STOP and RESUME of our own (own-stops.ts) are left out; any other is reported, for somebody paused the guest, or QEMU
+ * did. Why it stopped is told by the run state, which is for the reader to query. Where the preload shim swallows STOP and
+ * RESUME of checkpoints there is nothing to leave out, and the same holds.
  */
+import { hasOwnStop } from "./own-stops.ts";
 import { type QmpClient, type QmpEvent } from "./qmp-client.ts";
 
 export type GuestEvent =
@@ -31,10 +30,10 @@ export type GuestEvent =
   /** A device was unplugged or memory resized: the machine's shape is to be read again. */
   | { readonly tag: "shapeChanged"; readonly what: string };
 
-/** Calls the listener with each event; returns how to end that. `isOwn`: a checkpoint is under way right now. */
-export function watchGuest(qmp: QmpClient, isOwn: () => boolean, listener: (event: GuestEvent) => void): () => void {
+/** Calls the listener with each event; returns how to end that. */
+export function watchGuest(qmp: QmpClient, listener: (event: GuestEvent) => void): () => void {
   return qmp.onEvent((event) => {
-    const guestEvent = parseGuestEvent(event, isOwn());
+    const guestEvent = parseGuestEvent(event, hasOwnStop(qmp));
     if (guestEvent !== undefined) {
       listener(guestEvent);
     }

@@ -9,17 +9,28 @@
  * - When start has resolved, every write the guest makes from then on, and each it made since start was called, is at the
  *   target when the guest is told that it is done; so when QEMU has stopped, none is under way.
  * - What the disk held before is not copied: that is the engine's, which can compare and skip.
- * - A target that fails (an error, a closed connection) ends the job, never a guest's write: `ended` tells.
+ * - A target that fails (an error, a closed connection) never fails a guest's write. The job is paused then, each further
+ *   write reaches the disk only, and `ended` tells; stop must be called all the same.
  * - A target that answers nothing blocks the guest's writes and, with them, QEMU's next stop and its main loop. Whoever
  *   serves the target closes the connection before it calls stop; a process that hangs has to be killed. `cut` breaks the
  *   connection from QEMU's end, out of band; that does not help when the socket's buffer is full, because QEMU then waits
  *   to write and does not see the hang-up of a unix socket (7.2 and 10.0).
  *
+ * - A mirror whose process died stays in QEMU and connects again to whoever listens at its socket. The next process calls
+ *   removeLeftoverMirrors before it listens there.
+ *
+ * Why the guest is stopped for a moment to end a mirror, and why a failed target pauses the job (on-target-error=stop) and
+ * does not end it: QEMU 7.2 to 10.0 free the job's memory without waiting for guest writes that are still being mirrored,
+ * which corrupts the heap ("corrupted double-linked list", in 1 of 3 cancels with writes under way). Once all are drained,
+ * as they are when the guest is stopped, the job may go.
+ *
  * Why copy-mode alone is not trusted before READY: until then QEMU copies what was written while the job was set up in
  * the background, in any order with the guest's.
  */
 import { Failure } from "../lib/failure.ts";
+import { countOwnStop } from "./own-stops.ts";
 import { type QmpClient } from "./qmp-client.ts";
+import { type QmpRequest } from "./qmp-commands.ts";
 import { QmpFailure } from "./qmp-failure.ts";
 
 export type MirrorOptions = {
@@ -48,7 +59,7 @@ const STOP_TIMEOUT_MS = 5_000;
 export class DiskMirror {
   readonly index: number;
   readonly device: string;
-  /** How the job ended; never rejects. */
+  /** When the mirror stopped mirroring, and why; never rejects. */
   readonly ended: Promise<MirrorEnd>;
   readonly #qmp: QmpClient;
   #isStopping = false;
@@ -79,8 +90,8 @@ export class DiskMirror {
         sync: "none",
         "copy-mode": "write-blocking",
         "filter-node-name": names.filter,
-        "on-target-error": "report",
-        "on-source-error": "report",
+        "on-target-error": "stop",
+        "on-source-error": "stop",
       });
       await withinMs(events.ready, START_TIMEOUT_MS, "blockdev-mirror");
       return new DiskMirror(qmp, options, events.ended);
@@ -137,9 +148,7 @@ async function removeMirror(qmp: QmpClient, index: number): Promise<void> {
   const events = watchJob(qmp, names.job);
   try {
     if (await hasJob(qmp, names.job)) {
-      // The command drains the disk, so a target that hangs hangs QEMU's main loop too: cutting goes out of band.
-      const cancelled = qmp.execute("block-job-cancel", { device: names.job, force: true }).catch(ignoreMissing);
-      const gone = Promise.all([cancelled, events.ended]);
+      const gone = Promise.all([cancelWhileStopped(qmp, names.job), events.gone]);
       gone.catch(() => undefined);
       await withinMs(gone, CANCEL_PATIENCE_MS, "block-job-cancel").catch(async () => {
         await cutTarget(qmp, index);
@@ -158,6 +167,21 @@ async function removeMirror(qmp: QmpClient, index: number): Promise<void> {
     );
   } finally {
     events.cancel();
+  }
+}
+
+/** Stop, cancel, go on, in one write, so that this process can hardly die in between. See the head of this file. */
+async function cancelWhileStopped(qmp: QmpClient, job: string): Promise<void> {
+  const { running } = await qmp.execute("query-status", {});
+  const cancel: QmpRequest = { command: "block-job-cancel", args: { device: job, force: true } };
+  const stop: QmpRequest = { command: "stop", args: {} };
+  const go: QmpRequest = { command: "cont", args: {} };
+  const outcomes = qmp.batch(running ? [stop, cancel, go] : [cancel], { timeoutMs: 0 });
+  countOwnStop(qmp, outcomes);
+  const last = (await outcomes).at(-1);
+  // That the job has gone by itself is no failure; that the guest was not started again is one.
+  if (running && last?.tag === "failed") {
+    throw last.failure;
   }
 }
 
@@ -183,38 +207,52 @@ function ignoreMissing(error: unknown): void {
   }
 }
 
-type JobWatch = { readonly ready: Promise<void>; readonly ended: Promise<MirrorEnd>; readonly cancel: () => void };
+type JobWatch = {
+  /** Rejects when the job ends before it was ready. */
+  readonly ready: Promise<void>;
+  /** The first error at the target, or the job's end. */
+  readonly ended: Promise<MirrorEnd>;
+  /** QEMU has forgotten the job. */
+  readonly gone: Promise<void>;
+  readonly cancel: () => void;
+};
 
 function watchJob(qmp: QmpClient, job: string): JobWatch {
-  let cancel = (): void => undefined;
+  let unsubscribe = (): void => undefined;
   let reportReady = (): void => undefined;
   let refuseReady: (reason: Error) => void = () => undefined;
+  let reportEnd: (end: MirrorEnd) => void = () => undefined;
+  let reportGone = (): void => undefined;
   const ready = new Promise<void>((resolve, reject) => {
     reportReady = resolve;
     refuseReady = reject;
   });
   ready.catch(() => undefined); // Only start waits for it.
-  let problem = "the target closed or failed";
   const ended = new Promise<MirrorEnd>((resolve) => {
-    const settle = (reason: string): void => {
-      cancel();
-      refuseReady(new Error(reason));
-      resolve({ tag: "failed", reason });
-    };
-    cancel = qmp.onEvent(({ event, data }) => {
-      if (event === "BLOCK_JOB_COMPLETED" && data["device"] === job && typeof data["error"] === "string") {
-        problem = data["error"];
-      } else if (event === "BLOCK_JOB_READY" && data["device"] === job) {
-        reportReady();
-      } else if (event === "JOB_STATUS_CHANGE" && data["id"] === job && data["status"] === "null") {
-        settle(problem);
-      }
-    });
-    void qmp.closed.then((reason) => {
-      settle(`the monitor closed: ${reason}`);
-    });
+    reportEnd = resolve;
   });
-  return { ready, ended, cancel };
+  const gone = new Promise<void>((resolve) => {
+    reportGone = resolve;
+  });
+  const settle = (reason: string): void => {
+    unsubscribe();
+    refuseReady(new Error(reason));
+    reportEnd({ tag: "failed", reason });
+    reportGone();
+  };
+  unsubscribe = qmp.onEvent(({ event, data }) => {
+    if (event === "BLOCK_JOB_ERROR" && data["device"] === job) {
+      reportEnd({ tag: "failed", reason: `a ${String(data["operation"])} of the mirror failed` });
+    } else if (event === "BLOCK_JOB_READY" && data["device"] === job) {
+      reportReady();
+    } else if (event === "JOB_STATUS_CHANGE" && data["id"] === job && data["status"] === "null") {
+      settle("the job ended");
+    }
+  });
+  void qmp.closed.then((reason) => {
+    settle(`the monitor closed: ${reason}`);
+  });
+  return { ready, ended, gone, cancel: unsubscribe };
 }
 
 async function withinMs<T>(promise: Promise<T>, timeoutMs: number, command: string): Promise<T> {
