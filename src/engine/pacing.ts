@@ -28,6 +28,9 @@ export type PacingState = {
 };
 
 export type PacingMoment = {
+  /** Start of the last checkpoint. */
+  readonly startedAtMs: number;
+  /** When the guest went on after it. */
   readonly resumedAtMs: number;
   /** When the oldest waiting packet was sent; undefined while none waits. */
   readonly outputSinceMs: number | undefined;
@@ -66,11 +69,12 @@ export function observeEpoch(
 
 /** The time at which the next checkpoint should start. */
 export function planCapture(state: PacingState, moment: PacingMoment, limits: PacingLimits): number {
-  const silentAtMs = moment.resumedAtMs + Math.max(state.silentIntervalMs, limits.minIntervalMs);
+  const earliestMs = moment.startedAtMs + limits.minIntervalMs;
+  const silentAtMs = Math.max(earliestMs, moment.startedAtMs + state.silentIntervalMs);
   if (moment.outputSinceMs === undefined) {
     return silentAtMs;
   }
   const share = Math.min(1, state.packetsPerEpoch / PACKETS_FOR_MAX_GAP);
   const gapMs = state.pauseMs * (GAP_PAUSES_MIN + share * (GAP_PAUSES_MAX - GAP_PAUSES_MIN));
-  return Math.min(silentAtMs, moment.resumedAtMs + Math.max(gapMs, limits.minIntervalMs));
+  return Math.max(earliestMs, Math.min(silentAtMs, moment.resumedAtMs + gapMs));
 }

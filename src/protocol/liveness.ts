@@ -57,6 +57,14 @@ export function noteHeartbeat(
   return { ...liveness, [link]: { ...state, heardAtMs: nowMs, heardSequence: heartbeat.sequence, rttMs } };
 }
 
+/** Time in which this side could not have heard anything, because it stood still itself. */
+export function excuse(liveness: Liveness, standstillMs: number): Liveness {
+  const excused = Object.entries(liveness).map(([link, state]) => {
+    return [link, { ...state, heardAtMs: state.heardAtMs + standstillMs }] as const;
+  });
+  return Object.fromEntries(excused);
+}
+
 /** What is due now; call it every heartbeat interval, and a little more often for sharper detection. */
 export function stepLiveness(
   liveness: Liveness,

@@ -1,0 +1,695 @@
+/**
+ * The engine of one guest on one node: carries out what the protocol machine (protocol/side.ts) decides.
+ *
+ * Everything that happens becomes an event of the machine, one at a time; its effects are performed in order before the next
+ * event. Nothing here decides who may run or what may leave. A failure that is not expected ends the process: its agent starts
+ * another, and what the guest sends stays held meanwhile.
+ */
+import { createWriteStream, type WriteStream } from "node:fs";
+import { join } from "node:path";
+import {
+  type AgentMessage,
+  type CheckpointContract,
+  type EngineConfig,
+  type EngineMessage,
+  type EngineReport,
+  type FoundGuest,
+  type OutputMode,
+} from "../protocol/assignment.ts";
+import { type Frame } from "../protocol/frames.ts";
+import { type MachineShape, type SyncBasis } from "../protocol/messages.ts";
+import { isPrimary, startSide, step } from "../protocol/side.ts";
+import { type Effect, type FoundGuestState, type LostBy, type Side, type SideEvent, type TimerName } from "../protocol/side-state.ts";
+import { planTiming, type Timing, timerMs } from "../protocol/timing.ts";
+import { encodeTraceEvent, encodeTraceHead } from "../protocol/trace.ts";
+import { unreachable } from "../lib/assert.ts";
+import { applyHole } from "../memory/sparse-file.ts";
+import { PageSet } from "../memory/page-runs.ts";
+import { QuorumConnection } from "../net/quorum-connection.ts";
+import { type TlsCredentials } from "../net/tls.ts";
+import { type GuestEvent } from "../qemu/guest-events.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
+import { type Log } from "../telemetry/log.ts";
+import { Figures } from "./figures.ts";
+import { Guest } from "./guest.ts";
+import { Links } from "./links.ts";
+import { PrimaryDisks } from "./primary-disks.ts";
+import { Reception } from "./reception.ts";
+import { Replication } from "./replication.ts";
+import { StandbyDisk } from "./standby-disk.ts";
+import { type EngineSnapshot, planReport } from "./report.ts";
+
+export type EngineOptions = {
+  readonly config: EngineConfig;
+  readonly found: FoundGuest | null;
+  readonly credentials: TlsCredentials;
+  readonly nonce: string;
+  readonly log: Log;
+  readonly sendToAgent: (message: EngineMessage) => void;
+  readonly exit: () => void;
+};
+
+const REPORT_MS = 1_000;
+const SYNC_MS = 1_000;
+
+export class Engine {
+  readonly #config: EngineConfig;
+  readonly #options: EngineOptions;
+  readonly #log: Log;
+  readonly #links: Links;
+  readonly #quorum: QuorumConnection;
+  readonly #figures = new Figures();
+  readonly #timers = new Map<TimerName, NodeJS.Timeout>();
+  #timing: Timing;
+  #contract: CheckpointContract;
+  #side: Side;
+  #queue: SideEvent[] = [];
+  #isStepping = false;
+  #isOver = false;
+  #retries = 0;
+  #lostBy: LostBy = "closed";
+  #guest: Guest | undefined;
+  #isWantedAs: "primary" | "standby" | undefined;
+  #primaryDisks: PrimaryDisks | undefined;
+  #mirrorsReady: Promise<void> = Promise.resolve();
+  #standbyDisks: StandbyDisk[] = [];
+  #lacking: PageSet | undefined;
+  #replication: Replication | undefined;
+  #reception: Reception | undefined;
+  #lastReception: Reception | undefined;
+  #syncPercent = 0;
+  #takeoversCount = 0;
+  #switchovers: string[] = [];
+  #isActivating = false;
+  #problems = new Map<string, string>();
+  #trace: WriteStream | undefined;
+  readonly #intervals: NodeJS.Timeout[] = [];
+
+  constructor(options: EngineOptions) {
+    const { config, credentials } = options;
+    this.#options = options;
+    this.#config = config;
+    this.#log = options.log;
+    this.#contract = config.checkpoint;
+    this.#timing = planTiming(config.failover.detectionTimeoutMs);
+    this.#quorum = new QuorumConnection({ endpoints: config.quorum, credentials });
+    this.#links = new Links({
+      links: config.links,
+      port: config.port,
+      peerNode: config.peerNode,
+      credentials,
+      onUp: (link) => {
+        this.#problems.delete(link);
+        this.#post({ tag: "linkUp", link });
+      },
+      onDown: (link, by) => {
+        this.#lostBy = by;
+        this.#post({ tag: "linkDown", link, by });
+      },
+      onMessage: (link, message) => {
+        this.#post({ tag: "received", link, message });
+      },
+      onData: (link, frame) => {
+        this.#takeData(link, frame);
+      },
+      onProblem: (link, failure) => {
+        this.#problems.set(link ?? "listener", failure.message);
+        this.#log.debug({ link, error: failure }, "a replication link has a problem");
+      },
+    });
+    this.#side = startSide({
+      guest: config.guest,
+      node: config.node,
+      peer: config.peerNode,
+      createsRecord: config.firstPrimary === config.node,
+      nonce: options.nonce,
+    });
+    if (config.traceFile !== "") {
+      this.#trace = createWriteStream(config.traceFile, { flags: "a" });
+      this.#trace.write(encodeTraceHead(this.#side, Date.now()));
+    }
+  }
+
+  async start(): Promise<void> {
+    this.#intervals.push(setInterval(() => { this.#report(); }, REPORT_MS));
+    this.#intervals.push(setInterval(() => { this.#syncDisks(); }, SYNC_MS));
+    const { found } = this.#options;
+    let state: FoundGuestState = "none";
+    if (found !== null) {
+      try {
+        state = await this.#attach(found);
+      } catch (error) {
+        this.#log.warn({ error }, "the QEMU that was found cannot be held; it is replaced");
+      }
+    }
+    this.#post({ tag: "started", found: state, shape: this.#shape() });
+  }
+
+  takeAgentMessage(message: AgentMessage): void {
+    switch (message.tag) {
+      case "configure":
+        return;
+      case "guestFound":
+        void this.#whenGuestFound(message);
+        return;
+      case "guestFailed":
+        this.#log.error({ reason: message.message }, "the guest could not be started");
+        this.#post({ tag: "guestFailed" });
+        return;
+      case "guestDied":
+        if (this.#guest?.found.pid === message.pid) {
+          this.#whenGuestDied("the agent saw it end");
+        }
+        return;
+      case "retuned":
+        this.#contract = message.checkpoint;
+        this.#replication?.setContract(message.checkpoint);
+        this.#timing = planTiming(message.failover.detectionTimeoutMs);
+        this.#applyLimits();
+        return;
+      case "switchover":
+        this.#whenSwitchoverAsked(message.requestId);
+        return;
+      case "stop":
+        this.#post({ tag: "stopAsked" });
+        return;
+      default:
+        unreachable(message);
+    }
+  }
+
+  // The machine.
+
+  #post(event: SideEvent): void {
+    this.#queue.push(event);
+    if (this.#isStepping) {
+      return;
+    }
+    this.#isStepping = true;
+    try {
+      for (let next = this.#queue.shift(); next !== undefined && !this.#isOver; next = this.#queue.shift()) {
+        this.#step(next);
+      }
+    } finally {
+      this.#isStepping = false;
+    }
+  }
+
+  #step(event: SideEvent): void {
+    const before = this.#side;
+    const { side, effects } = step(before, event);
+    this.#side = side;
+    this.#trace?.write(encodeTraceEvent(Date.now(), event, side, effects));
+    for (const effect of effects) {
+      this.#perform(effect);
+    }
+    if (stateName(before) !== stateName(side)) {
+      this.#whenStateChanged(before, event);
+    }
+  }
+
+  #whenStateChanged(before: Side, event: SideEvent): void {
+    const { epoch, record } = this.#side;
+    const role = roleOf(this.#side);
+    const transition = { role, from: stateName(before), to: stateName(this.#side), term: record?.term ?? 0, epoch, cause: event.tag };
+    this.#log.info(transition, `${transition.from} -> ${transition.to} (${event.tag})`);
+    this.#options.sendToAgent({ tag: "transition", transition });
+    this.#applyLimits();
+    this.#report();
+  }
+
+  #perform(effect: Effect): void {
+    switch (effect.tag) {
+      case "readRecord":
+        void this.#readRecord();
+        return;
+      case "askQuorum":
+        void this.#quorum.ask(effect.request).then((outcome) => {
+          const tag = outcome.tag;
+          this.#retries = tag === "granted" || tag === "refused" ? 0 : this.#retries;
+          const plain = outcome.tag === "unreachable" ? { tag: outcome.tag } : outcome.tag === "unknown" ? { tag: outcome.tag } : outcome;
+          this.#post({ tag: "quorumAnswered", requestId: effect.request.requestId, outcome: plain });
+        });
+        return;
+      case "startTimer":
+        this.#startTimer(effect.timer);
+        return;
+      case "stopTimer":
+        clearTimeout(this.#timers.get(effect.timer));
+        this.#timers.delete(effect.timer);
+        return;
+      case "openLinks":
+        this.#applyLimits();
+        this.#links.open(effect.as);
+        return;
+      case "closeLink":
+        this.#links.closeLink(effect.link);
+        return;
+      case "send":
+        this.#links.send(effect.link, effect.message);
+        return;
+      case "reportRefusal":
+        this.#problems.set("refusal", effect.message);
+        this.#log.warn({ code: effect.code }, effect.message);
+        return;
+      case "exit":
+        this.#end(effect);
+        return;
+      default:
+        this.#performOnGuest(effect);
+    }
+  }
+
+  #performOnGuest(effect: Exclude<Effect, { tag: "readRecord" | "askQuorum" | "startTimer" | "stopTimer" | "openLinks" | "closeLink" | "send" | "reportRefusal" | "exit" }>): void {
+    switch (effect.tag) {
+      case "startGuest":
+        void this.#startGuest(effect.as);
+        return;
+      case "killGuest":
+        this.#guest?.process.sendSignal("SIGKILL");
+        this.#options.sendToAgent({ tag: "killGuest" });
+        return;
+      case "pauseGuest":
+        void this.#command("stop");
+        return;
+      case "resumeGuest":
+        void this.#command("cont");
+        return;
+      case "openOutput":
+        this.#guest?.shim.gate.openAndRelease();
+        return;
+      case "releaseOutput":
+        this.#replication?.release(effect.throughEpoch);
+        return;
+      case "discardOutput":
+        this.#guest?.shim.gate.setMode("closed");
+        this.#guest?.shim.gate.discard();
+        return;
+      default:
+        this.#performOnSession(effect);
+    }
+  }
+
+  #performOnSession(effect: Extract<Effect, { tag: "beginSync" | "startEpochs" | "captureFinal" | "endSession" | "beginReceiving" | "commitEpoch" | "discardStaged" | "activate" }>): void {
+    switch (effect.tag) {
+      case "beginSync":
+        void this.#beginSync(effect.session, effect.link, effect.ram, effect.disks);
+        return;
+      case "startEpochs":
+        this.#replication?.startEpochs(effect.first);
+        return;
+      case "captureFinal":
+        this.#replication?.captureFinal();
+        return;
+      case "endSession":
+        if (this.#replication?.session === effect.session) {
+          this.#replication.end(effect.acked);
+          this.#replication = undefined;
+        }
+        return;
+      case "beginReceiving":
+        this.#beginReceiving(effect.session);
+        return;
+      case "commitEpoch":
+        this.#reception?.commit(effect.epoch);
+        return;
+      case "discardStaged":
+        this.#reception?.discardStaged();
+        return;
+      case "activate":
+        void this.#activate(effect.epoch);
+        return;
+      default:
+        unreachable(effect);
+    }
+  }
+
+  #startTimer(timer: TimerName): void {
+    clearTimeout(this.#timers.get(timer));
+    const ms = timerMs(this.#timing, timer, { attempt: this.#retries, lostBy: this.#lostBy });
+    if (timer === "retry") {
+      this.#retries += 1;
+    }
+    this.#timers.set(
+      timer,
+      setTimeout(() => {
+        this.#timers.delete(timer);
+        this.#post({ tag: "timerFired", timer });
+      }, ms),
+    );
+  }
+
+  #applyLimits(): void {
+    const { heartbeatMs, primarySilenceMs, standbySilenceMs } = this.#timing;
+    const silenceMs = isPrimary(this.#side) ? primarySilenceMs : standbySilenceMs;
+    this.#links.setLimits({ heartbeatMs, silenceMs });
+  }
+
+  async #readRecord(): Promise<void> {
+    const reading = await this.#quorum.read(this.#config.guest);
+    if (reading.tag === "read") {
+      this.#retries = 0;
+      this.#post({ tag: "recordRead", record: reading.record ?? null });
+    } else {
+      this.#post({ tag: "recordUnread" });
+    }
+  }
+
+  // The guest.
+
+  async #startGuest(as: "primary" | "standby"): Promise<void> {
+    this.#isWantedAs = as;
+    await this.#releaseGuest();
+    this.#options.sendToAgent({ tag: "guestWanted", as, fresh: true });
+  }
+
+  async #whenGuestFound(found: FoundGuest): Promise<void> {
+    if (this.#isWantedAs === undefined) {
+      return;
+    }
+    this.#isWantedAs = undefined;
+    try {
+      await this.#attach(found);
+      this.#guest?.shim.gate.setMode("held");
+      const shape = this.#shape();
+      if (shape !== null) {
+        this.#post({ tag: "guestReady", shape });
+      }
+    } catch (error) {
+      this.#log.error({ error }, "the guest that was started cannot be held");
+      this.#problems.set("guest", error instanceof Error ? error.message : String(error));
+      this.#post({ tag: "guestFailed" });
+    }
+  }
+
+  async #attach(found: FoundGuest): Promise<FoundGuestState> {
+    const listener = {
+      onDeath: (why: string) => {
+        this.#whenGuestDied(why);
+      },
+      onEvent: (event: GuestEvent) => {
+        this.#whenGuestEvent(event);
+      },
+    };
+    const guest = await Guest.attach(found, this.#config, listener, this.#log);
+    this.#guest = guest;
+    this.#lacking = new PageSet(guest.memory.pageCount);
+    if (guest.standby !== undefined) {
+      this.#standbyDisks = await Promise.all(this.#config.disks.map(({ path }) => StandbyDisk.open(path, applyHole)));
+      return "incoming";
+    }
+    await this.#openPrimaryDisks(guest);
+    await this.#mirrorsReady;
+    return guest.isRunning || guest.machine.runState === "paused" ? "running" : "none";
+  }
+
+  async #openPrimaryDisks(guest: Guest): Promise<void> {
+    const disks = await PrimaryDisks.open(this.#config.disks);
+    disks.onMirrorLost = (device, reason) => {
+      this.#log.warn({ device, reason }, "a disk is not mirrored any more");
+      this.#problems.set(`mirror ${device}`, reason);
+      this.#failSession();
+    };
+    this.#primaryDisks = disks;
+    this.#mirrorsReady = disks.startMirrors(guest.qmp, this.#config.runDirectory);
+    this.#mirrorsReady.catch(() => undefined);
+  }
+
+  #shape(): MachineShape | null {
+    const sizes = this.#primaryDisks?.sizes ?? this.#standbyDisks.map(({ bytes }, index) => ({ id: this.#config.disks[index]?.id ?? "", bytes }));
+    return this.#guest?.shape(sizes) ?? null;
+  }
+
+  async #releaseGuest(): Promise<void> {
+    this.#replication?.end(0);
+    this.#replication = undefined;
+    this.#reception?.end();
+    this.#reception = undefined;
+    const guest = this.#guest;
+    this.#guest = undefined;
+    await this.#primaryDisks?.close();
+    this.#primaryDisks = undefined;
+    await Promise.all(this.#standbyDisks.map((disk) => disk.close()));
+    this.#standbyDisks = [];
+    guest?.process.sendSignal("SIGKILL");
+    await guest?.close();
+  }
+
+  #whenGuestDied(why: string): void {
+    if (this.#guest === undefined || this.#isOver) {
+      return;
+    }
+    this.#log.warn({ why }, "the guest's QEMU is gone");
+    this.#guest.process.sendSignal("SIGKILL");
+    this.#post({ tag: "guestDied" });
+  }
+
+  #whenGuestEvent(event: GuestEvent): void {
+    switch (event.tag) {
+      case "shutDown":
+        if (event.byGuest) {
+          this.#post({ tag: "guestShutDown" });
+        }
+        return;
+      case "diskFailed":
+        this.#problems.set(`disk ${event.node ?? event.device}`, `${event.operation} failed: ${event.reason}`);
+        if (event.stopped && stateName(this.#side) === "protected") {
+          // The standby's disk is healthy and the guest has not seen the error: go on there, from the last epoch.
+          this.#whenGuestDied(`its disk failed: ${event.reason}`);
+        }
+        return;
+      default:
+        this.#log.info(event, "the guest reports");
+    }
+  }
+
+  async #command(command: "stop" | "cont"): Promise<void> {
+    try {
+      await this.#guest?.qmp.execute(command, {});
+    } catch (error) {
+      this.#log.warn({ error, command }, "QEMU refused");
+    }
+  }
+
+  // Sessions.
+
+  async #beginSync(session: string, link: string, ram: SyncBasis, disks: SyncBasis): Promise<void> {
+    const guest = this.#guest;
+    const primaryDisks = this.#primaryDisks;
+    const lacking = this.#lacking;
+    const connection = this.#links.connection(link);
+    if (guest === undefined || primaryDisks === undefined || lacking === undefined || connection === undefined) {
+      return this.#links.closeLink(link);
+    }
+    this.#syncPercent = 0;
+    const events = {
+      onCopied: () => {
+        this.#post({ tag: "copied", session });
+      },
+      onCaptured: (epoch: number, final: boolean) => {
+        this.#syncPercent = 100;
+        this.#post({ tag: "captured", session, epoch, final });
+      },
+      onFailed: (why: string) => {
+        this.#whenGuestDied(why);
+      },
+      onProgress: (percent: number) => {
+        this.#syncPercent = percent;
+      },
+    };
+    try {
+      await this.#mirrorsReady;
+      if (this.#sessionOf() !== session) {
+        return;
+      }
+      const parts = { session, guest, disks: primaryDisks, connection, contract: this.#contract, lacking };
+      const replication = new Replication({ ...parts, figures: this.#figures, events, log: this.#log });
+      this.#replication = replication;
+      await replication.copy(ram, disks);
+    } catch (error) {
+      this.#log.warn({ error, session }, "the copy to the standby failed");
+      this.#problems.set("sync", error instanceof Error ? error.message : String(error));
+      this.#links.closeLink(link);
+    }
+  }
+
+  /** Ends the running session by ending its link; the machine does the rest. */
+  #failSession(): void {
+    const { state } = this.#side;
+    if ("role" in state && "link" in state && state.link !== null) {
+      this.#links.closeLink(state.link);
+    }
+  }
+
+  #sessionOf(): string | undefined {
+    const { state } = this.#side;
+    return "session" in state ? state.session : undefined;
+  }
+
+  #beginReceiving(session: string): void {
+    const { state } = this.#side;
+    const link = "link" in state ? state.link : null;
+    const connection = link === null ? undefined : this.#links.connection(link);
+    this.#lastReception?.end();
+    if (this.#guest === undefined || connection === undefined || link === null) {
+      return;
+    }
+    const reception = new Reception({
+      session,
+      memory: this.#guest.memory,
+      disks: this.#standbyDisks,
+      connection,
+      events: {
+        onEpochHeld: (epoch) => {
+          this.#post({ tag: "epochHeld", session, epoch });
+        },
+        onFailed: (reason) => {
+          this.#log.error({ reason }, "what the primary sent cannot be applied");
+          this.#post({ tag: "applyFailed", session, reason });
+        },
+        onPressure: (paused) => {
+          this.#links.setPaused(link, paused);
+        },
+      },
+    });
+    this.#reception = reception;
+    this.#lastReception = reception;
+  }
+
+  #takeData(link: string, frame: Frame): void {
+    const { state } = this.#side;
+    if (!("link" in state) || state.link !== link) {
+      return;
+    }
+    if (this.#replication !== undefined) {
+      this.#replication.take(frame);
+    } else {
+      this.#reception?.take(frame);
+    }
+  }
+
+  /** Takeover: everything acknowledged is on disk and in memory; load the state, run, and let it be seen. */
+  async #activate(epoch: number): Promise<void> {
+    const guest = this.#guest;
+    const state = this.#lastReception?.deviceState;
+    if (this.#isActivating || guest?.standby === undefined || state === undefined) {
+      this.#post({ tag: "activateFailed" });
+      return;
+    }
+    this.#isActivating = true;
+    const startedAtMs = monotonicMs();
+    try {
+      await Promise.all(this.#standbyDisks.map((disk) => disk.settle()));
+      guest.shim.gate.setMode("held");
+      const phases = await guest.standby.activate(state);
+      this.#takeoversCount += 1;
+      this.#log.info({ epoch, ...phases, totalMs: monotonicMs() - startedAtMs }, "the guest runs here now");
+      this.#reception?.end();
+      this.#reception = undefined;
+      this.#post({ tag: "activated" });
+      void guest.standby.announce().catch((error: unknown) => {
+        this.#log.warn({ error }, "the guest could not be announced");
+      });
+      guest.standby = undefined;
+      await guest.openCheckpointer();
+      await this.#openPrimaryDisks(guest);
+      await Promise.all(this.#standbyDisks.map((disk) => disk.sync().then(() => disk.close())));
+      this.#standbyDisks = [];
+    } catch (error) {
+      this.#log.error({ error, epoch }, "the takeover failed");
+      this.#post({ tag: "activateFailed" });
+    } finally {
+      this.#isActivating = false;
+    }
+  }
+
+  #whenSwitchoverAsked(requestId: string): void {
+    if (stateName(this.#side) !== "protected") {
+      const message = `this side is ${stateName(this.#side)}; a switchover needs a protected guest: wait until it is in sync`;
+      this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: false, message });
+      return;
+    }
+    this.#switchovers.push(requestId);
+    this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: true, message: "handing over" });
+    this.#post({ tag: "switchoverAsked" });
+  }
+
+  #syncDisks(): void {
+    for (const disk of this.#standbyDisks) {
+      disk.sync().catch((error: unknown) => {
+        const session = this.#sessionOf();
+        if (session !== undefined) {
+          this.#post({ tag: "applyFailed", session, reason: error instanceof Error ? error.message : String(error) });
+        }
+      });
+    }
+  }
+
+  // The end, and reports.
+
+  #end(effect: Extract<Effect, { tag: "exit" }>): void {
+    this.#isOver = true;
+    this.#log.info({ reason: effect.reason }, effect.message);
+    this.#intervals.forEach((interval) => {
+      clearInterval(interval);
+    });
+    for (const timer of this.#timers.values()) {
+      clearTimeout(timer);
+    }
+    this.#replication?.end(0);
+    this.#report();
+    this.#options.sendToAgent({ tag: "exiting", reason: effect.reason, message: effect.message });
+    // Last words to the peer, that the guest died for one, need a moment to leave.
+    this.#links.close();
+    setTimeout(() => {
+      this.#trace?.end();
+      this.#quorum.close();
+      this.#options.exit();
+    }, 50);
+  }
+
+  #report(): void {
+    this.#options.sendToAgent({ tag: "report", report: this.report() });
+  }
+
+  report(): EngineReport {
+    const { gate } = this.#guest?.shim ?? {};
+    const snapshot: EngineSnapshot = {
+      side: this.#side,
+      role: roleOf(this.#side),
+      state: stateName(this.#side),
+      nowMs: monotonicMs(),
+      figures: this.#figures,
+      contract: this.#contract,
+      isThrottled: this.#replication?.isThrottled ?? false,
+      syncPercent: this.#syncPercent,
+      disks: this.#primaryDisks?.progress() ?? [],
+      oldestUnacknowledgedMs: this.#replication?.oldestUnacknowledgedMs,
+      heldPacketsCount: gate?.heldPackets ?? 0,
+      outputMode: (gate?.mode ?? "closed") satisfies OutputMode,
+      tracker: this.#guest?.memory.method ?? "none",
+      links: this.#links.figures(),
+      isQuorumReachable: this.#quorum.reachable,
+      takeoversCount: this.#takeoversCount,
+      problems: this.#problems,
+    };
+    return planReport(snapshot);
+  }
+}
+
+export function stateName(side: Side): string {
+  return side.state.tag;
+}
+
+function roleOf(side: Side): EngineReport["role"] {
+  const { state } = side;
+  if ("role" in state) {
+    return state.role;
+  }
+  return state.tag === "ended" ? "fenced" : "starting";
+}
+
+/** Where an engine keeps its sockets and FIFOs. */
+export function runPath(config: EngineConfig, name: string): string {
+  return join(config.runDirectory, name);
+}

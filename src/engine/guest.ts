@@ -1,0 +1,130 @@
+/**
+ * One QEMU as its engine holds it: monitor, memory, output gate, process. Opened when the agent has found or started it.
+ */
+import { join } from "node:path";
+import { type EngineConfig, type FoundGuest } from "../protocol/assignment.ts";
+import { type MachineShape } from "../protocol/messages.ts";
+import { GuestMemory } from "../memory/guest-memory.ts";
+import { applyNice, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
+import { type Shim, openShim } from "../memory/shim.ts";
+import { Checkpointer } from "../qemu/device-state.ts";
+import { releaseWriter } from "../qemu/held-pipe.ts";
+import { type GuestEvent, watchGuest } from "../qemu/guest-events.ts";
+import { inspectMachine, type Machine } from "./inspect-temp.ts";
+import { removeLeftoverMirrors } from "../qemu/mirror.ts";
+import { QmpClient } from "../qemu/qmp-client.ts";
+import { Standby } from "../qemu/standby.ts";
+import { type Log } from "../telemetry/log.ts";
+
+export type GuestListener = {
+  readonly onDeath: (why: string) => void;
+  readonly onEvent: (event: GuestEvent) => void;
+};
+
+/** QEMU's main loop carries every stop, save and packet: it goes before the work of the virtual CPUs. */
+const MAIN_LOOP_NICE = -10;
+
+export class Guest {
+  readonly found: FoundGuest;
+  readonly qmp: QmpClient;
+  readonly shim: Shim;
+  readonly memory: GuestMemory;
+  readonly machine: Machine;
+  readonly process: GuestProcess;
+  /** Of a running or stopped guest; a standby's comes with its activation. */
+  checkpointer: Checkpointer | undefined;
+  /** Of a QEMU that waits for its state. */
+  standby: Standby | undefined;
+  #closed = false;
+  readonly #runDirectory: string;
+  #unwatch: () => void = () => undefined;
+
+  private constructor(parts: Pick<Guest, "found" | "qmp" | "shim" | "memory" | "machine" | "process">, directory: string) {
+    this.found = parts.found;
+    this.qmp = parts.qmp;
+    this.shim = parts.shim;
+    this.memory = parts.memory;
+    this.machine = parts.machine;
+    this.process = parts.process;
+    this.#runDirectory = directory;
+  }
+
+  static async attach(found: FoundGuest, config: EngineConfig, listener: GuestListener, log: Log): Promise<Guest> {
+    const process = openGuestProcess(found.pid, found.startTime);
+    releaseWriter(join(config.runDirectory, "state.fifo"));
+    const qmp = await QmpClient.connect(found.qmpPath, { connectTimeoutMs: 10_000 });
+    const shim = openShim(found.pid);
+    const machine = await inspectMachine(qmp, { pid: found.pid, mappings: shim.mappings });
+    const memory = GuestMemory.open({ pid: found.pid, blocks: machine.ramBlocks, shim, method: config.tracker });
+    const guest = new Guest({ found, qmp, shim, memory, machine, process }, config.runDirectory);
+    const left = await removeLeftoverMirrors(qmp);
+    log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
+    guest.#watch(listener);
+    guest.#raisePriority(log);
+    if (machine.runState === "inmigrate") {
+      guest.standby = await Standby.prepare(qmp, join(config.runDirectory, "incoming.sock"));
+    } else {
+      await guest.openCheckpointer();
+    }
+    return guest;
+  }
+
+  get isRunning(): boolean {
+    return this.machine.runState === "running";
+  }
+
+  async openCheckpointer(): Promise<void> {
+    this.checkpointer = await Checkpointer.open(this.qmp, join(this.#runDirectory, "state.fifo"), { mode: 0o666 });
+    this.shim.setQuiet(true);
+  }
+
+  shape(disks: MachineShape["disks"]): MachineShape {
+    return {
+      qemuVersion: this.machine.qemuVersion,
+      machine: this.machine.type,
+      ramBlocks: this.machine.ramBlocks.map(({ name, bytes }) => ({ name, bytes })),
+      disks,
+    };
+  }
+
+  /** Lets QEMU be; it goes on as it is. */
+  async close(): Promise<void> {
+    if (this.#closed) {
+      return;
+    }
+    this.#closed = true;
+    this.#unwatch();
+    await this.checkpointer?.close().catch(() => undefined);
+    this.qmp.close();
+    this.memory.close();
+    this.shim.close();
+    this.process.close();
+  }
+
+  #watch(listener: GuestListener): void {
+    const once = (why: string): void => {
+      if (!this.#closed) {
+        listener.onDeath(why);
+      }
+    };
+    this.process.onDeath(() => {
+      once("the process ended");
+    });
+    void this.qmp.closed.then((why) => {
+      once(`the monitor closed: ${why}`);
+    });
+    this.#unwatch = watchGuest(this.qmp, listener.onEvent);
+  }
+
+  #raisePriority(log: Log): void {
+    try {
+      for (const { tid, name } of listThreads(this.found.pid)) {
+        if (tid === this.found.pid || name.startsWith("IO ")) {
+          applyNice(tid, MAIN_LOOP_NICE);
+        }
+      }
+    } catch (error) {
+      log.debug({ error }, "QEMU's priority stays as it is");
+    }
+  }
+}

@@ -1,0 +1,269 @@
+/**
+ * The disks of the guest that runs here: each write comes in through the mirror target, goes into the replication stream while
+ * there is one, and into a map of what the standby lacks while there is none.
+ */
+import { createHash } from "node:crypto";
+import { type FileHandle, open } from "node:fs/promises";
+import { join } from "node:path";
+import { type DiskAssignment } from "../protocol/assignment.ts";
+import { listDataExtents } from "../memory/sparse-file.ts";
+import { DiskMirror } from "../qemu/mirror.ts";
+import { type QmpClient } from "../qemu/qmp-client.ts";
+import { type CopyStream, DiskCopy } from "./disk-copy.ts";
+import { DirtyMap, GRANULE_BYTES } from "./dirty-map.ts";
+import { MirrorTarget, type MirrorSink } from "./mirror-target.ts";
+import { diskBytes } from "./standby-disk.ts";
+
+/** Where mirrored writes go while a session lasts. */
+export interface DiskStream extends CopyStream {
+  sendDiskWrite(disk: number, offset: number, data: Buffer): void;
+  sendDiskWriteZero(disk: number, offset: number, bytes: number): void;
+}
+
+type PrimaryDisk = {
+  readonly assignment: DiskAssignment;
+  readonly file: FileHandle;
+  readonly bytes: number;
+  /** What the standby lacks, apart from what is in the stream. */
+  readonly lacking: DirtyMap;
+  copy: DiskCopy | undefined;
+};
+
+/** A write that went into the stream and is not acknowledged. */
+type Unacknowledged = { readonly epoch: number; readonly disk: number; readonly offset: number; readonly bytes: number };
+
+export type DiskProgress = { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number };
+
+export class PrimaryDisks implements MirrorSink {
+  readonly #disks: readonly PrimaryDisk[];
+  #target: MirrorTarget | undefined;
+  #mirrors: DiskMirror[] = [];
+  #stream: DiskStream | undefined;
+  #unacknowledged: Unacknowledged[] = [];
+  #epoch = 0;
+  /** False until every write since some known moment has been seen. */
+  #known = false;
+  onMirrorLost: (device: string, reason: string) => void = () => undefined;
+
+  private constructor(disks: readonly PrimaryDisk[]) {
+    this.#disks = disks;
+  }
+
+  static async open(assignments: readonly DiskAssignment[]): Promise<PrimaryDisks> {
+    const disks = assignments.map(async (assignment) => {
+      const file = await open(assignment.path, "r");
+      const bytes = await diskBytes(file);
+      return { assignment, file, bytes, lacking: new DirtyMap(bytes), copy: undefined };
+    });
+    return new PrimaryDisks(await Promise.all(disks));
+  }
+
+  get sizes(): readonly { readonly id: string; readonly bytes: number }[] {
+    return this.#disks.map(({ assignment, bytes }) => ({ id: assignment.id, bytes }));
+  }
+
+  /** Whether the maps hold everything since the last session: then a delta suffices. */
+  get isKnown(): boolean {
+    return this.#known;
+  }
+
+  /** Begins to see the guest's writes. */
+  async startMirrors(qmp: QmpClient, runDirectory: string): Promise<void> {
+    const socketPath = join(runDirectory, "mirror.sock");
+    const exports = this.#disks.map(({ assignment, bytes }) => ({ name: assignment.id, bytes }));
+    this.#target = await MirrorTarget.listen(socketPath, exports, this);
+    for (const [index, { assignment }] of this.#disks.entries()) {
+      const mirror = await DiskMirror.start(qmp, { device: assignment.id, index, socketPath, exportName: assignment.id });
+      void mirror.ended.then((end) => {
+        if (end.tag === "failed") {
+          this.#known = false;
+          this.onMirrorLost(assignment.id, end.reason);
+        }
+      });
+      this.#mirrors.push(mirror);
+    }
+  }
+
+  // The sink of the mirror target.
+
+  writeDisk(disk: number, offset: number, data: Buffer): void {
+    this.#noteWrite(disk, offset, data.length);
+    this.#stream?.sendDiskWrite(disk, offset, data);
+  }
+
+  zeroDisk(disk: number, offset: number, bytes: number): void {
+    this.#noteWrite(disk, offset, bytes);
+    this.#stream?.sendDiskWriteZero(disk, offset, bytes);
+  }
+
+  room(): Promise<void> | undefined {
+    return this.#stream?.room();
+  }
+
+  #noteWrite(disk: number, offset: number, bytes: number): void {
+    const target = this.#disks[disk];
+    if (this.#stream === undefined) {
+      target?.lacking.mark(offset, bytes);
+      return;
+    }
+    target?.copy?.touch(offset, bytes);
+    this.#unacknowledged.push({ epoch: this.#epoch, disk, offset, bytes });
+  }
+
+  /** Every write from now on goes into `stream`. */
+  beginSession(stream: DiskStream, basis: "delta" | "all"): void {
+    this.#stream = stream;
+    this.#epoch = 0;
+    this.#unacknowledged = [];
+    if (basis === "all") {
+      for (const { lacking } of this.#disks) {
+        lacking.clearAll(); // The comparison of hashes, or markAll, says what is lacking.
+      }
+    }
+  }
+
+  /** Copies what is lacking; resolves when nothing is, or the session ended. */
+  async copyLacking(stream: DiskStream): Promise<void> {
+    await Promise.all(
+      this.#disks.map(async (disk, index) => {
+        const dataExtents = (fd: number, offset: number, bytes: number): { offset: number; bytes: number }[] =>
+          listDataExtents(fd, offset, offset + bytes).map(({ from, to }) => ({ offset: from, bytes: to - from }));
+        disk.copy = new DiskCopy({ disk: index, file: disk.file, map: disk.lacking, stream, dataExtents });
+        await disk.copy.run();
+        disk.copy = undefined;
+      }),
+    );
+  }
+
+  markLacking(disk: number, granule: number): void {
+    this.#disks[disk]?.lacking.mark(granule * GRANULE_BYTES, 1);
+  }
+
+  /**
+   * Marks the granules of a disk whose hashes differ from ours, as the standby's come in. A granule written meanwhile may be
+   * marked needlessly, never missed: that write is in the stream.
+   */
+  async compare(disk: number, firstGranule: number, hashes: Uint8Array): Promise<void> {
+    const target = this.#disks[disk];
+    if (target === undefined) {
+      return;
+    }
+    for await (const own of hashGranules(target.file, target.bytes, firstGranule, hashes.byteLength / 16, hashes)) {
+      if (own.differs && own.granule < target.lacking.granuleCount) {
+        target.lacking.mark(own.granule * GRANULE_BYTES, 1);
+      }
+    }
+  }
+
+  /** Writes from now on belong to `epoch`. Called while the guest stands still. */
+  setEpoch(epoch: number): void {
+    this.#epoch = epoch;
+  }
+
+  acknowledge(epoch: number): void {
+    let index = 0;
+    while (index < this.#unacknowledged.length && (this.#unacknowledged[index]?.epoch ?? Infinity) <= epoch) {
+      index += 1;
+    }
+    if (index > 0) {
+      this.#unacknowledged.splice(0, index);
+    }
+  }
+
+  /** The stream is gone: what was not acknowledged is lacking again. */
+  endSession(): void {
+    for (const { disk, offset, bytes } of this.#unacknowledged) {
+      this.#disks[disk]?.lacking.mark(offset, bytes);
+    }
+    this.#unacknowledged = [];
+    this.#stream = undefined;
+    this.#known = this.#mirrors.length > 0;
+    for (const { copy } of this.#disks) {
+      copy?.stop();
+    }
+  }
+
+  progress(): readonly DiskProgress[] {
+    return this.#disks.map(({ assignment, lacking }) => ({
+      id: assignment.id,
+      syncPercent: Math.round((1 - lacking.dirtyCount / Math.max(1, lacking.granuleCount)) * 1000) / 10,
+      dirtyBytes: lacking.dirtyCount * GRANULE_BYTES,
+    }));
+  }
+
+  async close(): Promise<void> {
+    this.#target?.close();
+    this.#mirrors = [];
+    await Promise.all(this.#disks.map(({ file }) => file.close().catch(() => undefined)));
+  }
+}
+
+const HASH_CHUNK_GRANULES = 16;
+/** What a granule of zeros hashes to: all zero, so that holes need not be read on either side. */
+const ZERO_HASH = Buffer.alloc(16);
+const ZERO_GRANULE = Buffer.alloc(GRANULE_BYTES);
+
+/** 16 bytes that tell a granule's content: half of a SHA-256, or zeros for zeros. */
+export function hashGranule(data: Buffer): Buffer {
+  if (data.length === GRANULE_BYTES ? data.equals(ZERO_GRANULE) : data.every((byte) => byte === 0)) {
+    return ZERO_HASH;
+  }
+  return createHash("sha256").update(data).digest().subarray(0, 16);
+}
+
+type Compared = { readonly granule: number; readonly hash: Buffer; readonly differs: boolean };
+
+/**
+ * Hashes granules of a disk, skipping holes. With `theirs` a granule that they have as zeros and we as data is not even
+ * hashed: it differs.
+ */
+export async function* hashGranules(
+  file: FileHandle,
+  diskSize: number,
+  first: number,
+  count: number,
+  theirs?: Uint8Array,
+): AsyncGenerator<Compared> {
+  const chunk = Buffer.allocUnsafeSlow(HASH_CHUNK_GRANULES * GRANULE_BYTES);
+  for (let at = first; at < first + count; at += HASH_CHUNK_GRANULES) {
+    const granules = Math.min(HASH_CHUNK_GRANULES, first + count - at);
+    const offset = at * GRANULE_BYTES;
+    const bytes = Math.min(granules * GRANULE_BYTES, diskSize - offset);
+    const holes = bytes <= 0 || listDataExtents(file.fd, offset, offset + bytes).length === 0;
+    if (!holes) {
+      await readWhole(file, chunk.subarray(0, bytes), offset);
+    }
+    for (let index = 0; index < granules; index += 1) {
+      const their = theirs?.subarray((at - first + index) * 16, (at - first + index + 1) * 16);
+      const data = chunk.subarray(index * GRANULE_BYTES, Math.min((index + 1) * GRANULE_BYTES, Math.max(0, bytes)));
+      yield compareGranule(at + index, holes || data.length === 0 ? undefined : data, their);
+    }
+    if (!holes) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
+
+function compareGranule(granule: number, data: Buffer | undefined, theirs: Uint8Array | undefined): Compared {
+  if (data !== undefined && theirs !== undefined && ZERO_HASH.equals(theirs)) {
+    return { granule, hash: ZERO_HASH, differs: !isZero(data) };
+  }
+  const hash = data === undefined ? ZERO_HASH : hashGranule(data);
+  return { granule, hash, differs: theirs !== undefined && !hash.equals(theirs) };
+}
+
+function isZero(data: Buffer): boolean {
+  return data.length === GRANULE_BYTES ? data.equals(ZERO_GRANULE) : data.every((byte) => byte === 0);
+}
+
+async function readWhole(file: FileHandle, into: Buffer, offset: number): Promise<void> {
+  let filled = 0;
+  while (filled < into.length) {
+    const { bytesRead } = await file.read(into, filled, into.length - filled, offset + filled);
+    if (bytesRead === 0) {
+      into.fill(0, filled);
+      return;
+    }
+    filled += bytesRead;
+  }
+}

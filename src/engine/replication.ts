@@ -1,0 +1,553 @@
+/**
+ * The primary's end of a replication session: first copy, then epochs, over one connection.
+ *
+ * An epoch is captured while the guest stands still (memory copied out, output position and disk boundary marked) and shipped
+ * while it runs on. Up to EPOCHS_IN_FLIGHT of them may wait for their acknowledgement. The stream is ordered: disk writes go
+ * out as they happen, labelled with the epoch the guest was in, pages and device state after the stop, `epochEnd` last.
+ *
+ * Contract with the protocol machine: `copied` once the copy has caught up, `captured` for each epoch in order, nothing after
+ * `end`. Pages that were scanned and not acknowledged go back to `lacking`, so a later session may start from them.
+ */
+import { type CheckpointContract } from "../protocol/assignment.ts";
+import {
+  encodeDeviceState,
+  encodeDiskWrite,
+  encodeDiskZero,
+  encodeDiskHashesWanted,
+  encodeEpochEnd,
+  encodePages,
+  encodeZeroPages,
+  type Frame,
+  type FrameParts,
+  PAGES_PER_FRAME_MAX,
+  payloadBytesOf,
+} from "../protocol/frames.ts";
+import { type SyncBasis } from "../protocol/messages.ts";
+import { PageRuns, type PageSet, subtract, union } from "../memory/page-runs.ts";
+import { PAGE_BYTES } from "../memory/ram-blocks.ts";
+import { type FrameConnection } from "../net/frame-connection.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
+import { type Log } from "../telemetry/log.ts";
+import { GRANULE_BYTES } from "./dirty-map.ts";
+import { type Figures } from "./figures.ts";
+import { type Guest } from "./guest.ts";
+import { observeEpoch, type PacingState, planCapture, startPacing } from "./pacing.ts";
+import { type DiskStream, type PrimaryDisks } from "./primary-disks.ts";
+import { RamCopy } from "./ram-copy.ts";
+
+const EPOCHS_IN_FLIGHT = 3;
+const STATE_BYTES_FIRST = 1024 * 1024;
+const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
+const CAPTURE_FAILURES_MAX = 3;
+
+type Epoch = {
+  readonly epoch: number;
+  readonly outputPosition: number;
+  readonly outputSinceMs: number | undefined;
+  readonly capturedAtMs: number;
+  /** Pages of the epoch, for `lacking` when it is never acknowledged. */
+  readonly runs: PageRuns;
+  sentAtMs: number | undefined;
+};
+
+/** Memory of one epoch on its way; used again once it was sent. */
+type Slot = { pages: Buffer; state: Buffer };
+
+export type ReplicationEvents = {
+  readonly onCopied: () => void;
+  readonly onCaptured: (epoch: number, final: boolean) => void;
+  readonly onFailed: (why: string) => void;
+  readonly onProgress: (percent: number) => void;
+};
+
+export class Replication implements DiskStream {
+  readonly session: string;
+  readonly #guest: Guest;
+  readonly #disks: PrimaryDisks;
+  readonly #connection: FrameConnection<Frame>;
+  readonly #figures: Figures;
+  readonly #events: ReplicationEvents;
+  readonly #log: Log;
+  readonly #lacking: PageSet;
+  readonly #scanned = new PageRuns();
+  readonly #merged = new PageRuns();
+  readonly #slots: Slot[] = [];
+  readonly #inFlight: Epoch[] = [];
+  #contract: CheckpointContract;
+  #pacing: PacingState;
+  /** 0 while bulk data goes out, then the epoch the guest is in. */
+  #epoch = 0;
+  #ended = false;
+  #isCapturing = false;
+  #isRunningEpochs = false;
+  #finalWanted = false;
+  #isStoppedForGood = false;
+  #throttled = false;
+  #timer: NodeJS.Timeout | undefined;
+  #startedAtMs = 0;
+  #resumedAtMs = 0;
+  #outputSinceMs: number | undefined;
+  #failures = 0;
+  #epochRecords = 0;
+  #epochBytes = 0;
+  #ramCopy: RamCopy | undefined;
+  #hashesLeft = new Map<number, () => void>();
+  #comparing: Promise<void> = Promise.resolve();
+  #packetsBefore = 0;
+
+  constructor(options: {
+    readonly session: string;
+    readonly guest: Guest;
+    readonly disks: PrimaryDisks;
+    readonly connection: FrameConnection<Frame>;
+    readonly contract: CheckpointContract;
+    readonly lacking: PageSet;
+    readonly figures: Figures;
+    readonly events: ReplicationEvents;
+    readonly log: Log;
+  }) {
+    this.session = options.session;
+    this.#guest = options.guest;
+    this.#disks = options.disks;
+    this.#connection = options.connection;
+    this.#contract = options.contract;
+    this.#lacking = options.lacking;
+    this.#figures = options.figures;
+    this.#events = options.events;
+    this.#log = options.log;
+    this.#pacing = startPacing(options.contract);
+  }
+
+  // First copy.
+
+  /** Copies memory and disks while the guest runs. */
+  async copy(ram: SyncBasis, disks: SyncBasis): Promise<void> {
+    const startedAtMs = monotonicMs();
+    const delta = disks.tag === "delta" && this.#disks.isKnown;
+    this.#disks.beginSession(this, delta ? "delta" : "all");
+    if (ram.tag !== "delta") {
+      this.#beginFullCopy();
+    }
+    const disksDone = this.#copyDisks(delta).then(() => {
+      disksAreCopied = true;
+    });
+    let disksAreCopied = false;
+    const total = this.#lacking.size();
+    this.#ramCopy = new RamCopy({
+      memory: this.#guest.memory,
+      stream: this,
+      lacking: this.#lacking,
+      runs: { scanned: this.#scanned, chunk: this.#merged },
+      onProgress: ({ sentPages }) => {
+        this.#events.onProgress(Math.min(99, Math.floor((100 * sentPages) / Math.max(1, total))));
+      },
+    });
+    await Promise.all([this.#ramCopy.run(() => disksAreCopied || this.#ended), disksDone]);
+    if (!this.#ended) {
+      const seconds = Math.round(monotonicMs() - startedAtMs) / 1000;
+      this.#log.info({ session: this.session, seconds, ram: ram.tag, disks: disks.tag }, "copied what the standby lacked");
+      this.#events.onCopied();
+    }
+  }
+
+  /** Only memory the guest has ever touched is read and sent; the rest is told to be zero. */
+  #beginFullCopy(): void {
+    const { memory } = this.#guest;
+    memory.startTracking();
+    const all = new PageRuns();
+    const populated = new PageRuns();
+    const empty = new PageRuns();
+    all.add(0, memory.pageCount);
+    memory.listPopulated(populated);
+    subtract(all, populated, empty);
+    this.#lacking.clear();
+    this.#lacking.add(populated);
+    if (empty.length > 0) {
+      this.sendZeroPages(empty.starts.subarray(0, empty.length), empty.counts.subarray(0, empty.length));
+    }
+  }
+
+  async #copyDisks(delta: boolean): Promise<void> {
+    if (!delta) {
+      await Promise.all(this.#disks.sizes.map((_, disk) => this.#compareDisk(disk)));
+      await this.#comparing;
+    }
+    await this.#disks.copyLacking(this);
+  }
+
+  #compareDisk(disk: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#hashesLeft.set(disk, resolve);
+      this.#connection.send(encodeDiskHashesWanted(disk, GRANULE_BYTES));
+    });
+  }
+
+  /** Frames from the standby. */
+  take(frame: Frame): void {
+    if (frame.tag === "diskHashes") {
+      const { disk, firstGranule, hashes } = frame;
+      this.#comparing = this.#comparing.then(() => this.#disks.compare(disk, firstGranule, hashes));
+    } else if (frame.tag === "diskHashesEnd") {
+      this.#hashesLeft.get(frame.disk)?.();
+      this.#hashesLeft.delete(frame.disk);
+    }
+  }
+
+  // The stream.
+
+  room(): Promise<void> | undefined {
+    return this.#connection.backlogBytes > 1024 * 1024 && !this.#ended ? this.#connection.drained() : undefined;
+  }
+
+  sendPages(starts: Uint32Array, counts: Uint32Array, data: Uint8Array): void {
+    this.#send(encodePages(0, { starts, counts }, data));
+  }
+
+  sendZeroPages(starts: Uint32Array, counts: Uint32Array): void {
+    this.#send(encodeZeroPages(0, { starts, counts }));
+  }
+
+  sendDisk(disk: number, offset: number, data: Buffer): void {
+    this.#sendDiskParts(encodeDiskWrite(0, disk, offset, data), 0);
+  }
+
+  sendDiskZero(disk: number, offset: number, bytes: number): void {
+    this.#sendDiskParts(encodeDiskZero(0, disk, offset, bytes), 0);
+  }
+
+  sendDiskWrite(disk: number, offset: number, data: Buffer): void {
+    this.#sendDiskParts(encodeDiskWrite(this.#epoch, disk, offset, data), this.#epoch);
+  }
+
+  sendDiskWriteZero(disk: number, offset: number, bytes: number): void {
+    this.#sendDiskParts(encodeDiskZero(this.#epoch, disk, offset, bytes), this.#epoch);
+  }
+
+  #sendDiskParts(parts: FrameParts, epoch: number): void {
+    const bytes = payloadBytesOf(parts);
+    if (epoch > 0) {
+      this.#epochRecords += 1;
+      this.#epochBytes += bytes;
+    }
+    this.#figures.diskBytes += bytes;
+    this.#send(parts);
+  }
+
+  #send(parts: FrameParts, onSent?: () => void): void {
+    if (this.#ended) {
+      return;
+    }
+    this.#figures.sentBytes += payloadBytesOf(parts);
+    this.#connection.send(parts, onSent);
+  }
+
+  // Epochs.
+
+  setContract(contract: CheckpointContract): void {
+    this.#contract = contract;
+  }
+
+  /** Output is held from the stop of epoch `first` on. */
+  startEpochs(first: number): void {
+    this.#epoch = first;
+    this.#disks.setEpoch(first);
+    this.#isRunningEpochs = true;
+    this.#resumedAtMs = monotonicMs();
+    this.#guest.shim.gate.onOutput(() => {
+      this.#outputSinceMs ??= monotonicMs();
+      this.#schedule();
+    });
+    void this.#capture();
+  }
+
+  captureFinal(): void {
+    this.#finalWanted = true;
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#ended || !this.#isRunningEpochs || this.#isCapturing || this.#isStoppedForGood) {
+      return;
+    }
+    if (this.#inFlight.length >= (this.#throttled ? 1 : EPOCHS_IN_FLIGHT) && !this.#finalWanted) {
+      return; // The next acknowledgement asks again.
+    }
+    const moment = {
+      startedAtMs: this.#startedAtMs,
+      resumedAtMs: this.#resumedAtMs,
+      outputSinceMs: this.#outputSinceMs,
+    };
+    const dueMs = this.#finalWanted ? 0 : planCapture(this.#pacing, moment, this.#contract) - monotonicMs();
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (dueMs < 0.3) {
+      void this.#capture();
+    } else {
+      this.#timer = setTimeout(() => {
+        this.#timer = undefined;
+        void this.#capture();
+      }, dueMs);
+    }
+  }
+
+  async #capture(): Promise<void> {
+    const { checkpointer } = this.#guest;
+    if (this.#ended || this.#isCapturing || checkpointer === undefined) {
+      return;
+    }
+    this.#isCapturing = true;
+    const final = this.#finalWanted;
+    const startedAtMs = monotonicMs();
+    const intervalMs = startedAtMs - this.#startedAtMs;
+    this.#startedAtMs = startedAtMs;
+    const slot = this.#slots.pop() ?? newSlot();
+    try {
+      if (final) {
+        await this.#guest.qmp.execute("stop", {});
+        this.#isStoppedForGood = true;
+      }
+      let captured: Epoch | undefined;
+      const { stateBytes, phases } = await checkpointer.capture(() => {
+        captured = this.#copyOut(slot);
+      }, slot.state);
+      this.#resumedAtMs = monotonicMs() - phases.answerMs;
+      this.#failures = 0;
+      if (captured === undefined) {
+        throw new Error("the guest was not copied");
+      }
+      this.#notePhases(phases, captured, { intervalMs, packetCount: this.#countPackets() });
+      this.#isCapturing = false;
+      if (!this.#ended) {
+        this.#ship(captured, slot, stateBytes, final);
+        this.#schedule();
+      }
+    } catch (error) {
+      this.#isCapturing = false;
+      this.#whenCaptureFailed(error, slot);
+    }
+  }
+
+  /** Runs while the guest stands still: nothing here may wait or allocate more than it must. */
+  #copyOut(slot: Slot): Epoch {
+    const { memory, shim } = this.#guest;
+    const scanStartedMs = monotonicMs();
+    const isFirst = shim.gate.mode !== "held";
+    if (isFirst && !this.#ended) {
+      shim.gate.setMode("held");
+    }
+    const outputPosition = shim.gate.position();
+    const runs = new PageRuns(256);
+    memory.scan(this.#scanned, "stopped");
+    this.#takeLacking(runs);
+    const scannedMs = monotonicMs();
+    const bytes = runs.pageCount * PAGE_BYTES;
+    if (slot.pages.length < bytes) {
+      slot.pages = Buffer.allocUnsafeSlow(Math.max(bytes, slot.pages.length * 2));
+    }
+    memory.read(runs, slot.pages);
+    const copiedMs = monotonicMs();
+    this.#figures.addPhase("scan", scannedMs - scanStartedMs);
+    this.#figures.addPhase("copy", copiedMs - scannedMs);
+    const outputSinceMs = this.#outputSinceMs;
+    this.#outputSinceMs = undefined;
+    const epoch = this.#epoch;
+    this.#epoch = epoch + 1;
+    this.#disks.setEpoch(epoch + 1);
+    return { epoch, outputPosition, outputSinceMs, capturedAtMs: copiedMs, runs, sentAtMs: undefined };
+  }
+
+  /** What this epoch carries: what was just scanned and what an earlier attempt left behind. */
+  #takeLacking(runs: PageRuns): void {
+    if (this.#lacking.size() === 0) {
+      runs.copyFrom(this.#scanned);
+      return;
+    }
+    this.#lacking.toRuns(this.#merged);
+    union(this.#scanned, this.#merged, runs);
+    this.#lacking.clear();
+  }
+
+  #ship(epoch: Epoch, slot: Slot, stateBytes: number, final: boolean): void {
+    const startedMs = monotonicMs();
+    this.#inFlight.push(epoch);
+    const state = slot.state.subarray(0, stateBytes);
+    const frames = [...encodeEpochPages(epoch, slot.pages), encodeDeviceState(epoch.epoch, state)];
+    const bytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), this.#epochBytes);
+    frames.push(
+      encodeEpochEnd(epoch.epoch, {
+        pageCount: epoch.runs.pageCount,
+        diskRecords: this.#epochRecords,
+        bytes,
+        deviceStateBytes: stateBytes,
+      }),
+    );
+    this.#epochRecords = 0;
+    this.#epochBytes = 0;
+    this.#send(frames.flat(), () => {
+      epoch.sentAtMs = monotonicMs();
+      this.#figures.addPhase("ship", epoch.sentAtMs - startedMs);
+      this.#slots.push(slot);
+    });
+    this.#figures.addCheckpoint(epoch.runs.pageCount, startedMs);
+    this.#events.onCaptured(epoch.epoch, final);
+  }
+
+  /** The machine has the acknowledgement: let the output leave. */
+  release(throughEpoch: number): void {
+    const { gate } = this.#guest.shim;
+    let last: Epoch | undefined;
+    const releasedAtMs = monotonicMs();
+    while ((this.#inFlight[0]?.epoch ?? Infinity) <= throughEpoch) {
+      last = this.#inFlight.shift();
+      if (last !== undefined) {
+        this.#noteRelease(last, releasedAtMs);
+      }
+    }
+    if (last !== undefined) {
+      gate.releaseThrough(last.outputPosition);
+    }
+    this.#disks.acknowledge(throughEpoch);
+    this.#schedule();
+  }
+
+  #noteRelease(epoch: Epoch, nowMs: number): void {
+    this.#figures.addPhase("acknowledge", nowMs - epoch.capturedAtMs);
+    if (epoch.outputSinceMs !== undefined) {
+      this.#figures.addLatency(nowMs - epoch.outputSinceMs);
+    }
+    this.#decideThrottle();
+  }
+
+  /** The latency contract: one epoch at a time is the least a guest can be held to; what is still too late is reported. */
+  #decideThrottle(): void {
+    const { recentAddedLatency } = this.#figures;
+    if (recentAddedLatency.count % 32 === 0) {
+      this.#throttled = recentAddedLatency.quantile(0.9) > this.#contract.maxAddedLatencyMs;
+    }
+  }
+
+  /** Age of the newest acknowledged state; undefined before the first. */
+  get oldestUnacknowledgedMs(): number | undefined {
+    return this.#inFlight[0]?.capturedAtMs;
+  }
+
+  get isThrottled(): boolean {
+    return this.#throttled;
+  }
+
+  /** No more epochs. What is not acknowledged through `acked` is lacking at the standby. */
+  end(acked: number): void {
+    if (this.#ended) {
+      return;
+    }
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    this.#ramCopy?.stop();
+    for (const { epoch, runs } of this.#inFlight) {
+      if (epoch > acked) {
+        this.#lacking.add(runs);
+      }
+    }
+    this.#inFlight.length = 0;
+    this.#disks.acknowledge(acked);
+    this.#disks.endSession();
+    for (const resolve of this.#hashesLeft.values()) {
+      resolve();
+    }
+  }
+
+  #whenCaptureFailed(error: unknown, slot: Slot): void {
+    this.#lacking.add(this.#scanned);
+    this.#slots.push(slot);
+    this.#failures += 1;
+    this.#log.warn({ error, session: this.session }, "a checkpoint failed");
+    const code = (error as { readonly detail?: { readonly code?: string } }).detail?.code;
+    if (code === "StateTooLarge") {
+      slot.state = Buffer.allocUnsafeSlow(slot.state.length * 2);
+    } else if (this.#failures >= CAPTURE_FAILURES_MAX) {
+      this.#events.onFailed(`checkpoints fail: ${error instanceof Error ? error.message : String(error)}`);
+      return;
+    }
+    this.#resumedAtMs = monotonicMs();
+    this.#schedule();
+  }
+
+  #countPackets(): number {
+    const { gate } = this.#guest.shim;
+    const held = gate.heldPackets;
+    const fresh = Math.max(0, held - this.#packetsBefore);
+    this.#packetsBefore = held;
+    return fresh;
+  }
+
+  #notePhases(
+    phases: { readonly stopMs: number; readonly saveMs: number; readonly pauseMs: number },
+    epoch: Epoch,
+    seen: { readonly intervalMs: number; readonly packetCount: number },
+  ): void {
+    this.#figures.addPhase("pause", phases.pauseMs);
+    this.#figures.addPhase("stop", phases.stopMs);
+    this.#figures.addPhase("deviceState", phases.saveMs);
+    const sample = { pauseMs: phases.pauseMs, pageCount: epoch.runs.pageCount, ...seen };
+    this.#pacing = observeEpoch(this.#pacing, sample, this.#contract);
+  }
+}
+
+function newSlot(): Slot {
+  return { pages: Buffer.allocUnsafeSlow(PAGES_BYTES_FIRST), state: Buffer.allocUnsafeSlow(STATE_BYTES_FIRST) };
+}
+
+/** The pages of an epoch as frames of a size both sides allow. */
+function encodeEpochPages(epoch: Epoch, pages: Buffer): FrameParts[] {
+  const { runs } = epoch;
+  if (runs.pageCount <= PAGES_PER_FRAME_MAX) {
+    return runs.length === 0
+      ? []
+      : [
+          encodePages(
+            epoch.epoch,
+            { starts: runs.starts.subarray(0, runs.length), counts: runs.counts.subarray(0, runs.length) },
+            pages.subarray(0, runs.pageCount * PAGE_BYTES),
+          ),
+        ];
+  }
+  return splitRuns(runs).map(({ starts, counts, from, to }) =>
+    encodePages(epoch.epoch, { starts, counts }, pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES)),
+  );
+}
+
+type RunPart = { readonly starts: Uint32Array; readonly counts: Uint32Array; readonly from: number; readonly to: number };
+
+function splitRuns(runs: PageRuns): RunPart[] {
+  const parts: RunPart[] = [];
+  let starts: number[] = [];
+  let counts: number[] = [];
+  let from = 0;
+  let pages = 0;
+  const flush = (): void => {
+    if (pages > 0) {
+      parts.push({ starts: Uint32Array.from(starts), counts: Uint32Array.from(counts), from, to: from + pages });
+      from += pages;
+      starts = [];
+      counts = [];
+      pages = 0;
+    }
+  };
+  for (let run = 0; run < runs.length; run += 1) {
+    let start = runs.start(run);
+    let left = runs.count(run);
+    while (left > 0) {
+      const count = Math.min(left, PAGES_PER_FRAME_MAX - pages);
+      starts.push(start);
+      counts.push(count);
+      pages += count;
+      start += count;
+      left -= count;
+      if (pages === PAGES_PER_FRAME_MAX) {
+        flush();
+      }
+    }
+  }
+  flush();
+  return parts;
+}

@@ -1,0 +1,106 @@
+/** What the engine tells its agent, put together from what it knows: pure. */
+import { type CheckpointContract, type EngineCondition, type EngineReport } from "../protocol/assignment.ts";
+import { type Side } from "../protocol/side-state.ts";
+import { type Figures } from "./figures.ts";
+
+export type EngineSnapshot = {
+  readonly side: Side;
+  readonly role: EngineReport["role"];
+  readonly state: string;
+  readonly nowMs: number;
+  readonly figures: Figures;
+  readonly contract: CheckpointContract;
+  readonly isThrottled: boolean;
+  readonly syncPercent: number;
+  readonly disks: EngineReport["disks"];
+  /** When the oldest epoch that waits for its acknowledgement was captured. */
+  readonly oldestUnacknowledgedMs: number | undefined;
+  readonly heldPacketsCount: number;
+  readonly outputMode: EngineReport["outputMode"];
+  readonly tracker: EngineReport["tracker"];
+  readonly links: EngineReport["links"];
+  readonly isQuorumReachable: boolean;
+  readonly takeoversCount: number;
+  /** What stands in the way, by component. */
+  readonly problems: ReadonlyMap<string, string>;
+};
+
+export function planReport(snapshot: EngineSnapshot): EngineReport {
+  const { side, figures, nowMs, oldestUnacknowledgedMs } = snapshot;
+  const inSync = side.state.tag === "protected" || side.state.tag === "holding";
+  return {
+    role: snapshot.role,
+    state: snapshot.state,
+    term: side.record?.term ?? 0,
+    epoch: side.epoch,
+    primaryNode: side.record?.owner ?? "",
+    syncPercent: inSync ? 100 : snapshot.syncPercent,
+    disks: snapshot.disks,
+    checkpoint: figures.checkpoint(nowMs),
+    addedLatency: figures.addedLatency(),
+    lagMs: inSync ? Math.max(0, nowMs - (oldestUnacknowledgedMs ?? nowMs)) : null,
+    heldPacketsCount: snapshot.heldPacketsCount,
+    links: snapshot.links,
+    tracker: snapshot.tracker,
+    outputMode: snapshot.outputMode,
+    takeoversCount: snapshot.takeoversCount,
+    conditions: [
+      planInSync(snapshot, inSync),
+      planQuorum(snapshot),
+      planLatency(snapshot),
+      planDisks(snapshot),
+      planLinks(snapshot),
+    ],
+  };
+}
+
+function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): EngineCondition {
+  if (inSync) {
+    return { type: "InSync", status: "True", reason: "Protected", message: "the standby holds every acknowledged epoch" };
+  }
+  const why = problems.get("refusal") ?? problems.get("sync") ?? problems.get("guest");
+  const message = why === undefined ? `this side is ${state}` : `this side is ${state}: ${why}`;
+  return { type: "InSync", status: "False", reason: state === "syncing" ? "Synchronising" : "Unprotected", message };
+}
+
+function planQuorum({ isQuorumReachable }: EngineSnapshot): EngineCondition {
+  return isQuorumReachable
+    ? { type: "QuorumReachable", status: "True", reason: "Reachable", message: "the quorum answers" }
+    : {
+        type: "QuorumReachable",
+        status: "False",
+        reason: "Unreachable",
+        message: "the quorum does not answer: a healthy pair goes on, but no failover is possible; check the quorum service",
+      };
+}
+
+function planLatency({ figures, contract, isThrottled }: EngineSnapshot): EngineCondition {
+  const { recentAddedLatency } = figures;
+  if (recentAddedLatency.count === 0) {
+    return { type: "LatencyWithinBound", status: "Unknown", reason: "NoOutput", message: "the guest has sent nothing yet" };
+  }
+  const p99Ms = Math.round(recentAddedLatency.quantile(0.99) * 10) / 10;
+  const says = `99 of the last 100 packets waited at most ${p99Ms.toString()} ms, allowed are ${contract.maxAddedLatencyMs.toString()}`;
+  if (p99Ms <= contract.maxAddedLatencyMs) {
+    return { type: "LatencyWithinBound", status: "True", reason: "WithinBound", message: says };
+  }
+  const remedy = isThrottled ? "the guest is throttled; reduce its load or give the link more bandwidth" : "throttling";
+  return { type: "LatencyWithinBound", status: "False", reason: "BoundExceeded", message: `${says}: ${remedy}` };
+}
+
+function planDisks({ problems }: EngineSnapshot): EngineCondition {
+  const failed = [...problems].filter(([component]) => component.startsWith("disk") || component.startsWith("mirror"));
+  const message = failed.map(([component, why]) => `${component}: ${why}`).join("; ");
+  return failed.length === 0
+    ? { type: "DisksHealthy", status: "True", reason: "Healthy", message: "no disk has failed" }
+    : { type: "DisksHealthy", status: "False", reason: "DiskFailed", message };
+}
+
+function planLinks({ links, problems }: EngineSnapshot): EngineCondition {
+  const down = links.filter(({ alive }) => !alive).map(({ name }) => name);
+  if (down.length === 0) {
+    return { type: "LinksHealthy", status: "True", reason: "Healthy", message: "every replication link is up" };
+  }
+  const why = down.map((name) => `${name}${problems.has(name) ? ` (${problems.get(name) ?? ""})` : ""}`).join(", ");
+  return { type: "LinksHealthy", status: "False", reason: "LinkDown", message: `not connected: ${why}` };
+}
