@@ -24,7 +24,7 @@ export function parseInput<S extends z.ZodType>(schema: S, value: unknown, subje
   const lines = problems.map((problem) => `\n  ${problem}`).join("");
   throw new InputFailure(
     { code: "InputInvalid", subject, problems },
-    `${subject} has ${problems.length === 1 ? "a mistake" : `${problems.length} mistakes`}; correct and save it:${lines}`,
+    `${subject} has ${problems.length === 1 ? "a mistake; correct it" : `${problems.length} mistakes; correct them`}:${lines}`,
   );
 }
 
