@@ -1,0 +1,138 @@
+/** What protection costs while nothing happens, and whether eight guests at once keep their latency bound. */
+import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { assert, present } from "../../src/lib/assert.ts";
+import { round } from "../lab/clients/figures.ts";
+import { type Cluster, type GuestView } from "../lab/cluster.ts";
+import { withLab } from "../lab/hosts.ts";
+import { pairHosts } from "../lab/placement.ts";
+import { samplesOf, type Bench } from "./bench.ts";
+import { readEngineSamples, type EngineSamples } from "./samples.ts";
+import { quantilesOf, type Figure } from "./row.ts";
+
+const idleSeconds = 30;
+const crowdSeconds = 30;
+const crowdCount = 8;
+const crowdBoundMs = 50;
+const processorPercentMax = 3;
+const residentMebibytesMax = 120;
+/** Of the figures in /proc/PID/stat. */
+const ticksPerSecond = 100;
+
+type Consumer = { readonly name: string; readonly pid: number };
+
+export function measureIdle(bench: Bench): Promise<Figure[]> {
+  return withLab({ say: bench.say }, async (lab) => {
+    const guest = bench.place(lab, "busybox", "idler");
+    const cluster = await bench.protect(lab, [guest]);
+    await sleep(bench.durationMs(10));
+    const consumers = await listConsumers(cluster, guest.name);
+    const before = consumers.map(({ pid }) => readProcessorSeconds(pid));
+    const fromMs = performance.now();
+    await sleep(bench.durationMs(idleSeconds));
+    const seconds = (performance.now() - fromMs) / 1000;
+    const used = consumers.map(({ name, pid }, index) => ({
+      name,
+      percent: round((100 * (readProcessorSeconds(pid) - (before[index] ?? NaN))) / seconds),
+      residentMebibytes: round(readResidentMebibytes(pid)),
+    }));
+    return [summarizeProcessor(used), summarizeMemory(used)];
+  });
+}
+
+type Used = { readonly name: string; readonly percent: number; readonly residentMebibytes: number };
+
+function summarizeProcessor(used: readonly Used[]): Figure {
+  const percent = round(used.reduce((sum, one) => sum + one.percent, 0));
+  return {
+    row: {
+      name: "idle protected guest: both engines and both agents, processor",
+      unit: "% of a core",
+      p50: percent,
+      target: `≤ ${processorPercentMax}`,
+      met: percent <= processorPercentMax,
+      detail: { processes: used },
+    },
+    samples: { used },
+  };
+}
+
+function summarizeMemory(used: readonly Used[]): Figure {
+  const engines = used.filter(({ name }) => name.startsWith("engine"));
+  const { p50, max } = quantilesOf(engines.map(({ residentMebibytes }) => residentMebibytes));
+  return {
+    row: {
+      name: "idle protected guest: resident memory of an engine",
+      unit: "MiB",
+      p50,
+      max,
+      target: `≤ ${residentMebibytesMax}`,
+      met: max <= residentMebibytesMax,
+    },
+    samples: { used },
+  };
+}
+
+async function listConsumers(cluster: Cluster, guest: string): Promise<readonly Consumer[]> {
+  const { sides } = await cluster.readGuest(guest);
+  return pairHosts.flatMap((host) => [
+    { name: `engine ${host}`, pid: present(sides[host]?.enginePid, `the engine on host ${host}`) },
+    { name: `agent ${host}`, pid: present(cluster.agents[host].pid, `the agent on host ${host}`) },
+  ]);
+}
+
+function readProcessorSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+}
+
+function readResidentMebibytes(pid: number): number {
+  const line = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
+  return Number(present(line?.[1], `resident memory of ${pid}`)) / 1024;
+}
+
+export function measureCrowd(bench: Bench): Promise<Figure[]> {
+  return withLab({ say: bench.say }, async (lab) => {
+    const indexes = Array.from({ length: crowdCount }, (_, index) => index);
+    const guests = indexes.map((index) => bench.place(lab, "busybox", `crowd${index}`, index));
+    const cluster = await bench.protect(lab, guests, { checkpoint: { maxAddedLatencyMs: crowdBoundMs } });
+    const outside = new Set<string>();
+    const watch = setInterval(() => {
+      void cluster.readGuests().then((views) => {
+        views.filter(isOutsideBound).forEach(({ name }) => outside.add(name));
+      });
+    }, 500);
+    const fromMs = Date.now();
+    const loads = await Promise.all(
+      guests.map(({ address }) => bench.run(lab, "counted", { host: address, thinkMs: 200 }, crowdSeconds)),
+    );
+    clearInterval(watch);
+    const toMs = Date.now();
+    assert(loads.length === crowdCount, "a load on every guest");
+    const directory = `${lab.logDirectory}/samples`;
+    const each = await Promise.all(guests.map(({ name }) => readEngineSamples(directory, [name], { fromMs, toMs })));
+    return [summarizeCrowd(each, [...outside])];
+  });
+}
+
+/** The engine's own word on its contract. */
+const isOutsideBound = ({ report }: GuestView): boolean =>
+  report?.conditions.some(({ type, status }) => type === "LatencyWithinBound" && status === "False") === true;
+
+function summarizeCrowd(each: readonly EngineSamples[], outside: readonly string[]): Figure {
+  const latencies = each.map((samples) => samplesOf(samples, "addedLatency"));
+  const worstP99 = Math.max(...latencies.map((samples) => quantilesOf(samples).p99));
+  const { count, ...all } = quantilesOf(latencies.flat());
+  return {
+    row: {
+      name: `added latency of ${crowdCount} protected busybox guests`,
+      unit: "ms",
+      ...all,
+      target: `p99 of each ≤ its bound of ${crowdBoundMs}`,
+      met: worstP99 <= crowdBoundMs && outside.length === 0,
+      detail: { repliesCount: count, worstP99, saidToBeOutside: outside },
+    },
+    samples: { addedLatencyMs: latencies },
+  };
+}
