@@ -13,6 +13,7 @@ import { FrameConnection, type ClosedReason, type FrameSource } from "./frame-co
 import { parseNetFailure, type NetFailure } from "./net-failure.ts";
 import { connectSecurely } from "./secure-connect.ts";
 import { SecureListener, type ListenLimits } from "./secure-listener.ts";
+import { sleep } from "./sleep.ts";
 import type { TlsCredentials } from "./tls.ts";
 import type { Link } from "../protocol/assignment.ts";
 
@@ -150,16 +151,4 @@ export class PeerListener {
   close(): Promise<void> {
     return this.#listener.close();
   }
-}
-
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const end = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", end);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    signal.addEventListener("abort", end);
-  });
 }

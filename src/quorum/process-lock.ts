@@ -19,7 +19,7 @@ export function openProcessLock(directory: string): () => void {
     database.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
   } catch (error) {
     database?.close();
-    const isTaken = error instanceof Error && error.message.includes("database is locked");
+    const isTaken = String(error).includes("database is locked");
     const detail = isTaken
       ? ({ code: "StoreLocked", directory } as const)
       : ({ code: "StoreUnavailable", why: String(error) } as const);
