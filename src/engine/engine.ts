@@ -31,6 +31,7 @@ import { type GuestEvent } from "../qemu/guest-events.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { Figures } from "./figures.ts";
+import { openSampleLog } from "./sample-log.ts";
 import { Guest } from "./guest.ts";
 import { Links } from "./links.ts";
 import { PrimaryDisks } from "./primary-disks.ts";
@@ -58,7 +59,7 @@ export class Engine {
   readonly #log: Log;
   readonly #links: Links;
   readonly #quorum: QuorumConnection;
-  readonly #figures = new Figures();
+  readonly #figures: Figures;
   readonly #timers = new Map<TimerName, NodeJS.Timeout>();
   #timing: Timing;
   #contract: CheckpointContract;
@@ -89,6 +90,7 @@ export class Engine {
     const { config, credentials } = options;
     this.#options = options;
     this.#config = config;
+    this.#figures = new Figures(openSampleLog(config.guest, config.node));
     this.#log = options.log;
     this.#contract = config.checkpoint;
     this.#timing = planTiming(config.failover.detectionTimeoutMs);
