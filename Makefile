@@ -7,12 +7,11 @@ PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools
 SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/qemu10.sh src/memory/shim/build.sh
 
 SEED ?=
-SEEDS ?= 10000
 KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build format lint unit test clean
+.PHONY: help setup modules build format lint unit test soak demo bench clean
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,10 +37,19 @@ lint: modules ## Types, lint rules, who imports whom, formatting, shell scripts
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo "lint: no shellcheck here (make setup)"; fi
 
 unit: modules build ## The unit tests alone; TEST=PATH for one of them
-	@$(JEST) --maxWorkers=2 $(or $(TEST),src test/tidy)
+	@$(JEST) --maxWorkers=2 $(or $(TEST),$(CURDIR)/src/ $(CURDIR)/test/tidy)
 
 test: setup ## Everything that must pass, stage by stage, on a plain machine without KVM
 	@$(NODE) test/main.ts
+
+soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
+	@$(NODE) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+demo: setup ## Two hosts, two guests, kill -9, power off, cut cables: watch clients not notice
+	@$(NODE) test/demo/main.ts
+
+bench: setup ## Every promised figure against its target, in one run; JSON=FILE gets them, samples beside it
+	@$(NODE) test/bench/main.ts --json $(JSON)
 
 clean: ## Remove what the targets made in this checkout (the caches outside it stay) and what dead labs left behind
 	@if [ -x $(NODE) ] && [ "$$(id -u)" = 0 ]; then $(NODE) test/lab/hosts.ts clean; fi

@@ -10,7 +10,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { z } from "zod";
 
 type Stage = { readonly name: string; readonly command: readonly string[]; readonly countedBy?: "jest" };
@@ -30,9 +30,17 @@ const jest = (...paths: string[]): string[] => [
   ...["-c", "config/tools/jest.mjs", ...paths],
 ];
 
+const root = resolve(import.meta.dirname, "..");
+
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
-  { name: "unit", command: jest("src", "test/tidy", "--maxWorkers=2"), countedBy: "jest" },
+  { name: "unit", command: jest(`${root}/src/`, `${root}/test/tidy`, "--maxWorkers=2"), countedBy: "jest" },
+  {
+    name: "integration",
+    command: jest(`${root}/test/`, "--testPathIgnorePatterns", "test/tidy", "--runInBand"),
+    countedBy: "jest",
+  },
+  { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30"] },
 ];
 
 const print = (line: string): void => {
@@ -44,7 +52,7 @@ let running: ChildProcess | undefined;
 function runCommand(command: readonly string[]): Promise<number> {
   const [program = "", ...args] = command;
   return new Promise((resolve) => {
-    running = spawn(program, args, { stdio: ["ignore", "inherit", "inherit"] })
+    running = spawn(program, args, { cwd: root, stdio: ["ignore", "inherit", "inherit"] })
       .on("error", (error) => {
         print(error.message);
         resolve(-1);
@@ -125,8 +133,11 @@ for (const [signal, number] of [
   ["SIGHUP", 1],
 ] as const) {
   process.once(signal, () => {
-    running?.once("close", () => process.exit(128 + number));
-    running?.kill(signal);
+    if (running === undefined) {
+      process.exit(128 + number);
+    }
+    running.once("close", () => process.exit(128 + number));
+    running.kill(signal);
   });
 }
 
