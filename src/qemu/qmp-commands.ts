@@ -87,6 +87,8 @@ export type MigrationInfo = {
     | "postcopy-paused"
     | "postcopy-recover";
   readonly "error-desc"?: string;
+  /** Why this machine cannot be migrated, nor its state be saved. */
+  readonly "blocked-reasons"?: readonly string[];
   /** Where an incoming side listens. */
   readonly "socket-address"?: readonly { readonly type: string; readonly path?: string }[];
 };
@@ -130,6 +132,7 @@ export type QmpCommands = {
     None,
     { readonly "base-memory": number; readonly "plugged-memory"?: number }
   >;
+  readonly "x-query-virtio-status": Command<{ readonly path: string }, { readonly "vhost-started"?: boolean }>;
   readonly "query-pci": Command<None, readonly { readonly bus: number; readonly devices: readonly PciDevice[] }[]>;
   readonly "query-chardev": Command<None, readonly ChardevInfo[]>;
   readonly "human-monitor-command": Command<{ readonly "command-line": string }, string>;

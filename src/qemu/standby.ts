@@ -116,7 +116,7 @@ export class Standby {
   }
 }
 
-/** The machine type with its version, such as pc-q35-7.2, as it stands in a configuration section. */
+/** The machine type with its version, such as pc-q35-7.2. */
 export async function readMachineType(qmp: QmpClient): Promise<string> {
   const type = await qmp.execute("qom-get", { path: "/machine", property: "type" });
   if (typeof type !== "string") {

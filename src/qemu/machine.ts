@@ -1,0 +1,250 @@
+/**
+ * What the machine inside of one QEMU is: version, RAM blocks, disks, network cards; and what of it cannot be protected.
+ *
+ * RAM blocks come from the human monitor's `info ramblock`, which QMP has no like of: name, page size, offset
+ * (ram_addr_t), used and total size, and from QEMU 8 on the host address and whether the guest may write. Which blocks
+ * change:
+ * - Option ROMs and firmware are the same in equal builds of QEMU and never written: constant. A pflash whose drive is
+ *   read-only (UEFI code) too.
+ * - Guest memory, vga.vram and the pflash with UEFI's variables change. The latter is also a drive, but no disk that needs
+ *   a mirror: QEMU writes the whole block to its file when a loaded guest is started.
+ * - `/rom@etc/...` (ACPI tables, their loader, the RSDP) are called ROM by QEMU, yet it writes them anew after each reset,
+ *   when the firmware has laid out PCI and selects one of them. So they change, too.
+ *
+ * Obstacles are what a checkpoint would silently get wrong: memory written by other processes, state that QEMU cannot
+ * save, disks that a raw copy does not cover. They are reported all at once.
+ */
+import { type BlockDevice, type RunState } from "./qmp-commands.ts";
+import { type QmpClient } from "./qmp-client.ts";
+import { QmpFailure } from "./qmp-failure.ts";
+import { readMachineType } from "./standby.ts";
+
+export type ListedRamBlock = {
+  readonly name: string;
+  /** Its ram_addr_t: blocks were allocated in this order, where none was freed since. */
+  readonly offset: number;
+  readonly bytes: number;
+  readonly usedBytes: number;
+  /** In QEMU's address space, where QEMU tells. */
+  readonly address: bigint | undefined;
+  /** Equal on both sides for ever: not to be copied. */
+  readonly isConstant: boolean;
+};
+export type MachineDisk = {
+  /** The name of its -drive, or its node name: what a mirror takes. */
+  readonly device: string;
+  readonly node: string;
+  readonly qdev: string;
+  readonly driver: string;
+  readonly path: string;
+  readonly bytes: number;
+  readonly isReadOnly: boolean;
+  /** A pflash: goes with the RAM block of the same name. */
+  readonly isFirmware: boolean;
+};
+export type MachineNic = {
+  readonly netdev: string;
+  readonly type: string;
+  readonly queues: number;
+};
+export type Machine = {
+  readonly qemuVersion: string;
+  readonly type: string;
+  readonly runState: RunState;
+  readonly vcpus: number;
+  readonly ramBlocks: readonly ListedRamBlock[];
+  readonly disks: readonly MachineDisk[];
+  readonly nics: readonly MachineNic[];
+  /** Every obstacle but those that depend on how output is held; see listObstacles. */
+  readonly obstacles: readonly Obstacle[];
+};
+export type Obstacle = {
+  readonly code:
+    | "CommandMissing"
+    | "DeviceWritesMemoryFromOutside"
+    | "DeviceIsOfTheHost"
+    | "MigrationBlocked"
+    | "DiskNotRaw"
+    | "MultiqueueNeedsTheShim"
+    | "VhostInUse";
+  /** For people: what it is and what to do. */
+  readonly message: string;
+};
+
+const COMMANDS = ["xen-save-devices-state", "blockdev-mirror", "blockdev-add", "migrate-incoming"] as const;
+const CONSTANT_BLOCK = /[.]rom$|^pc[.](bios|rom)$|^isa-bios$|^system[.]rom$/;
+const FIRMWARE_QDEV = /^[/]machine[/](system[.]flash\d+)$/;
+/** Protocol drivers whose bytes are the disk's bytes. */
+const RAW_DRIVERS = new Set(["raw", "file", "host_device"]);
+const OUTSIDE_WRITER = /^vhost-user-|^vhost-vdpa|^vhost-scsi|^virtio-9p|^ivshmem/;
+const HOST_DEVICE = /^vfio-|^usb-host$|^vhost-vsock|^scsi-(generic|block)$/;
+
+export async function readMachine(qmp: QmpClient): Promise<Machine> {
+  const { status } = await qmp.execute("query-status", {});
+  const cpus = await qmp.execute("query-cpus-fast", {});
+  const blockDevices = await qmp.execute("query-block", {});
+  const disks = parseDisks(blockDevices);
+  const ramText = await qmp.execute("human-monitor-command", { "command-line": "info ramblock" });
+  const nics = parseNics(await qmp.execute("human-monitor-command", { "command-line": "info network" }));
+  const { major, minor, micro } = qmp.version;
+  return {
+    qemuVersion: `${major}.${minor}.${micro}`,
+    type: await readMachineType(qmp),
+    runState: status,
+    vcpus: cpus.length,
+    ramBlocks: parseRamBlocks(ramText, disks),
+    disks,
+    nics,
+    obstacles: [
+      ...(await listMissingCommands(qmp)),
+      ...(await listDeviceObstacles(qmp)),
+      ...(await listMigrationBlockers(qmp, status)),
+      ...listDiskObstacles(disks),
+    ],
+  };
+}
+
+/** All obstacles. Output held by QEMU's own queues, where the shim is missing, has some more. */
+export function listObstacles(machine: Machine, options: { readonly hasShim: boolean }): readonly Obstacle[] {
+  if (options.hasShim) {
+    return machine.obstacles;
+  }
+  const multiqueue = machine.nics
+    .filter(({ queues }) => queues > 1)
+    .map(({ netdev, queues }): Obstacle => ({
+      code: "MultiqueueNeedsTheShim",
+      message: `${netdev} has ${queues} queues, QEMU's filters take one: start QEMU with the twinrun shim, or use queues=1`,
+    }));
+  return [...machine.obstacles, ...multiqueue];
+}
+
+/** `disks` tells which pflash cannot be written. */
+export function parseRamBlocks(text: string, disks: readonly MachineDisk[]): readonly ListedRamBlock[] {
+  const readOnlyFirmware = new Set(
+    disks.flatMap(({ qdev, isReadOnly }) => (isReadOnly ? [FIRMWARE_QDEV.exec(qdev)?.[1]] : [])),
+  );
+  const [heading, ...lines] = text.split("\n").filter((line) => line.trim() !== "");
+  if (heading?.includes("Block Name") !== true) {
+    throw QmpFailure.malformed("info ramblock has no heading");
+  }
+  return lines.map((line) => {
+    // The name may hold blanks (it begins with a device's id), so it is what stands before the page size.
+    const fields = /^\s*(.+?)\s+\d+ [KMG]iB\s+(0x\S+)\s+(0x\S+)\s+(0x\S+)(?:\s+(0x\S+)\s+(?:ro|rw))?\s*$/.exec(line);
+    const [, name, offset, usedBytes, bytes, address] = fields ?? [];
+    if (name === undefined) {
+      throw QmpFailure.malformed(`info ramblock has the line "${line.trim()}"`);
+    }
+    return {
+      name,
+      offset: Number(offset),
+      bytes: Number(bytes),
+      usedBytes: Number(usedBytes),
+      address: address === undefined ? undefined : BigInt(address),
+      isConstant: CONSTANT_BLOCK.test(name) || readOnlyFirmware.has(name),
+    };
+  });
+}
+
+export function parseDisks(devices: readonly BlockDevice[]): readonly MachineDisk[] {
+  return devices.flatMap(({ device, qdev = "", inserted }) => {
+    if (inserted === undefined) {
+      return []; // An empty drive.
+    }
+    const node = inserted["node-name"] ?? "";
+    return [
+      {
+        device: device === "" ? node : device,
+        node,
+        qdev,
+        driver: inserted.drv,
+        path: inserted.file,
+        bytes: inserted.image["virtual-size"],
+        isReadOnly: inserted.ro,
+        isFirmware: FIRMWARE_QDEV.test(qdev),
+      },
+    ];
+  });
+}
+
+/** `info network`: one line for each queue, those of a card's peer begin with a backslash. */
+export function parseNics(text: string): readonly MachineNic[] {
+  const nics = new Map<string, MachineNic>();
+  for (const [, netdev = "", type = ""] of text.matchAll(/^\s*(?:\\ )?(\S+): index=\d+,type=([a-z-]+)/gm)) {
+    if (type !== "nic") {
+      nics.set(netdev, { netdev, type, queues: (nics.get(netdev)?.queues ?? 0) + 1 });
+    }
+  }
+  return [...nics.values()];
+}
+
+async function listMissingCommands(qmp: QmpClient): Promise<readonly Obstacle[]> {
+  const obstacles: Obstacle[] = [];
+  for (const command of COMMANDS) {
+    if (!(await qmp.hasCommand(command))) {
+      obstacles.push({ code: "CommandMissing", message: QmpFailure.commandMissing(command).message });
+    }
+  }
+  return obstacles;
+}
+
+async function listDeviceObstacles(qmp: QmpClient): Promise<readonly Obstacle[]> {
+  const obstacles: Obstacle[] = [];
+  for (const path of ["/machine/peripheral", "/machine/peripheral-anon"]) {
+    for (const { name, type } of await qmp.execute("qom-list", { path })) {
+      const device = /^child<(.+)>$/.exec(type)?.[1] ?? "";
+      if (OUTSIDE_WRITER.test(device)) {
+        const message = `${device} ${name}: another process writes guest memory unseen; use a virtio device of QEMU's own`;
+        obstacles.push({ code: "DeviceWritesMemoryFromOutside", message });
+      } else if (HOST_DEVICE.test(device)) {
+        const message = `${device} ${name} is hardware of this host and cannot follow to another; remove it`;
+        obstacles.push({ code: "DeviceIsOfTheHost", message });
+      }
+      obstacles.push(...(await listVhost(qmp, `${path}/${name}`, device)));
+    }
+  }
+  return obstacles;
+}
+
+/** Neither the card nor its netdev shows in properties that the kernel serves its rings; the running device knows. */
+async function listVhost(qmp: QmpClient, path: string, device: string): Promise<readonly Obstacle[]> {
+  if (!device.startsWith("virtio-net")) {
+    return [];
+  }
+  const status = await readVhostState(qmp, `${path}/virtio-backend`);
+  return status
+    ? [
+        {
+          code: "VhostInUse",
+          message: `${path} uses vhost, which writes guest memory unseen; set vhost=off on its netdev`,
+        },
+      ]
+    : [];
+}
+
+async function readVhostState(qmp: QmpClient, path: string): Promise<boolean> {
+  if (!(await qmp.hasCommand("x-query-virtio-status"))) {
+    return false;
+  }
+  const status = await qmp.execute("x-query-virtio-status", { path });
+  return status["vhost-started"] === true;
+}
+
+async function listMigrationBlockers(qmp: QmpClient, status: RunState): Promise<readonly Obstacle[]> {
+  if (status === "inmigrate") {
+    return [];
+  }
+  const info = await qmp.execute("query-migrate", {});
+  return (info["blocked-reasons"] ?? []).map((reason) => ({
+    code: "MigrationBlocked",
+    message: `QEMU cannot save this machine's state: ${reason}`,
+  }));
+}
+
+function listDiskObstacles(disks: readonly MachineDisk[]): readonly Obstacle[] {
+  return disks
+    .filter(({ driver, isReadOnly, isFirmware }) => !isReadOnly && !isFirmware && !RAW_DRIVERS.has(driver))
+    .map(({ device, driver, path }) => ({
+      code: "DiskNotRaw",
+      message: `disk ${device} (${path}) is ${driver}; only raw images and block devices can be protected: convert it`,
+    }));
+}
