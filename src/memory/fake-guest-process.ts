@@ -17,6 +17,7 @@ import { type FakeGuestReply, type FakeGuestRequest } from "./fake-guest.ts";
 const PAGE_BYTES = 4096;
 const GUEST_PORT = 7001;
 const VNET_HEADER_BYTES = 12;
+const PAYLOAD_OFFSET = 14 + 20 + 8;
 
 const c = koffi.load(null); // The shim comes first in the search order, as for QEMU.
 const mmap = c.func("uintptr_t mmap(uintptr_t at, size_t bytes, int prot, int flags, int fd, long offset)") as (
@@ -122,7 +123,7 @@ async function openTap(): Promise<void> {
 
 /** A UDP packet of the guest as QEMU gives it to a tap: vnet header, Ethernet, IPv4, UDP, the number, padding. */
 function encodePacket(number: number, tap: number, payloadBytes: number): Buffer {
-  const packet = Buffer.alloc(14 + 20 + 8 + payloadBytes);
+  const packet = Buffer.alloc(PAYLOAD_OFFSET + payloadBytes);
   packet.set([2, 0, 0, 0, 0, tap, 2, 0, 0, 0, 1, tap, 8, 0], 0);
   packet.set([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 9, tap, 2, 10, 9, tap, 1], 14);
   packet.writeUInt16BE(28 + payloadBytes, 16);
@@ -135,30 +136,34 @@ function encodePacket(number: number, tap: number, payloadBytes: number): Buffer
   packet.writeUInt16BE(7000, 34);
   packet.writeUInt16BE(GUEST_PORT, 36);
   packet.writeUInt16BE(8 + payloadBytes, 38);
-  packet.writeUInt32LE(number, 42);
+  packet.writeUInt32LE(number, PAYLOAD_OFFSET);
   return packet;
 }
 
 const vnetHeader = Buffer.from(new ArrayBuffer(VNET_HEADER_BYTES));
 
-function sendPacket(number: number, tap: number, payloadBytes: number): number {
-  const packet = encodePacket(number, tap, payloadBytes);
+function sendPacket(packet: Buffer, tap: number): number {
   const ranges = new BigUint64Array(4);
   ranges.set([koffi.address(vnetHeader), BigInt(vnetHeader.length), koffi.address(packet), BigInt(packet.length)]);
   // SAFETY: two struct iovec over buffers that are alive in this function.
   return Number(writev(taps[tap], ranges, 2));
 }
 
-/** Sends numbered packets; a refused one (EAGAIN) is tried again later, as QEMU's queue does. Returns how often that was. */
+/**
+ * Sends numbered packets as fast as it can, so that the gate is turned in the midst of them; a refused one (EAGAIN) is tried
+ * again later, as QEMU's queue does. Returns how often that was.
+ */
 async function sendAlways(from: number, count: number, tap: number): Promise<number> {
+  const packet = encodePacket(from, tap, 64);
   let refused = 0;
   for (let number = from; number < from + count;) {
-    if (sendPacket(number, tap, 64) > 0) {
+    packet.writeUInt32LE(number, PAYLOAD_OFFSET);
+    if (sendPacket(packet, tap) > 0) {
       number++;
     } else {
       refused++;
     }
-    if (number % 20 === 0 || refused % 20 === 19) {
+    if (number % 50 === 0 || refused % 20 === 19) {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
@@ -202,14 +207,24 @@ async function answer(request: FakeGuestRequest): Promise<FakeGuestReply> {
       return { tag: "done" };
     case "send": {
       const numbers = Array.from({ length: request.count }, (_, index) => request.from + index);
-      const results = numbers.map((number) => sendPacket(number, request.tap, request.bytes));
+      const results = numbers.map((number) =>
+        sendPacket(encodePacket(number, request.tap, request.bytes), request.tap),
+      );
       return { tag: "sent", results, refused: 0 };
     }
     case "sendAlways":
       return { tag: "sent", results: [], refused: await sendAlways(request.from, request.count, request.tap) };
     case "listReceived":
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      for (let before = -1; before !== received.length;) {
+        before = received.length;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
       return { tag: "received", numbers: received.splice(0) };
+    case "startHelper":
+      return {
+        tag: "helper",
+        hasShim: execFileSync("ls", ["-l", "/proc/self/fd"]).toString().includes("twinrun-shim"),
+      };
     case "openMonitor":
       await openMonitor(request.path);
       return { tag: "done" };

@@ -2,7 +2,9 @@
  * For tests: starts a process that looks like a QEMU with the shim preloaded (fake-guest-process.ts) and talks to it.
  */
 import { type ChildProcess, fork } from "node:child_process";
+import { closeSync, openSync, readdirSync, readlinkSync, writeSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { SHIM_LINK } from "./shim-layout.ts";
 
 export type FakeGuestRequest =
   | { readonly tag: "map"; readonly bytes: number; readonly shared: boolean }
@@ -19,12 +21,14 @@ export type FakeGuestRequest =
     }
   | { readonly tag: "sendAlways"; readonly from: number; readonly count: number; readonly tap: number }
   | { readonly tag: "listReceived" }
+  | { readonly tag: "startHelper" }
   | { readonly tag: "openMonitor"; readonly path: string }
   | { readonly tag: "sendEvents"; readonly lines: readonly string[] };
 export type FakeGuestReply =
   | { readonly tag: "mapped"; readonly address: string }
   | { readonly tag: "sent"; readonly results: readonly number[]; readonly refused: number }
   | { readonly tag: "received"; readonly numbers: readonly number[] }
+  | { readonly tag: "helper"; readonly hasShim: boolean }
   | { readonly tag: "done" }
   | { readonly tag: "failed"; readonly message: string };
 
@@ -68,6 +72,15 @@ export class FakeGuest {
       throw new Error(`the fake guest answered ${JSON.stringify(reply)}`);
     }
     return reply as Extract<FakeGuestReply, { tag: Tag }>;
+  }
+
+  /** Writes a word of the shim's header behind the back of whoever has it open. */
+  applyWord(word: number, value: number): void {
+    const links = `/proc/${this.pid}/fd`;
+    const fd = readdirSync(links).find((name) => readlinkSync(`${links}/${name}`) === SHIM_LINK);
+    const memory = openSync(`${links}/${fd ?? ""}`, "r+");
+    writeSync(memory, Uint32Array.of(value), 0, 4, word * 4);
+    closeSync(memory);
   }
 
   async stop(): Promise<void> {

@@ -35,7 +35,9 @@ type Tap = { readonly fd: number; readonly ownFd: number; checkedAt: number };
 
 /** A packet takes QEMU microseconds under the lock; half a second means that QEMU is frozen. */
 const LOCK_WAIT_US = 50;
-const LOCK_TRIES = 10_000;
+const LOCK_WAITS_MAX = 5000;
+/** Tries in a row, about 20 µs: a guest that sends without a break leaves the lock free for a microsecond at a time. */
+const LOCK_SPINS = 2000;
 /** A tap that is full: tried this often, then the packet is dropped, as a full switch port would. */
 const FULL_TAP_TRIES = 20;
 const FULL_TAP_WAIT_US = 50;
@@ -152,7 +154,6 @@ export class OutputGate {
       }
       this.#store(WORD.tail, at);
     }
-    this.#store(WORD.tail, this.#load(WORD.released));
     this.#droppedHere += dropped;
     return { packets, bytes, dropped };
   }
@@ -286,17 +287,20 @@ export class OutputGate {
   }
 
   #waitForLock(isTaken: () => boolean): void {
-    for (let tries = 0; !isTaken(); tries++) {
-      if (tries === LOCK_TRIES) {
-        const { pid } = this.#options;
-        throw new OutputGateFailure(
-          { code: "OutputGateStuck", pid },
-          `QEMU ${pid} stopped in the middle of sending a packet: it is frozen or dying; kill it`,
-        );
+    for (let waits = 0; waits < LOCK_WAITS_MAX; waits++) {
+      for (let spin = 0; spin < LOCK_SPINS; spin++) {
+        if (isTaken()) {
+          return;
+        }
       }
       // SAFETY: an integer only.
       usleep(LOCK_WAIT_US);
     }
+    const { pid } = this.#options;
+    throw new OutputGateFailure(
+      { code: "OutputGateStuck", pid },
+      `QEMU ${pid} stopped in the middle of sending a packet: it is frozen or dying; kill it`,
+    );
   }
 
   #advanceHead(): number {

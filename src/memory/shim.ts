@@ -77,8 +77,8 @@ export function openShim(pid: number): Shim {
 }
 
 /** Whether QEMU `pid` passes packets through the kernel (vhost-net), where no gate can hold them. */
-export function hasVhostNet(pid: number): boolean {
-  return listLinks(pid).some(({ link }) => link === "/dev/vhost-net");
+export function hasVhostNet(pid: number, device = "/dev/vhost-net"): boolean {
+  return listLinks(pid).some(({ link }) => link === device);
 }
 
 type OpenShimParts = Pick<Shim, "gate" | "mappings" | "userfaultfd"> & {
@@ -101,6 +101,7 @@ class OpenShim implements Shim {
     this.userfaultError = words[WORD.userfaultError] as number;
     this.#words = words;
     this.#resources = resources;
+    this.setQuiet(false); // An engine that died in the midst of a checkpoint left it on.
   }
 
   setQuiet(on: boolean): void {

@@ -1,0 +1,141 @@
+import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
+import { createServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { FakeGuest } from "./fake-guest.ts";
+import { hasVhostNet, openShim, type Shim } from "./shim.ts";
+import { WORD } from "./shim-layout.ts";
+
+let directory: string;
+let server: Server;
+let monitor: Promise<Socket>;
+let guest: FakeGuest;
+let shim: Shim;
+
+beforeEach(async () => {
+  directory = mkdtempSync(join(tmpdir(), "twinrun-shim-"));
+  server = createServer();
+  monitor = new Promise((resolve) => server.once("connection", resolve));
+  await new Promise<void>((resolve) => server.listen(join(directory, "monitor"), resolve));
+  guest = await FakeGuest.start();
+  await guest.ask({ tag: "openMonitor", path: join(directory, "monitor") }, "done");
+  shim = openShim(guest.pid);
+});
+
+afterEach(async () => {
+  shim.close();
+  await guest.stop();
+  (await monitor).destroy();
+  server.close();
+  rmSync(directory, { recursive: true });
+});
+
+const event = (name: string, more = ""): string =>
+  `{"timestamp": {"seconds": 1795485600, "microseconds": 123456}, "event": "${name}"${more}}\r\n`;
+
+/** What arrives at the monitor of the lines QEMU sends, each by one call. */
+async function arriving(lines: readonly string[]): Promise<string> {
+  const socket = await monitor;
+  let text = "";
+  socket.on("data", (bytes: Buffer) => (text += bytes.toString()));
+  await guest.ask({ tag: "sendEvents", lines: [...lines, "end"] }, "done");
+  while (!text.endsWith("end")) {
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  socket.removeAllListeners("data");
+  return text.slice(0, -3);
+}
+
+describe("quiet checkpoints", () => {
+  test.each(["STOP", "RESUME"])("%s is swallowed only while quiet", async (name) => {
+    expect(await arriving([event(name)])).toBe(event(name));
+    shim.setQuiet(true);
+    expect(await arriving([event(name), event(name)])).toBe("");
+    expect(shim.quietedEvents).toBe(2);
+    shim.setQuiet(false);
+    expect(await arriving([event(name)])).toBe(event(name));
+  });
+
+  test.each([
+    ["another event", event("SHUTDOWN", ', "data": {"guest": true, "reason": "guest-shutdown"}')],
+    ["an event whose name only ends like it", event("NOSTOP")],
+    ["an event with data", event("STOP", ', "data": {}')],
+    ["two events in one write", event("STOP") + event("STOP")],
+    ["an event behind another", event("RESET") + event("STOP")],
+    ["the end of a line", event("STOP").slice(10)],
+    ["the start of a line", event("STOP").slice(0, -2)],
+    ["an answer that quotes it", `{"return": "\\"event\\": \\"STOP\\"}"}\r\n`],
+    ["a long answer that ends like it", `{"timestamp": {"x": "${"y".repeat(200)}"}, "event": "STOP"}\r\n`],
+  ])("%s passes while quiet", async (_, line) => {
+    shim.setQuiet(true);
+    expect(await arriving([line])).toBe(line);
+    expect(shim.quietedEvents).toBe(0);
+  });
+
+  test("an engine that closes the shim leaves the monitor loud", async () => {
+    shim.setQuiet(true);
+    shim.close();
+    expect(await arriving([event("STOP")])).toBe(event("STOP"));
+  });
+
+  test("an engine that died while quiet is made up for by the next", async () => {
+    shim.close();
+    guest.applyWord(WORD.quiet, 1);
+    expect(await arriving([event("STOP")])).toBe("");
+    shim = openShim(guest.pid);
+    expect(await arriving([event("STOP")])).toBe(event("STOP"));
+  });
+});
+
+describe("mappings", () => {
+  test("blocks are listed in their order, and no longer when they were unmapped", async () => {
+    for (const [bytes, shared] of [
+      [65536, true],
+      [4096, false],
+      [131072, true],
+    ] as const) {
+      await guest.ask({ tag: "map", bytes, shared }, "mapped");
+    }
+    const list = (): unknown => {
+      shim.close();
+      shim = openShim(guest.pid);
+      return shim.mappings.map(({ bytes, shared }) => [bytes, shared]);
+    };
+    expect(list()).toEqual([
+      [65536, true],
+      [4096, false],
+      [131072, true],
+    ]);
+    await guest.ask({ tag: "unmap", block: 0 }, "done");
+    await guest.ask({ tag: "map", bytes: 8192, shared: false }, "mapped");
+    expect(list()).toEqual([
+      [4096, false],
+      [131072, true],
+      [8192, false],
+    ]);
+  });
+
+  test("the userfaultfd is there as soon as there is a block", async () => {
+    expect(shim.userfaultfd).toBe(-1);
+    await guest.ask({ tag: "map", bytes: 65536, shared: true }, "mapped");
+    shim.close();
+    shim = openShim(guest.pid);
+    expect(shim.userfaultError).toBe(0);
+    expect(shim.userfaultfd).toBeGreaterThan(2);
+  });
+});
+
+test("helper programs of QEMU are left alone: the shim does not act in them", async () => {
+  const child = await guest.ask({ tag: "startHelper" }, "helper");
+  expect(child.hasShim).toBe(false);
+});
+
+test("vhost-net is recognised: its packets pass no gate", () => {
+  expect(hasVhostNet(guest.pid)).toBe(false);
+  const device = join(directory, "vhost-net");
+  const fd = openSync(device, "w");
+  expect(hasVhostNet(process.pid, device)).toBe(true);
+  closeSync(fd);
+  expect(hasVhostNet(process.pid, device)).toBe(false);
+});
