@@ -19,7 +19,14 @@ import {
 import { type Frame } from "../protocol/frames.ts";
 import { type MachineShape, type SyncBasis } from "../protocol/messages.ts";
 import { isPrimary, startSide, step } from "../protocol/side.ts";
-import { type Effect, type FoundGuestState, type LostBy, type Side, type SideEvent, type TimerName } from "../protocol/side-state.ts";
+import {
+  type Effect,
+  type FoundGuestState,
+  type LostBy,
+  type Side,
+  type SideEvent,
+  type TimerName,
+} from "../protocol/side-state.ts";
 import { planTiming, type Timing, timerMs } from "../protocol/timing.ts";
 import { encodeTraceEvent, encodeTraceHead } from "../protocol/trace.ts";
 import { unreachable } from "../lib/assert.ts";
@@ -30,6 +37,7 @@ import { type TlsCredentials } from "../net/tls.ts";
 import { type GuestEvent } from "../qemu/guest-events.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
+import { FailPoints } from "./fail-point.ts";
 import { Figures } from "./figures.ts";
 import { openSampleLog } from "./sample-log.ts";
 import { Guest } from "./guest.ts";
@@ -58,6 +66,7 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #log: Log;
   readonly #links: Links;
+  readonly #failPoints: FailPoints;
   readonly #quorum: QuorumConnection;
   readonly #figures: Figures;
   readonly #timers = new Map<TimerName, NodeJS.Timeout>();
@@ -92,6 +101,7 @@ export class Engine {
     this.#config = config;
     this.#figures = new Figures(openSampleLog(config.guest, config.node));
     this.#log = options.log;
+    this.#failPoints = new FailPoints(config.runDirectory);
     this.#contract = config.checkpoint;
     this.#timing = planTiming(config.failover.detectionTimeoutMs);
     this.#quorum = new QuorumConnection({ endpoints: config.quorum, credentials });
@@ -133,8 +143,16 @@ export class Engine {
   }
 
   async start(): Promise<void> {
-    this.#intervals.push(setInterval(() => { this.#report(); }, REPORT_MS));
-    this.#intervals.push(setInterval(() => { this.#syncDisks(); }, SYNC_MS));
+    this.#intervals.push(
+      setInterval(() => {
+        this.#report();
+      }, REPORT_MS),
+    );
+    this.#intervals.push(
+      setInterval(() => {
+        this.#syncDisks();
+      }, SYNC_MS),
+    );
     const { found } = this.#options;
     let state: FoundGuestState = "none";
     if (found !== null) {
@@ -203,17 +221,30 @@ export class Engine {
     this.#side = side;
     this.#trace?.write(encodeTraceEvent(Date.now(), event, side, effects));
     for (const effect of effects) {
+      this.#failPoints.pass(effect.tag, this.#killGuestNow);
       this.#perform(effect);
     }
+    this.#failPoints.pass(event.tag, this.#killGuestNow);
     if (stateName(before) !== stateName(side)) {
       this.#whenStateChanged(before, event);
     }
   }
 
+  readonly #killGuestNow = (): void => {
+    this.#guest?.process.sendSignal("SIGKILL");
+  };
+
   #whenStateChanged(before: Side, event: SideEvent): void {
     const { epoch, record } = this.#side;
     const role = roleOf(this.#side);
-    const transition = { role, from: stateName(before), to: stateName(this.#side), term: record?.term ?? 0, epoch, cause: event.tag };
+    const transition = {
+      role,
+      from: stateName(before),
+      to: stateName(this.#side),
+      term: record?.term ?? 0,
+      epoch,
+      cause: event.tag,
+    };
     this.#log.info(transition, `${transition.from} -> ${transition.to} (${event.tag})`);
     this.#options.sendToAgent({ tag: "transition", transition });
     this.#applyLimits();
@@ -229,7 +260,12 @@ export class Engine {
         void this.#quorum.ask(effect.request).then((outcome) => {
           const tag = outcome.tag;
           this.#retries = tag === "granted" || tag === "refused" ? 0 : this.#retries;
-          const plain = outcome.tag === "unreachable" ? { tag: outcome.tag } : outcome.tag === "unknown" ? { tag: outcome.tag } : outcome;
+          const plain =
+            outcome.tag === "unreachable"
+              ? { tag: outcome.tag }
+              : outcome.tag === "unknown"
+                ? { tag: outcome.tag }
+                : outcome;
           this.#post({ tag: "quorumAnswered", requestId: effect.request.requestId, outcome: plain });
         });
         return;
@@ -262,7 +298,23 @@ export class Engine {
     }
   }
 
-  #performOnGuest(effect: Exclude<Effect, { tag: "readRecord" | "askQuorum" | "startTimer" | "stopTimer" | "openLinks" | "closeLink" | "send" | "reportRefusal" | "exit" }>): void {
+  #performOnGuest(
+    effect: Exclude<
+      Effect,
+      {
+        tag:
+          | "readRecord"
+          | "askQuorum"
+          | "startTimer"
+          | "stopTimer"
+          | "openLinks"
+          | "closeLink"
+          | "send"
+          | "reportRefusal"
+          | "exit";
+      }
+    >,
+  ): void {
     switch (effect.tag) {
       case "startGuest":
         void this.#startGuest(effect.as);
@@ -292,7 +344,22 @@ export class Engine {
     }
   }
 
-  #performOnSession(effect: Extract<Effect, { tag: "beginSync" | "startEpochs" | "captureFinal" | "endSession" | "beginReceiving" | "commitEpoch" | "discardStaged" | "activate" }>): void {
+  #performOnSession(
+    effect: Extract<
+      Effect,
+      {
+        tag:
+          | "beginSync"
+          | "startEpochs"
+          | "captureFinal"
+          | "endSession"
+          | "beginReceiving"
+          | "commitEpoch"
+          | "discardStaged"
+          | "activate";
+      }
+    >,
+  ): void {
     switch (effect.tag) {
       case "beginSync":
         void this.#beginSync(effect.session, effect.link, effect.ram, effect.disks);
@@ -418,7 +485,9 @@ export class Engine {
   }
 
   #shape(): MachineShape | null {
-    const sizes = this.#primaryDisks?.sizes ?? this.#standbyDisks.map(({ bytes }, index) => ({ id: this.#config.disks[index]?.id ?? "", bytes }));
+    const sizes =
+      this.#primaryDisks?.sizes ??
+      this.#standbyDisks.map(({ bytes }, index) => ({ id: this.#config.disks[index]?.id ?? "", bytes }));
     return this.#guest?.shape(sizes) ?? null;
   }
 

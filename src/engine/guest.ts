@@ -39,7 +39,10 @@ export class Guest {
   readonly #runDirectory: string;
   #unwatch: () => void = () => undefined;
 
-  private constructor(parts: Pick<Guest, "found" | "qmp" | "shim" | "memory" | "machine" | "process">, directory: string) {
+  private constructor(
+    parts: Pick<Guest, "found" | "qmp" | "shim" | "memory" | "machine" | "process">,
+    directory: string,
+  ) {
     this.found = parts.found;
     this.qmp = parts.qmp;
     this.shim = parts.shim;

@@ -7,7 +7,15 @@
 import { type Link } from "../protocol/assignment.ts";
 import { encodeMessage, type Frame } from "../protocol/frames.ts";
 import { FrameDecoder } from "../protocol/frame-decoder.ts";
-import { addLink, excuse, type Liveness, noteHeard, noteHeartbeat, removeLink, stepLiveness } from "../protocol/liveness.ts";
+import {
+  addLink,
+  excuse,
+  type Liveness,
+  noteHeard,
+  noteHeartbeat,
+  removeLink,
+  stepLiveness,
+} from "../protocol/liveness.ts";
 import { type Message } from "../protocol/messages.ts";
 import { type LostBy } from "../protocol/side-state.ts";
 import { type ClosedReason, type FrameConnection } from "../net/frame-connection.ts";

@@ -30,7 +30,12 @@ type PrimaryDisk = {
 };
 
 /** A write that went into the stream and is not acknowledged. */
-type Unacknowledged = { readonly epoch: number; readonly disk: number; readonly offset: number; readonly bytes: number };
+type Unacknowledged = {
+  readonly epoch: number;
+  readonly disk: number;
+  readonly offset: number;
+  readonly bytes: number;
+};
 
 export type DiskProgress = { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number };
 
@@ -73,7 +78,12 @@ export class PrimaryDisks implements MirrorSink {
     const exports = this.#disks.map(({ assignment, bytes }) => ({ name: assignment.id, bytes }));
     this.#target = await MirrorTarget.listen(socketPath, exports, this);
     for (const [index, { assignment }] of this.#disks.entries()) {
-      const mirror = await DiskMirror.start(qmp, { device: assignment.id, index, socketPath, exportName: assignment.id });
+      const mirror = await DiskMirror.start(qmp, {
+        device: assignment.id,
+        index,
+        socketPath,
+        exportName: assignment.id,
+      });
       void mirror.ended.then((end) => {
         if (end.tag === "failed") {
           this.#known = false;
@@ -230,6 +240,11 @@ export async function* hashGranules(
     const offset = at * GRANULE_BYTES;
     const bytes = Math.min(granules * GRANULE_BYTES, diskSize - offset);
     const holes = bytes <= 0 || listDataExtents(file.fd, offset, offset + bytes).length === 0;
+    if (!holes && theirs !== undefined && isAllZero(theirs.subarray((at - first) * 16, (at - first + granules) * 16))) {
+      // A first copy onto an empty volume: what holds data differs, and is read once, when it is copied.
+      yield* listDiffering(at, granules);
+      continue;
+    }
     if (!holes) {
       await readWhole(file, chunk.subarray(0, bytes), offset);
     }
@@ -242,6 +257,16 @@ export async function* hashGranules(
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
+}
+
+function* listDiffering(first: number, count: number): Generator<Compared> {
+  for (let granule = first; granule < first + count; granule += 1) {
+    yield { granule, hash: ZERO_HASH, differs: true };
+  }
+}
+
+function isAllZero(hashes: Uint8Array): boolean {
+  return hashes.every((byte) => byte === 0);
 }
 
 function compareGranule(granule: number, data: Buffer | undefined, theirs: Uint8Array | undefined): Compared {

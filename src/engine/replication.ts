@@ -145,7 +145,10 @@ export class Replication implements DiskStream {
     await Promise.all([this.#ramCopy.run(() => disksAreCopied || this.#ended), disksDone]);
     if (!this.#ended) {
       const seconds = Math.round(monotonicMs() - startedAtMs) / 1000;
-      this.#log.info({ session: this.session, seconds, ram: ram.tag, disks: disks.tag }, "copied what the standby lacked");
+      this.#log.info(
+        { session: this.session, seconds, ram: ram.tag, disks: disks.tag },
+        "copied what the standby lacked",
+      );
       this.#events.onCopied();
     }
   }
@@ -516,7 +519,12 @@ function encodeEpochPages(epoch: Epoch, pages: Buffer): FrameParts[] {
   );
 }
 
-type RunPart = { readonly starts: Uint32Array; readonly counts: Uint32Array; readonly from: number; readonly to: number };
+type RunPart = {
+  readonly starts: Uint32Array;
+  readonly counts: Uint32Array;
+  readonly from: number;
+  readonly to: number;
+};
 
 function splitRuns(runs: PageRuns): RunPart[] {
   const parts: RunPart[] = [];

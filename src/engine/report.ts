@@ -56,7 +56,12 @@ export function planReport(snapshot: EngineSnapshot): EngineReport {
 
 function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): EngineCondition {
   if (inSync) {
-    return { type: "InSync", status: "True", reason: "Protected", message: "the standby holds every acknowledged epoch" };
+    return {
+      type: "InSync",
+      status: "True",
+      reason: "Protected",
+      message: "the standby holds every acknowledged epoch",
+    };
   }
   const why = problems.get("refusal") ?? problems.get("sync") ?? problems.get("guest");
   const message = why === undefined ? `this side is ${state}` : `this side is ${state}: ${why}`;
@@ -70,14 +75,20 @@ function planQuorum({ isQuorumReachable }: EngineSnapshot): EngineCondition {
         type: "QuorumReachable",
         status: "False",
         reason: "Unreachable",
-        message: "the quorum does not answer: a healthy pair goes on, but no failover is possible; check the quorum service",
+        message:
+          "the quorum does not answer: a healthy pair goes on, but no failover is possible; check the quorum service",
       };
 }
 
 function planLatency({ figures, contract, isThrottled }: EngineSnapshot): EngineCondition {
   const { recentAddedLatency } = figures;
   if (recentAddedLatency.count === 0) {
-    return { type: "LatencyWithinBound", status: "Unknown", reason: "NoOutput", message: "the guest has sent nothing yet" };
+    return {
+      type: "LatencyWithinBound",
+      status: "Unknown",
+      reason: "NoOutput",
+      message: "the guest has sent nothing yet",
+    };
   }
   const p99Ms = Math.round(recentAddedLatency.quantile(0.99) * 10) / 10;
   const says = `99 of the last 100 packets waited at most ${p99Ms.toString()} ms, allowed are ${contract.maxAddedLatencyMs.toString()}`;
