@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { spawn } from "node:child_process";
 import { afterEach, describe, expect, jest, test } from "@jest/globals";
-import { AgentHost, until } from "../../test/build/agent-host.ts";
+import { AgentHost, type NodeStatus, until } from "../../test/build/agent-host.ts";
 import { buildReport } from "../../test/build/engine-report.ts";
 import { buildAssignment } from "../../test/build/guest-assignment.ts";
 import { parsePrometheusText } from "../../test/build/prometheus-text.ts";
@@ -400,5 +400,53 @@ describe("the endpoint", () => {
     expect(await host.ask("GET", "/guests/web/switchover")).toMatchObject({ code: 405 });
     expect(await host.ask("POST", "/metrics")).toMatchObject({ code: 405 });
     expect(await host.ask("GET", "/x")).toMatchObject({ code: 404 });
+  });
+
+  test("over TCP asks for a certificate of ours, and only shows", async () => {
+    const host = await openHost();
+    host.assign(web);
+    await host.start("--metrics", "127.0.0.1:17419");
+    const scraped = await host.askSecurely("GET", "/metrics", 17_419, host.tls);
+    expect(parsePrometheusText(scraped?.body ?? "").get("twinrun_agent_info")?.samples).toHaveLength(1);
+    expect((await host.askSecurely("POST", "/guests/web/switchover", 17_419, host.tls))?.code).toBe(403);
+    expect(await host.askSecurely("GET", "/metrics", 17_419, {})).toBeUndefined();
+  });
+});
+
+describe("heartbeats", () => {
+  test("show every link with its round trip, and its loss", async () => {
+    const a = await openHost("host-a");
+    const b = await openHost("host-b");
+    const links = ["one", "two"].map((name, index) => ({
+      name,
+      localHost: `127.0.0.${index + 1}`,
+      peerHost: `127.0.1.${index + 1}`,
+    }));
+    const mirrored = links.map(({ name, localHost, peerHost }) => ({ name, localHost: peerHost, peerHost: localHost }));
+    a.assign({ ...web, links });
+    b.assign({ ...web, links: mirrored, peerNode: "host-a" });
+    await Promise.all([a.start("--heartbeat-port", "17420"), b.start("--heartbeat-port", "17420")]);
+    const untilLinks = (host: AgentHost, alive: boolean): Promise<NodeStatus["links"]> =>
+      until(`the links are ${alive ? "alive" : "lost"}`, async () => {
+        const status = await host.status();
+        return status?.links.length === 2 && status.links.every((link) => link.alive === alive)
+          ? status.links
+          : undefined;
+      });
+    expect((await untilLinks(a, true)).map(({ peer, link }) => `${peer} ${link}`).sort()).toEqual([
+      "host-b one",
+      "host-b two",
+    ]);
+    await untilLinks(b, true);
+    const scraped = await until("round trips were measured", async () => {
+      const families = parsePrometheusText((await a.ask("GET", "/metrics"))?.body ?? "");
+      const rtt = families.get("twinrun_node_link_rtt_seconds")?.samples ?? [];
+      return rtt.filter(({ name, value }) => name.endsWith("_count") && value > 0).length === 2 ? rtt : undefined;
+    });
+    expect(scraped.every(({ name, value }) => name.endsWith("_count") || value < 5)).toBe(true);
+    await b.end("SIGKILL");
+    expect((await untilLinks(a, false))[0]?.problem).toMatch(/host-b|127\.0\.1\./);
+    await b.start("--heartbeat-port", "17420");
+    await untilLinks(a, true);
   });
 });

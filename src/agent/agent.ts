@@ -9,7 +9,6 @@
  * when that dies, however it dies.
  */
 import { mkdirSync, realpathSync } from "node:fs";
-import { readdir } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { planAssignmentChange, type AssignmentAction } from "../decide/assignment-change.ts";
@@ -19,7 +18,7 @@ import { type Endpoint, type GuestAssignment } from "../protocol/assignment.ts";
 import { type Log } from "../telemetry/log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
 import { type AssignmentSource } from "./assignment-source.ts";
-import { type EngineProgram, killStrayEngines, warmUpEngine } from "./engine-process.ts";
+import { type EngineProgram, killStrayEngines, openEngineCache } from "./engine-process.ts";
 import { type GuestLauncher } from "./guest-launcher.ts";
 import { GuestRunner, type NodeSettings, type SwitchoverAnswer } from "./guest-runner.ts";
 import { LocalEndpoint, type NodeControl } from "./local-endpoint.ts";
@@ -50,6 +49,7 @@ export class Agent implements NodeControl {
   readonly #metrics: AgentMetrics;
   readonly #endpoint: LocalEndpoint;
   readonly #heartbeats: NodeHeartbeats | undefined;
+  #program: EngineProgram;
   readonly #runners = new Map<string, GuestRunner>();
   /** Guests on their way out: their name must not be used again before they are gone. */
   readonly #leaving = new Map<string, Promise<void>>();
@@ -61,6 +61,7 @@ export class Agent implements NodeControl {
   constructor(options: AgentOptions) {
     const { settings, credentials, heartbeatPort, log } = options;
     this.#options = options;
+    this.#program = options.program;
     this.#log = log;
     this.#metrics = new AgentMetrics(settings.node);
     this.#endpoint = new LocalEndpoint(this, log);
@@ -76,10 +77,8 @@ export class Agent implements NodeControl {
     this.#lock = await takeLock(settings.runDirectory);
     await killStrayEngines(settings.runDirectory, log);
     await this.#listen();
-    mkdirSync(program.cacheDirectory, { recursive: true, mode: 0o700 });
-    if ((await readdir(program.cacheDirectory)).length === 0) {
-      await warmUpEngine(program, join(settings.runDirectory, "warm-up"), log);
-    }
+    const cacheDirectory = await openEngineCache(program.cacheDirectory, program.path, log);
+    this.#program = { ...program, cacheDirectory };
     launcher.onDied = (guest, pid) => {
       log.warn({ guest, pid }, "QEMU is gone");
       this.#runners.get(guest)?.guestDied(pid);
@@ -194,7 +193,8 @@ export class Agent implements NodeControl {
   }
 
   #startGuest(assignment: GuestAssignment): void {
-    const { settings, program, launcher, log } = this.#options;
+    const { settings, launcher, log } = this.#options;
+    const program = this.#program;
     const runner = new GuestRunner(assignment, { settings, program, launcher, listener: this.#metrics, log });
     this.#runners.set(assignment.guest, runner);
     const before = this.#leaving.get(assignment.guest) ?? Promise.resolve();

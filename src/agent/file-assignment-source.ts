@@ -5,7 +5,7 @@
  * the watch misses (network file systems, a directory that comes later).
  *
  * A file that is missing or wrong changes nothing: the last good set goes on to count, also over a restart of the agent,
- * for it is kept as assignments.json in the run directory. Guests must not be killed by a slip of the keyboard; to
+ * for it is kept as .assignments.json in the run directory. Guests must not be killed by a slip of the keyboard; to
  * remove every guest the file has to say `guests: []`.
  */
 import { readFileSync, watch, type FSWatcher } from "node:fs";
@@ -39,7 +39,7 @@ export class FileAssignmentSource implements AssignmentSource {
 
   constructor(options: FileAssignmentSourceOptions) {
     this.#options = options;
-    this.#lastGoodPath = join(options.runDirectory, "assignments.json");
+    this.#lastGoodPath = join(options.runDirectory, ".assignments.json");
   }
 
   watch(listener: AssignmentListener): void {

@@ -295,7 +295,8 @@ export class GuestRunner {
         this.#options.listener.reported(this.#guest, message.report);
         break;
       case "transition":
-        this.#log.info({ ...message.transition }, `${message.transition.from} -> ${message.transition.to}`);
+        // The engine has logged it itself, at the moment it happened.
+        this.#log.debug({ transition: message.transition }, "the engine's state changed");
         this.#options.listener.changed(this.#guest, message.transition);
         break;
       case "guestWanted":

@@ -10,7 +10,7 @@
  *   heartbeatPort: 7001                 # left out: no heartbeats between agents
  *   metrics: { host: 0.0.0.0, port: 9443 }   # over mutual TLS; left out: only the unix socket RUN/agent.sock
  *   traceDirectory: /var/log/twinrun    # left out: engines write no traces
- *   cacheDirectory: /var/cache/twinrun  # compiled code of the engine, saves 16 MiB per engine; RUN/cache unless told
+ *   cacheDirectory: /var/cache/twinrun  # compiled code of the engine, saves 24 MiB per engine; RUN/.cache unless told
  *   logLevel: info
  */
 import { z } from "zod";
@@ -45,7 +45,10 @@ const agentConfig = z.strictObject(
     assignments: text("the path of the assignment file"),
     quorum: z.array(endpoint, "the list of quorum endpoints").min(1, "a list of at least one quorum endpoint"),
     tls: tlsFiles,
-    shim: text("the path of the preload shim").optional(),
+    // The dynamic linker takes spaces and colons for separators.
+    shim: text("the path of the preload shim")
+      .regex(/^[^\s:]+$/, "a path without spaces and colons")
+      .optional(),
     heartbeatPort: port.optional(),
     metrics: endpoint.optional(),
     traceDirectory: text("a directory for traces").optional(),

@@ -93,7 +93,9 @@ const checkpoint = object("an object with maxAddedLatencyMs, minIntervalMs and m
 });
 
 const guest = object("a guest", {
-  guest: name("the name of the guest"),
+  guest: name("the name of the guest").refine((given) => !given.endsWith(".sock"), {
+    message: "must not end in .sock, for it names a directory beside the agent's socket",
+  }),
   mode: z.literal("FaultTolerant", "FaultTolerant").default("FaultTolerant"),
   peerNode: name("the name of the node that holds the other side"),
   firstPrimary: name("the name of the node that runs the guest the first time"),

@@ -100,7 +100,7 @@ async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promis
     },
     program: {
       path: flags.engine === undefined ? fileURLToPath(new URL("engine.ts", import.meta.url)) : resolve(flags.engine),
-      cacheDirectory: config.cacheDirectory ?? join(runDirectory, "cache"),
+      cacheDirectory: config.cacheDirectory ?? join(runDirectory, ".cache"),
       logLevel: config.logLevel,
     },
     source: new FileAssignmentSource({ path: resolve(config.assignments), node, runDirectory }),

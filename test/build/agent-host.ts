@@ -4,13 +4,15 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { request } from "node:http";
+import { type ClientRequest, request } from "node:http";
+import { request as secureRequest } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
 import { killProcess, listEnvironments } from "../../src/agent/linux-process.ts";
 import { type GuestStatus } from "../../src/agent/guest-runner.ts";
+import { type PeerLinkStatus } from "../../src/agent/node-heartbeat.ts";
 import { createAuthority, issueCertificate } from "../../src/net/pki.ts";
 import { type AgentMessage, type EngineMessage, type GuestAssignment, type TlsFiles } from "../../src/protocol/assignment.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
@@ -28,7 +30,7 @@ export type NodeStatus = {
   readonly assignmentProblem: string | null;
   readonly guests: readonly GuestStatus[];
   readonly leaving: readonly string[];
-  readonly links: readonly { readonly peer: string; readonly alive: boolean; readonly problem: string | null }[];
+  readonly links: readonly PeerLinkStatus[];
 };
 
 export class AgentHost {
@@ -146,19 +148,17 @@ export class AgentHost {
 
   /** Undefined when nobody listens. */
   ask(method: string, path: string): Promise<Answer | undefined> {
-    return new Promise((resolve) => {
-      const asked = request({ socketPath: join(this.runDirectory, "agent.sock"), method, path }, (response) => {
-        let body = "";
-        response.on("data", (chunk: Buffer) => (body += chunk.toString()));
-        response.on("end", () => {
-          resolve({ code: response.statusCode ?? 0, body });
-        });
-      });
-      asked.on("error", () => {
-        resolve(undefined);
-      });
-      asked.end();
-    });
+    return readAnswer(request({ socketPath: join(this.runDirectory, "agent.sock"), method, path }));
+  }
+
+  /** Over TCP; undefined when the connection is not let in. */
+  askSecurely(method: string, path: string, port: number, credentials: Partial<TlsFiles>): Promise<Answer | undefined> {
+    const { certPath, keyPath } = credentials;
+    const own = certPath === undefined || keyPath === undefined ? {} : { cert: readFileSync(certPath), key: readFileSync(keyPath) };
+    const ca = readFileSync(this.tls.caPath);
+    // Certificates name nodes, not addresses.
+    const checkServerIdentity = (): undefined => undefined;
+    return readAnswer(secureRequest({ host: "127.0.0.1", port, method, path, ca, ...own, checkServerIdentity, agent: false }));
   }
 
   async status(): Promise<NodeStatus | undefined> {
@@ -192,6 +192,22 @@ export class AgentHost {
       environment.some((entry) => entry === prefix || entry.startsWith(`${prefix}/`)),
     ).map(({ identity }) => identity.pid);
   }
+}
+
+function readAnswer(asked: ClientRequest): Promise<Answer | undefined> {
+  return new Promise((resolve) => {
+    asked.on("response", (response) => {
+      let body = "";
+      response.on("data", (chunk: Buffer) => (body += chunk.toString()));
+      response.on("end", () => {
+        resolve({ code: response.statusCode ?? 0, body });
+      });
+    });
+    asked.on("error", () => {
+      resolve(undefined);
+    });
+    asked.end();
+  });
 }
 
 /** One authority, and one certificate per node, for all tests of a file: making them is slow. */
