@@ -7,4 +7,6 @@ export default {
   testMatch: ["<rootDir>/src/**/*.test.ts", "<rootDir>/test/**/*.test.ts"],
   modulePathIgnorePatterns: ["<rootDir>/node_modules/"],
   watchman: false,
+  // For a machine that has other things to do; what must be quick is measured by its own test.
+  testTimeout: 60_000,
 };

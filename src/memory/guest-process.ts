@@ -30,13 +30,13 @@ export function openGuestProcess(pid: number, startTime?: string): GuestProcess 
   try {
     pidfd = openPidfd(pid);
   } catch (error) {
-    throw processGone(pid, error);
+    throw guestGone(pid, error);
   }
   const found = readStartTime(pid);
   // Read after the pidfd was opened and checked to be alive: so the time is that of the process the pidfd names.
   if (found === undefined || (startTime !== undefined && startTime !== found) || sendSignal(pidfd, 0) !== 0) {
     closeSync(pidfd);
-    throw processGone(pid);
+    throw guestGone(pid);
   }
   return new OpenProcess(pid, pidfd, found);
 }
@@ -140,7 +140,7 @@ class OpenProcess implements GuestProcess {
   }
 }
 
-function processGone(pid: number, cause?: unknown): GuestProcessFailure {
+function guestGone(pid: number, cause?: unknown): GuestProcessFailure {
   return new GuestProcessFailure({ code: "ProcessGone", pid }, `process ${pid} is gone: start the guest anew`, {
     cause,
   });
