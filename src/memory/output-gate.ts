@@ -33,9 +33,9 @@ export type OutputGateOptions = {
 
 type Tap = { readonly fd: number; readonly ownFd: number; checkedAt: number };
 
-/** A packet takes QEMU microseconds under the lock; half a second means that QEMU is frozen. */
+/** A packet takes QEMU microseconds under the lock; this long means that QEMU is frozen. */
 const LOCK_WAIT_US = 50;
-const LOCK_WAITS_MAX = 5000;
+const LOCK_WAIT_MS_MAX = 300;
 /** Tries in a row, about 20 µs: a guest that sends without a break leaves the lock free for a microsecond at a time. */
 const LOCK_SPINS = 2000;
 /** A tap that is full: tried this often, then the packet is dropped, as a full switch port would. */
@@ -287,7 +287,8 @@ export class OutputGate {
   }
 
   #waitForLock(isTaken: () => boolean): void {
-    for (let waits = 0; waits < LOCK_WAITS_MAX; waits++) {
+    const deadlineMs = performance.now() + LOCK_WAIT_MS_MAX;
+    do {
       for (let spin = 0; spin < LOCK_SPINS; spin++) {
         if (isTaken()) {
           return;
@@ -295,7 +296,7 @@ export class OutputGate {
       }
       // SAFETY: an integer only.
       usleep(LOCK_WAIT_US);
-    }
+    } while (performance.now() < deadlineMs);
     const { pid } = this.#options;
     throw new OutputGateFailure(
       { code: "OutputGateStuck", pid },
