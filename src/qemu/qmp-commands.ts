@@ -134,6 +134,8 @@ export type QmpCommands = {
   >;
   readonly "x-query-virtio-status": Command<{ readonly path: string }, { readonly "vhost-started"?: boolean }>;
   readonly "query-pci": Command<None, readonly { readonly bus: number; readonly devices: readonly PciDevice[] }[]>;
+  readonly "chardev-add": Command<{ readonly id: string; readonly backend: object }>;
+  readonly "chardev-remove": Command<{ readonly id: string }>;
   readonly "query-chardev": Command<None, readonly ChardevInfo[]>;
   readonly "human-monitor-command": Command<{ readonly "command-line": string }, string>;
   readonly stop: Command;
