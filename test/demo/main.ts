@@ -4,7 +4,7 @@
  *
  *   node test/demo/main.ts [--measure SECONDS] [--keep-logs DIRECTORY] [--traces DIRECTORY] [--json FILE]
  */
-import { cpSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { createCluster } from "../lab/cluster.ts";
 import { withLab, type Lab } from "../lab/hosts.ts";
@@ -46,7 +46,7 @@ async function runDemo(lab: Lab): Promise<boolean> {
     return false;
   } finally {
     if (flags["keep-logs"] !== undefined) {
-      cpSync(lab.logDirectory, flags["keep-logs"], { recursive: true });
+      cluster.saveLogs(flags["keep-logs"]);
       narrator.say(`logs are in ${flags["keep-logs"]}`);
     }
   }

@@ -6,7 +6,7 @@
  * what a data centre does: kill -9, power, cables.
  */
 import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -110,7 +110,18 @@ export class Cluster {
     // During a takeover the old side may still say what it said last; the higher term is right.
     const primary = primaries.toSorted((one, other) => termOf(sides[other]) - termOf(sides[one]))[0];
     const report = primary === undefined ? undefined : (sides[primary]?.report ?? undefined);
-    return { name, sides, primary, report, isProtected: report?.state === "protected" };
+    return { name, sides, primary, report, isProtected: primary !== undefined && this.#isProtected(sides, primary) };
+  }
+
+  /** By the word of both sides, and by the last change of state each has logged: a report may be a second old. */
+  #isProtected(sides: GuestView["sides"], primary: PairHost): boolean {
+    const expected = { [primary]: "protected", [otherHost(primary)]: "holding" };
+    return pairHosts.every((host) => {
+      this.transitions[host].read();
+      const report = sides[host]?.report ?? undefined;
+      const last = this.transitions[host].findLast(sides[host]?.guest ?? "");
+      return report?.state === expected[host] && last?.to === expected[host];
+    });
   }
 
   readGuests(): Promise<GuestView[]> {
@@ -239,6 +250,19 @@ export class Cluster {
   /** Asks the agents to end, then takes what they left running (QEMU is meant to outlive them). */
   async stop(): Promise<void> {
     await Promise.all([...pairHosts.map((host) => this.agents[host].stop("SIGKILL")), this.quorum.stop("SIGKILL")]);
+  }
+
+  /** Logs of every process into a directory that outlives the lab. */
+  saveLogs(target: string): void {
+    cpSync(this.lab.logDirectory, target, { recursive: true });
+    for (const host of pairHosts) {
+      for (const { name } of this.guests) {
+        const log = join(this.lab.runDirectory(host), name, "qemu.log");
+        if (existsSync(log)) {
+          cpSync(log, join(target, `qemu-${name}-${host}.log`));
+        }
+      }
+    }
   }
 
   // How it is set up.

@@ -1,6 +1,6 @@
 /**
- * What the engines of a host went through, read from the agent's log: the lines it writes for each change of state, with the
- * time at which the agent heard of it.
+ * What the engines of a host went through, read from the log they share with their agent. The agent writes a line of its own
+ * for each change of state, when it hears of it; taken are the engine's, which carry the moment itself.
  */
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 
@@ -34,6 +34,11 @@ export class TransitionLog {
     return added;
   }
 
+  /** The newest change of state of a guest's engine, of those read so far. */
+  findLast(guest: string): LoggedTransition | undefined {
+    return this.all.findLast((transition) => transition.guest === guest);
+  }
+
   #readNew(): string {
     if (!existsSync(this.#path)) {
       return "";
@@ -50,7 +55,7 @@ export class TransitionLog {
 }
 
 function parseTransition(line: string): LoggedTransition | undefined {
-  if (!line.includes('"from":') || !line.includes('"to":') || !line.includes('"role":')) {
+  if (!line.includes('"role":"engine"') || !line.includes('"from":') || !line.includes('"to":')) {
     return undefined;
   }
   try {

@@ -5,7 +5,7 @@
  *
  * DIRECTORY (build/soak) gets the traces of the engines, and the logs of everything. Exit status 1 after a violation.
  */
-import { cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { assert, present } from "../../src/lib/assert.ts";
@@ -61,7 +61,7 @@ async function runSoak(lab: Lab, signal: AbortSignal): Promise<boolean> {
   try {
     return await soakCluster(cluster, signal);
   } finally {
-    cpSync(lab.logDirectory, join(directory, "logs"), { recursive: true });
+    cluster.saveLogs(join(directory, "logs"));
     say(`logs and traces are in ${directory}`);
   }
 }

@@ -48,6 +48,8 @@ export type SoakOutcome = {
   readonly disksComparedCount: number;
 };
 
+/** Longer than the detection of a silent peer, and than the report of any change takes. */
+const settleMs = 1500;
 const protectTimeoutMs = 90_000;
 const orphanTimeoutMs = 5_000;
 const compareTimeoutMs = 10_000;
@@ -57,6 +59,7 @@ export class Soak {
   readonly #random: Random;
   readonly #kills: Kill[] = [];
   #disksComparedCount = 0;
+  #current = "";
 
   constructor(options: SoakOptions) {
     this.#options = options;
@@ -80,11 +83,11 @@ export class Soak {
     const number = this.#kills.length + 1;
     try {
       const kill = await this.#kill(number);
-      const violation = await this.#check(number);
       this.#tell(kill);
+      const violation = await this.#check(number);
       return violation;
     } catch (cause) {
-      return { afterKill: number, what: cause instanceof Error ? cause.message : String(cause) };
+      return { afterKill: number, what: `${this.#current}: ${cause instanceof Error ? cause.message : String(cause)}` };
     }
   }
 
@@ -93,20 +96,23 @@ export class Soak {
     const guest = present(cluster.guests[this.#random.below(cluster.guests.length)], "a guest").name;
     const fault = chooseFault(this.#random, this.#options.faults ?? faultNames);
     const alsoDuringCopy = this.#random.chance(0.2);
-    const view = await cluster.readGuest(guest);
-    const primary = present(view.primary, `a primary of ${guest}`);
+    // A slow machine may have lost its protection by itself while we slept.
+    const views = await cluster.waitUntilProtected(protectTimeoutMs);
+    const primary = present(views.find(({ name }) => name === guest)?.primary, `a primary of ${guest}`);
     const says = `${faults[fault].says(primary)} (${guest})`;
+    this.#current = says;
     const atMs = await faults[fault].strike({ cluster, guest, primary, random: this.#random });
     if (alsoDuringCopy) {
       await this.#strikeDuringCopy(guest);
     }
-    const struckAtMs = Date.now();
+    // What an agent says right after the fault is what was before it.
+    await sleep(settleMs);
     await cluster.waitUntilProtected(protectTimeoutMs);
     const takeover = pairHosts
       .map((host) => cluster.findTakeover(host, guest, atMs))
       .find((found) => found !== undefined);
     const kill = { number, fault, guest, says, duringCopy: alsoDuringCopy, atMs, takeover };
-    const done = { ...kill, protectedAfterMs: Date.now() - struckAtMs };
+    const done = { ...kill, protectedAfterMs: findProtectedAgain(cluster, atMs) - atMs };
     this.#kills.push(done);
     return done;
   }
@@ -133,9 +139,10 @@ export class Soak {
     await faults[fault].strike({ cluster, guest, primary: view.primary, random: this.#random });
   }
 
+  /** What must hold whenever everything is protected. */
   async #check(afterKill: number): Promise<Violation | undefined> {
     const { cluster, witnesses } = this.#options;
-    const before = countReplies(witnesses);
+    const before = witnesses.map(({ client }) => client.progress.repliesCount);
     if (countFaults(witnesses) > 0) {
       return { afterKill, what: "a client saw a fault (its result says which)" };
     }
@@ -148,7 +155,11 @@ export class Soak {
       return { afterKill, what: `processes that belong to nobody: ${orphans.join("; ")}` };
     }
     // Clients report every second: silence means that nobody is served.
-    await cluster.waitFor("the clients go on", () => countReplies(witnesses) > before, 10_000);
+    await cluster.waitFor(
+      "the clients of every guest go on",
+      () => witnesses.every(({ client }, index) => client.progress.repliesCount > (before[index] ?? 0)),
+      15_000,
+    );
     return undefined;
   }
 
@@ -183,11 +194,25 @@ export class Soak {
     const { killsMax, witnesses, say } = this.#options;
     const width = String(killsMax).length;
     const moved = takeover === undefined ? "no takeover" : `takeover ${takeover.totalMs} ms`;
+    const again =
+      protectedAfterMs === 0
+        ? "protected all the time"
+        : `protected again after ${(protectedAfterMs / 1000).toFixed(1)} s`;
     say(
-      `${String(number).padStart(width)}/${killsMax} ${says}: ${moved}, ` +
-        `protected again after ${(protectedAfterMs / 1000).toFixed(1)} s, ${countReplies(witnesses)} replies, 0 faults`,
+      `${String(number).padStart(width)}/${killsMax} ${says}: ${moved}, ${again}, ${countReplies(witnesses)} replies`,
     );
   }
+}
+
+/** When the last guest became protected after a fault; the time of the fault when it did not take anybody's protection. */
+function findProtectedAgain(cluster: Cluster, sinceMs: number): number {
+  cluster.readTransitions();
+  const times = pairHosts.flatMap((host) =>
+    cluster.transitions[host].all
+      .filter(({ to, atMs }) => to === "protected" && atMs > sinceMs)
+      .map(({ atMs }) => atMs),
+  );
+  return Math.max(sinceMs, ...times);
 }
 
 const isCopyingOrDone = (state: string | undefined): boolean => state === "syncing" || state === "protected";
