@@ -164,6 +164,7 @@ describe("peer links", () => {
     await until(() => pair.dialled.length === 1 && pair.accepted.length === 1, "connected");
     const [near, far] = [present(pair.dialled[0], "near"), present(pair.accepted[0], "far")];
     expect([near.peer.name, far.peer.name, far.remote.host]).toEqual(["b", "a", "127.0.0.1"]);
+    expect([near.fileDescriptor, far.fileDescriptor]).toEqual([expect.any(Number), expect.any(Number)]);
     const got: string[] = [];
     far.onFrame = (frame) => {
       got.push(frame);
