@@ -12,13 +12,25 @@ import { waitForGuest } from "../lab/guest-health.ts";
 import { type GuestImage, type GuestKind } from "../lab/guests.ts";
 import { type Lab } from "../lab/hosts.ts";
 import { placeGuest, startUnprotected, type PlacedGuest } from "../lab/placement.ts";
-import { readClientSamples, readEngineSamples, type EngineSamples, type TimedSample } from "./samples.ts";
+import { countProcessorTime, type ProcessorShares } from "./processor-time.ts";
+import {
+  readClientSamples,
+  readEngineSamples,
+  type EngineSamples,
+  type Interval,
+  type TimedSample,
+} from "./samples.ts";
 
 export type Load = { readonly result: ConversationResult; readonly samples: readonly TimedSample[] };
 
 export type ProtectOptions = { readonly checkpoint?: Partial<CheckpointContract> };
 
-export type Measured<T> = { readonly value: T; readonly engine: EngineSamples; readonly seconds: number };
+export type Measured<T> = {
+  readonly value: T;
+  readonly engine: EngineSamples;
+  readonly seconds: number;
+  readonly processor: ProcessorShares;
+};
 
 const bootTimeoutMs = 300_000;
 const protectTimeoutMs = 300_000;
@@ -102,14 +114,20 @@ export class Bench {
     return { result, samples: readClientSamples(samplesPath) };
   }
 
+  readEngineSamples(lab: Lab, guests: readonly string[], interval: Interval): Promise<EngineSamples> {
+    return readEngineSamples(engineSamplesPath(lab), guests, interval);
+  }
+
   /** Runs `body` and returns what the engines of `guests` measured meanwhile. */
   async withEngineSamples<T>(lab: Lab, guests: readonly PlacedGuest[], body: () => Promise<T>): Promise<Measured<T>> {
+    const endProcessorTime = countProcessorTime(lab);
     const fromMs = Date.now();
     const value = await body();
     const toMs = Date.now();
+    const processor = endProcessorTime();
     const names = guests.map(({ name }) => name);
-    const engine = await readEngineSamples(engineSamplesPath(lab), names, { fromMs, toMs });
-    return { value, engine, seconds: (toMs - fromMs) / 1000 };
+    const engine = await this.readEngineSamples(lab, names, { fromMs, toMs });
+    return { value, engine, seconds: (toMs - fromMs) / 1000, processor };
   }
 }
 

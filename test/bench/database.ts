@@ -7,7 +7,7 @@ import { measureStream } from "../lab/clients/stream.ts";
 import { type Cluster } from "../lab/cluster.ts";
 import { withLab, type Lab } from "../lab/hosts.ts";
 import { type PlacedGuest } from "../lab/placement.ts";
-import { type Bench, type Load } from "./bench.ts";
+import { samplesOf, type Bench, type Load, type Measured } from "./bench.ts";
 import { summarizePause } from "./pause.ts";
 import { countPerSecond } from "./samples.ts";
 import { quantilesOf, type Figure } from "./row.ts";
@@ -22,7 +22,7 @@ type Pgbench = { readonly tps: number; readonly perSecond: readonly number[]; re
 export function measureDatabase(bench: Bench): Promise<Figure[]> {
   return withLab({ say: bench.say }, async (lab) => {
     const bare = bench.place(lab, "debian", "bare");
-    const alone = await bench.withUnprotected(lab, bare, () => loadAll(bench, lab, bare));
+    const alone = await bench.withUnprotected(lab, bare, () => loadAll(bench, lab, bare, false));
     const stream = await measureStream(lab, ["a", "b"], "replication1", streamBytes);
     bench.say(`raw TCP stream between the hosts: ${stream.mebibytesPerSecond.toFixed(0)} MiB/s`);
 
@@ -30,13 +30,16 @@ export function measureDatabase(bench: Bench): Promise<Figure[]> {
     const cluster = await bench.prepare(lab, [guest], {});
     const copy = await measureFirstCopy(bench, cluster, guest);
     const guarded = await loadAll(bench, lab, guest, true);
-    const { pause } = guarded;
     return [
-      summarizePause("pause per epoch, Debian q35 guest under pgbench", present(pause, "samples under pgbench"), {
-        p50Ms: 6,
-        p99Ms: 15,
-        epochsPerSecond: 0,
-      }),
+      summarizePause(
+        "pause per epoch, Debian q35 guest under pgbench",
+        present(guarded.pgbenchTwo.profile, "a profile"),
+        {
+          p50Ms: 6,
+          p99Ms: 15,
+          epochsPerSecond: 0,
+        },
+      ),
       compareRedisLatency(alone.redisOne, guarded.redisOne),
       compareRedisRate(alone.redisFifty, guarded.redisFifty),
       comparePgbench(2, alone.pgbenchTwo, guarded.pgbenchTwo),
@@ -46,18 +49,41 @@ export function measureDatabase(bench: Bench): Promise<Figure[]> {
   });
 }
 
-async function loadAll(bench: Bench, lab: Lab, guest: PlacedGuest, isProtected = false) {
+/** A load, and beside a protected guest what its engine and the machine did meanwhile. */
+type Run<T> = { readonly value: T; readonly profile?: Measured<T> };
+
+type Loads = {
+  readonly redisOne: Run<Load>;
+  readonly redisFifty: Run<Load>;
+  readonly pgbenchTwo: Run<Pgbench>;
+  readonly pgbenchEight: Run<Pgbench>;
+};
+
+async function loadAll(bench: Bench, lab: Lab, guest: PlacedGuest, isProtected: boolean): Promise<Loads> {
   const host = guest.address;
+  const observe = async <T>(body: () => Promise<T>): Promise<Run<T>> => {
+    if (!isProtected) {
+      return { value: await body() };
+    }
+    const profile = await bench.withEngineSamples(lab, [guest], body);
+    return { value: profile.value, profile };
+  };
   const redis = (connectionsCount: number): Promise<Load> =>
     bench.run(lab, "redis", { host, mode: "set", session: `bench-${Date.now()}`, connectionsCount }, seconds);
   await pgbench(bench, lab, { host, clientsCount: 2, seconds: 4 }); // Fills the caches of the database.
-  const redisOne = await redis(1);
-  const redisFifty = await redis(50);
-  const two = (): Promise<Pgbench> => pgbench(bench, lab, { host, clientsCount: 2, seconds });
-  const pause = isProtected ? await bench.withEngineSamples(lab, [guest], two) : undefined;
-  const pgbenchTwo = pause?.value ?? (await two());
-  const pgbenchEight = await pgbench(bench, lab, { host, clientsCount: 8, seconds });
-  return { redisOne, redisFifty, pgbenchTwo, pgbenchEight, pause };
+  return {
+    redisOne: await observe(() => redis(1)),
+    redisFifty: await observe(() => redis(50)),
+    pgbenchTwo: await observe(() => pgbench(bench, lab, { host, clientsCount: 2, seconds })),
+    pgbenchEight: await observe(() => pgbench(bench, lab, { host, clientsCount: 8, seconds })),
+  };
+}
+
+/** What explains a figure of a protected guest. */
+function explain({ profile }: Run<unknown>): Readonly<Record<string, unknown>> {
+  const { engine, seconds: duration, processor } = present(profile, "a profile");
+  const pause = quantilesOf(samplesOf(engine, "pause"));
+  return { pause, epochsPerSecond: round(pause.count / duration), processor };
 }
 
 type PgbenchLoad = { readonly host: string; readonly clientsCount: number; readonly seconds: number };
@@ -118,7 +144,8 @@ function compareCopy(copy: FirstCopy, streamMebibytesPerSecond: number): Figure 
   };
 }
 
-function compareRedisLatency(alone: Load, guarded: Load): Figure {
+function compareRedisLatency({ value: alone }: Run<Load>, run: Run<Load>): Figure {
+  const guarded = run.value;
   const values = (load: Load): number[] => load.samples.map(({ value }) => value);
   const { count, ...latency } = quantilesOf(values(guarded));
   const before = quantilesOf(values(alone));
@@ -131,13 +158,14 @@ function compareRedisLatency(alone: Load, guarded: Load): Figure {
       ratio: round(latency.p50 / before.p50),
       target: "p50 ≤ 8, p99 ≤ 15",
       met: latency.p50 <= 8 && latency.p99 <= 15,
-      detail: { repliesCount: count, unprotectedQuantiles: before },
+      detail: { repliesCount: count, unprotectedQuantiles: before, ...explain(run) },
     },
     samples: { unprotected: alone.samples, protected: guarded.samples },
   };
 }
 
-function compareRedisRate(alone: Load, guarded: Load): Figure {
+function compareRedisRate({ value: alone }: Run<Load>, run: Run<Load>): Figure {
+  const guarded = run.value;
   const [before, after] = [alone.result.perSecond, guarded.result.perSecond];
   const { p50, max } = quantilesOf(countPerSecond(guarded.samples));
   return {
@@ -150,7 +178,12 @@ function compareRedisRate(alone: Load, guarded: Load): Figure {
       ratio: round(after / before),
       target: "≥ 0.55 × unprotected",
       met: after / before >= 0.55,
-      detail: { mean: after, latencyMs: guarded.result.latency, unprotectedLatencyMs: alone.result.latency },
+      detail: {
+        mean: after,
+        latencyMs: guarded.result.latency,
+        unprotectedLatencyMs: alone.result.latency,
+        ...explain(run),
+      },
     },
     samples: {
       unprotectedPerSecond: countPerSecond(alone.samples),
@@ -160,7 +193,8 @@ function compareRedisRate(alone: Load, guarded: Load): Figure {
   };
 }
 
-function comparePgbench(clientsCount: number, alone: Pgbench, guarded: Pgbench): Figure {
+function comparePgbench(clientsCount: number, { value: alone }: Run<Pgbench>, run: Run<Pgbench>): Figure {
+  const guarded = run.value;
   const { p50, max } = quantilesOf(guarded.perSecond);
   const ratio = round(guarded.tps / alone.tps);
   return {
@@ -177,6 +211,7 @@ function comparePgbench(clientsCount: number, alone: Pgbench, guarded: Pgbench):
         mean: guarded.tps,
         latencyMs: quantilesOf(guarded.latenciesMs),
         unprotectedLatencyMs: quantilesOf(alone.latenciesMs),
+        ...explain(run),
       },
     },
     samples: { unprotected: alone, protected: guarded },

@@ -6,7 +6,7 @@ import { quantilesOf, type Figure } from "./row.ts";
 export type PauseTarget = { readonly p50Ms: number; readonly p99Ms: number; readonly epochsPerSecond: number };
 
 export function summarizePause(name: string, measured: Measured<unknown>, target: PauseTarget): Figure {
-  const { engine, seconds } = measured;
+  const { engine, seconds, processor } = measured;
   const { count, ...pause } = quantilesOf(samplesOf(engine, "pause"));
   const epochsPerSecond = round(count / seconds);
   const phases = [...engine].map(([phase, samples]) => [phase, quantilesOf(samples)] as const);
@@ -17,7 +17,7 @@ export function summarizePause(name: string, measured: Measured<unknown>, target
       ...pause,
       target: `p50 ≤ ${target.p50Ms}, p99 ≤ ${target.p99Ms} at ≥ ${target.epochsPerSecond} epochs/s`,
       met: pause.p50 <= target.p50Ms && pause.p99 <= target.p99Ms && epochsPerSecond >= target.epochsPerSecond,
-      detail: { epochsPerSecond, phases: Object.fromEntries(phases) },
+      detail: { epochsPerSecond, phases: Object.fromEntries(phases), processor },
     },
     samples: Object.fromEntries(engine),
   };

@@ -47,7 +47,12 @@ function measureAtRate(bench: Bench, rate: (typeof rates)[number], unprotected: 
         ratio: round(median(times) / median(unprotected)),
         target: `≤ ${rate.slowerPercentMax} at ≥ ${rate.perSecond} epochs/s`,
         met: quantiles.p50 <= rate.slowerPercentMax && epochsPerSecond >= rate.perSecond,
-        detail: { epochsPerSecond, requestsCount: count, pause: quantilesOf(samplesOf(measured.engine, "pause")) },
+        detail: {
+          epochsPerSecond,
+          requestsCount: count,
+          pause: quantilesOf(samplesOf(measured.engine, "pause")),
+          processor: measured.processor,
+        },
       },
       samples: { unprotectedMs: unprotected, protectedMs: times, ...Object.fromEntries(measured.engine) },
     };

@@ -1,13 +1,14 @@
 /** What protection costs while nothing happens, and whether eight guests at once keep their latency bound. */
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { assert, present } from "../../src/lib/assert.ts";
+import { present } from "../../src/lib/assert.ts";
 import { round } from "../lab/clients/figures.ts";
 import { type Cluster, type GuestView } from "../lab/cluster.ts";
 import { withLab } from "../lab/hosts.ts";
 import { pairHosts } from "../lab/placement.ts";
 import { samplesOf, type Bench } from "./bench.ts";
-import { readEngineSamples, type EngineSamples } from "./samples.ts";
+import { readProcessorSeconds, type ProcessorShares } from "./processor-time.ts";
+import { type EngineSamples } from "./samples.ts";
 import { quantilesOf, type Figure } from "./row.ts";
 
 const idleSeconds = 30;
@@ -16,8 +17,6 @@ const crowdCount = 8;
 const crowdBoundMs = 50;
 const processorPercentMax = 3;
 const residentMebibytesMax = 120;
-/** Of the figures in /proc/PID/stat. */
-const ticksPerSecond = 100;
 
 type Consumer = { readonly name: string; readonly pid: number };
 
@@ -81,12 +80,6 @@ async function listConsumers(cluster: Cluster, guest: string): Promise<readonly 
   ]);
 }
 
-function readProcessorSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
-}
-
 function readResidentMebibytes(pid: number): number {
   const line = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
   return Number(present(line?.[1], `resident memory of ${pid}`)) / 1024;
@@ -104,15 +97,15 @@ export function measureCrowd(bench: Bench): Promise<Figure[]> {
       });
     }, 500);
     const fromMs = Date.now();
-    const loads = await Promise.all(
-      guests.map(({ address }) => bench.run(lab, "counted", { host: address, thinkMs: 200 }, crowdSeconds)),
+    const { processor } = await bench.withEngineSamples(lab, guests, () =>
+      Promise.all(
+        guests.map(({ address }) => bench.run(lab, "counted", { host: address, thinkMs: 200 }, crowdSeconds)),
+      ),
     );
     clearInterval(watch);
-    const toMs = Date.now();
-    assert(loads.length === crowdCount, "a load on every guest");
-    const directory = `${lab.logDirectory}/samples`;
-    const each = await Promise.all(guests.map(({ name }) => readEngineSamples(directory, [name], { fromMs, toMs })));
-    return [summarizeCrowd(each, [...outside])];
+    const interval = { fromMs, toMs: Date.now() };
+    const each = await Promise.all(guests.map(({ name }) => bench.readEngineSamples(lab, [name], interval)));
+    return [summarizeCrowd(each, [...outside], processor)];
   });
 }
 
@@ -120,7 +113,11 @@ export function measureCrowd(bench: Bench): Promise<Figure[]> {
 const isOutsideBound = ({ report }: GuestView): boolean =>
   report?.conditions.some(({ type, status }) => type === "LatencyWithinBound" && status === "False") === true;
 
-function summarizeCrowd(each: readonly EngineSamples[], outside: readonly string[]): Figure {
+function summarizeCrowd(
+  each: readonly EngineSamples[],
+  outside: readonly string[],
+  processor: ProcessorShares,
+): Figure {
   const latencies = each.map((samples) => samplesOf(samples, "addedLatency"));
   const worstP99 = Math.max(...latencies.map((samples) => quantilesOf(samples).p99));
   const { count, ...all } = quantilesOf(latencies.flat());
@@ -131,7 +128,7 @@ function summarizeCrowd(each: readonly EngineSamples[], outside: readonly string
       ...all,
       target: `p99 of each ≤ its bound of ${crowdBoundMs}`,
       met: worstP99 <= crowdBoundMs && outside.length === 0,
-      detail: { repliesCount: count, worstP99, saidToBeOutside: outside },
+      detail: { samplesCount: count, worstP99, saidToBeOutside: outside, processor },
     },
     samples: { addedLatencyMs: latencies },
   };
