@@ -75,6 +75,11 @@ test.each<{ when: string; guest?: object; file?: unknown; says: RegExp }>([
     says: /guests\[1\]\.port: 7100 stands here twice/,
   },
   {
+    when: "a guest is named like a socket",
+    guest: { guest: "agent.sock" },
+    says: /guests\[0\]\.guest: must not end in \.sock/,
+  },
+  {
     when: "the mode is unknown",
     guest: { mode: "Fast" },
     says: /guests\[0\]\.mode: must be FaultTolerant, found "Fast"/,

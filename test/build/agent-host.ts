@@ -6,6 +6,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { type ClientRequest, request } from "node:http";
 import { request as secureRequest } from "node:https";
+import { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -51,6 +52,7 @@ export class AgentHost {
   static async open(node = "host-a"): Promise<AgentHost> {
     const tls = await issueShared(node);
     const directory = mkdtempSync(join(tmpdir(), "twinrun-agent-"));
+    startJanitor(directory);
     mkdirSync(join(directory, "run"));
     return new AgentHost(directory, node, tls);
   }
@@ -121,7 +123,7 @@ export class AgentHost {
         ...["--cache-directory", CACHE, "--stop-timeout-ms", "1000"],
         ...flags,
       ],
-      { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_COMPILE_CACHE: CACHE } },
+      { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_COMPILE_CACHE: CACHE, TWINRUN_TEST: this.directory } },
     );
     this.#agents.push(agent);
     for (const stream of [agent.stdout, agent.stderr]) {
@@ -194,6 +196,27 @@ export class AgentHost {
   }
 }
 
+/**
+ * Cleans up when this process has ended, however it ended: kills what carries the directory in its environment, and removes
+ * the directory. A test that is interrupted has no last word of its own.
+ */
+function startJanitor(directory: string): void {
+  const script = `cat >/dev/null
+    for round in 1 2; do
+      for file in $(grep -lasF "=$0" /proc/[0-9]*/environ); do pid=\${file#/proc/}; kill -9 "\${pid%/environ}"; done
+    done 2>/dev/null
+    rm -rf "$0"`;
+  const janitor = spawn("sh", ["-c", script, directory], {
+    stdio: ["pipe", "ignore", "ignore"],
+    detached: true,
+    env: { PATH: process.env["PATH"] },
+  });
+  janitor.unref();
+  if (janitor.stdin instanceof Socket) {
+    janitor.stdin.unref();
+  }
+}
+
 function readAnswer(asked: ClientRequest): Promise<Answer | undefined> {
   return new Promise((resolve) => {
     asked.on("response", (response) => {
@@ -212,9 +235,7 @@ function readAnswer(asked: ClientRequest): Promise<Answer | undefined> {
 
 /** One authority, and one certificate per node, for all tests of a file: making them is slow. */
 const pkiDirectory = mkdtempSync(join(tmpdir(), "twinrun-agent-pki-"));
-process.once("exit", () => {
-  rmSync(pkiDirectory, { recursive: true, force: true });
-});
+startJanitor(pkiDirectory);
 let authority: Promise<void> | undefined;
 const issued = new Map<string, Promise<TlsFiles>>();
 
