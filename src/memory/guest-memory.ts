@@ -78,6 +78,9 @@ export class GuestMemory {
       const tracker = this.#openTracker(candidate, reasons);
       if (tracker !== undefined) {
         this.#tracker = tracker;
+        // Held open on purpose: else the kernel frees all of the guest's memory before it reports the death of its process,
+        // which takes a takeover's time (768 MiB on a busy host: 0.7 s).
+        this.#backing(0);
         return;
       }
     }

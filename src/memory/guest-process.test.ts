@@ -2,6 +2,7 @@ import { afterEach, expect, test } from "@jest/globals";
 import { spawn, type ChildProcess } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { getPriority } from "node:os";
+import { FakeGuest } from "./fake-guest.ts";
 import { applyNice, applyRealtime, listThreads, openGuestProcess, readStartTime } from "./guest-process.ts";
 
 const children: ChildProcess[] = [];
@@ -52,6 +53,32 @@ test("a process is known again by its start time, and another one with its numbe
 test("a process that does not exist is an error", () => {
   expect(() => openGuestProcess(4_194_303)).toThrow(/process 4194303 is gone: start the guest anew/);
   expect(readStartTime(4_194_303)).toBeUndefined();
+});
+
+test("dying is noticed before a large memory is gone", async () => {
+  const guest = await FakeGuest.start();
+  await guest.ask({ tag: "map", bytes: 256 << 20, shared: true }, "mapped");
+  const pages = Array.from({ length: 65_536 }, (_, page) => [0, page, 1] as const);
+  await guest.ask({ tag: "write", writes: pages }, "done");
+  const watched = openGuestProcess(guest.pid);
+  const order: string[] = [];
+  watched.onDying(() => order.push("dying"), 1);
+  const died = new Promise<void>((resolve) => {
+    watched.onDeath(() => {
+      order.push("dead");
+      resolve();
+    });
+  });
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(order).toEqual([]);
+  watched.sendSignal("SIGKILL");
+  await died;
+  expect(order).toEqual(["dying", "dead"]);
+  await new Promise<void>((resolve) => {
+    watched.onDying(resolve); // Also when it is too late.
+  });
+  watched.close();
+  await guest.stop();
 });
 
 test("no callback after close", async () => {

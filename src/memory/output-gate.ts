@@ -35,7 +35,7 @@ type Tap = { readonly fd: number; readonly ownFd: number; checkedAt: number };
 
 /** A packet takes QEMU microseconds under the lock; this long means that QEMU is frozen. */
 const LOCK_WAIT_US = 50;
-const LOCK_WAIT_MS_MAX = 300;
+const LOCK_WAIT_MS_MAX = 500;
 /** Tries in a row, about 20 µs: a guest that sends without a break leaves the lock free for a microsecond at a time. */
 const LOCK_SPINS = 2000;
 /** A tap that is full: tried this often, then the packet is dropped, as a full switch port would. */

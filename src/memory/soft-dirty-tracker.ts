@@ -18,16 +18,17 @@ const SOFT_DIRTY = 1 << 23;
 
 export class SoftDirtyTracker implements Tracker {
   readonly method = "softDirty";
-  readonly #pid: number;
+  readonly #directory: string;
   readonly #blocks: readonly RamBlock[];
   readonly #pagemap: number;
   readonly #entries = Buffer.from(new ArrayBuffer(CHUNK_PAGES * 8));
   readonly #halves = new Uint32Array(this.#entries.buffer);
 
-  constructor(pid: number, blocks: readonly RamBlock[]) {
-    this.#pid = pid;
+  /** `directory` is where the kernel shows the process; tests show something else. */
+  constructor(pid: number, blocks: readonly RamBlock[], directory = `/proc/${pid}`) {
+    this.#directory = directory;
     this.#blocks = blocks;
-    this.#pagemap = openSync(`/proc/${pid}/pagemap`, "r");
+    this.#pagemap = openSync(`${directory}/pagemap`, "r");
   }
 
   start(): void {
@@ -61,7 +62,7 @@ export class SoftDirtyTracker implements Tracker {
   }
 
   #clear(): void {
-    writeFileSync(`/proc/${this.#pid}/clear_refs`, "4");
+    writeFileSync(`${this.#directory}/clear_refs`, "4");
   }
 }
 
