@@ -7,7 +7,7 @@ import {
   type Server,
   type Socket,
 } from "node:net";
-import { connect as connectTls } from "node:tls";
+import { connect as connectTls, type TLSSocket } from "node:tls";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { present } from "../lib/assert.ts";
@@ -402,6 +402,34 @@ describe("addresses", () => {
 });
 
 describe("certificate files", () => {
+  test("a listener shows the new certificate to whoever connects after the change, and keeps older connections", async () => {
+    const paths = filesOf(directory, node("renewed"));
+    await issueCertificate(directory, { identity: node("renewed"), days: 1 });
+    const credentials = await TlsCredentials.open(paths, 60_000);
+    closing.push(() => {
+      credentials.close();
+    });
+    const server = await listen({ credentials });
+    const options = {
+      target: { host: "127.0.0.1", port: server.port },
+      credentials: await credentialsOf("a"),
+      expected: { service: "node", name: "renewed" },
+      timeoutMs: 2_000,
+    } as const;
+    const before = await connectSecurely(options);
+    closing.push(() => before.socket.destroy());
+    const firstExpiryMs = credentials.expiresAtMs;
+    await issueCertificate(directory, { identity: node("renewed"), days: 9 });
+    await credentials.reload();
+    const after = await connectSecurely(options);
+    closing.push(() => after.socket.destroy());
+    const shown = (socket: TLSSocket): number => Date.parse(socket.getPeerCertificate().valid_to);
+    expect(shown(before.socket)).toBe(firstExpiryMs);
+    expect(shown(after.socket)).toBe(credentials.expiresAtMs);
+    expect(credentials.expiresAtMs).toBeGreaterThan(firstExpiryMs);
+    expect(before.socket.destroyed).toBe(false);
+  });
+
   test("a missing file is named", async () => {
     await expect(TlsCredentials.open({ ...filesOf(directory, node("a")), keyPath: "/nowhere/key" })).rejects.toThrow(
       "/nowhere/key",

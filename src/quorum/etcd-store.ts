@@ -47,6 +47,7 @@ const ATTEMPT_TIMEOUT_MS = 400;
 /** Less than a node waits for an answer, so that it hears what is wrong. */
 const TIMEOUT_MS = 900;
 const PAUSE_MS = 20;
+const WHYS_MAX = 4;
 const ANSWER_BYTES_MAX = 1024 * 1024;
 /** Refused before anything was proposed. */
 const REFUSED_STATUS = new Set([400, 401, 403, 404, 405, 413, 415]);
@@ -113,6 +114,7 @@ export class EtcdStore implements RecordStore {
     const deadlineMs = performance.now() + this.#timeoutMs;
     const text = JSON.stringify(body);
     let maybeDone = false;
+    const whys = new Set<string>();
     for (;;) {
       const index = this.#preferred;
       const timeoutMs = Math.min(this.#attemptTimeoutMs, deadlineMs - performance.now());
@@ -121,11 +123,12 @@ export class EtcdStore implements RecordStore {
         return attempt;
       }
       maybeDone ||= attempt.maybeDone;
+      whys.add(attempt.why);
       if (this.#preferred === index) {
         this.#preferred = (index + 1) % this.#urls.length;
       }
       if (performance.now() + PAUSE_MS >= deadlineMs) {
-        return { ...attempt, maybeDone };
+        return { tag: "failed", maybeDone, why: [...whys].slice(0, WHYS_MAX).join("; ") };
       }
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
