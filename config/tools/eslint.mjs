@@ -30,6 +30,14 @@ export default tseslint.config(
     },
   },
   {
+    // A state reacts to a few of the many events or frames there are: naming all the others would hide the few.
+    files: ["src/protocol/{side,primary,standby}.ts", "src/engine/**/*.ts"],
+    rules: {
+      "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
+      complexity: ["error", 14],
+    },
+  },
+  {
     files: ["src/{lib,api,protocol,decide}/**/*.ts"],
     ignores: ["**/*.test.ts"],
     rules: {

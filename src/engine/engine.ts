@@ -30,6 +30,7 @@ import {
 import { planTiming, type Timing, timerMs } from "../protocol/timing.ts";
 import { encodeTraceEvent, encodeTraceHead } from "../protocol/trace.ts";
 import { unreachable } from "../lib/assert.ts";
+import { readStartTime } from "../memory/guest-process.ts";
 import { applyHole } from "../memory/sparse-file.ts";
 import { PageSet } from "../memory/page-runs.ts";
 import { QuorumConnection } from "../net/quorum-connection.ts";
@@ -159,10 +160,30 @@ export class Engine {
       try {
         state = await this.#attach(found);
       } catch (error) {
-        this.#log.warn({ error }, "the QEMU that was found cannot be held; it is replaced");
+        if (!(await this.#mayReplace(found, error))) {
+          return;
+        }
       }
     }
     this.#post({ tag: "started", found: state, shape: this.#shape() });
+  }
+
+  /**
+   * A QEMU that cannot be held (no shim, another engine's, hung): replaced when it is dead or the guest belongs elsewhere. If it
+   * may be the running guest itself it is left alone and the error is the agent's to show.
+   */
+  async #mayReplace(found: FoundGuest, error: unknown): Promise<boolean> {
+    const why = error instanceof Error ? error.message : String(error);
+    this.#log.warn({ error }, "the QEMU that was found cannot be held");
+    await this.#releaseGuestParts();
+    const reading = await this.#quorum.read(this.#config.guest);
+    const owner = reading.tag === "read" ? reading.record?.owner : this.#config.node;
+    if (readStartTime(found.pid) !== found.startTime || (owner !== undefined && owner !== this.#config.node)) {
+      return true;
+    }
+    const message = `the running guest cannot be protected: ${why}`;
+    this.#end({ tag: "exit", reason: "failed", message });
+    return false;
   }
 
   takeAgentMessage(message: AgentMessage): void {
@@ -277,8 +298,7 @@ export class Engine {
         this.#timers.delete(effect.timer);
         return;
       case "openLinks":
-        this.#applyLimits();
-        this.#links.open(effect.as);
+        this.#openLinks(effect.as);
         return;
       case "closeLink":
         this.#links.closeLink(effect.link);
@@ -371,10 +391,7 @@ export class Engine {
         this.#replication?.captureFinal();
         return;
       case "endSession":
-        if (this.#replication?.session === effect.session) {
-          this.#replication.end(effect.acked);
-          this.#replication = undefined;
-        }
+        this.#endSession(effect.session, effect.acked);
         return;
       case "beginReceiving":
         this.#beginReceiving(effect.session);
@@ -391,6 +408,18 @@ export class Engine {
       default:
         unreachable(effect);
     }
+  }
+
+  /** A guest with an obstacle runs on, unprotected; no standby is asked for. */
+  #openLinks(as: "dial" | "listen"): void {
+    this.#applyLimits();
+    const [obstacle] = this.#guest?.obstacles ?? [];
+    if (obstacle === undefined) {
+      this.#links.open(as);
+      return;
+    }
+    this.#problems.set("guest", obstacle);
+    this.#log.error({ obstacles: this.#guest?.obstacles }, "the guest cannot be protected");
   }
 
   #startTimer(timer: TimerName): void {
@@ -492,18 +521,22 @@ export class Engine {
   }
 
   async #releaseGuest(): Promise<void> {
+    const guest = this.#guest;
+    await this.#releaseGuestParts();
+    guest?.process.sendSignal("SIGKILL");
+    await guest?.close();
+  }
+
+  async #releaseGuestParts(): Promise<void> {
     this.#replication?.end(0);
     this.#replication = undefined;
     this.#reception?.end();
     this.#reception = undefined;
-    const guest = this.#guest;
     this.#guest = undefined;
     await this.#primaryDisks?.close();
     this.#primaryDisks = undefined;
     await Promise.all(this.#standbyDisks.map((disk) => disk.close()));
     this.#standbyDisks = [];
-    guest?.process.sendSignal("SIGKILL");
-    await guest?.close();
   }
 
   #whenGuestDied(why: string): void {
@@ -550,7 +583,8 @@ export class Engine {
     const lacking = this.#lacking;
     const connection = this.#links.connection(link);
     if (guest === undefined || primaryDisks === undefined || lacking === undefined || connection === undefined) {
-      return this.#links.closeLink(link);
+      this.#links.closeLink(link);
+      return;
     }
     this.#syncPercent = 0;
     const events = {
@@ -581,6 +615,13 @@ export class Engine {
       this.#log.warn({ error, session }, "the copy to the standby failed");
       this.#problems.set("sync", error instanceof Error ? error.message : String(error));
       this.#links.closeLink(link);
+    }
+  }
+
+  #endSession(session: string, acked: number): void {
+    if (this.#replication?.session === session) {
+      this.#replication.end(acked);
+      this.#replication = undefined;
     }
   }
 

@@ -5,12 +5,13 @@ import { join } from "node:path";
 import { type EngineConfig, type FoundGuest } from "../protocol/assignment.ts";
 import { type MachineShape } from "../protocol/messages.ts";
 import { GuestMemory } from "../memory/guest-memory.ts";
+import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ram-blocks.ts";
 import { applyNice, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
 import { type Shim, openShim } from "../memory/shim.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
 import { releaseWriter } from "../qemu/held-pipe.ts";
 import { type GuestEvent, watchGuest } from "../qemu/guest-events.ts";
-import { inspectMachine, type Machine } from "./inspect-temp.ts";
+import { listObstacles, type Machine, readMachine } from "../qemu/machine.ts";
 import { removeLeftoverMirrors } from "../qemu/mirror.ts";
 import { QmpClient } from "../qemu/qmp-client.ts";
 import { Standby } from "../qemu/standby.ts";
@@ -57,8 +58,9 @@ export class Guest {
     releaseWriter(join(config.runDirectory, "state.fifo"));
     const qmp = await QmpClient.connect(found.qmpPath, { connectTimeoutMs: 10_000 });
     const shim = openShim(found.pid);
-    const machine = await inspectMachine(qmp, { pid: found.pid, mappings: shim.mappings });
-    const memory = GuestMemory.open({ pid: found.pid, blocks: machine.ramBlocks, shim, method: config.tracker });
+    const machine = await readMachine(qmp);
+    const blocks = placeRamBlocks(machine, shim.mappings);
+    const memory = GuestMemory.open({ pid: found.pid, blocks, shim, method: config.tracker });
     const guest = new Guest({ found, qmp, shim, memory, machine, process }, config.runDirectory);
     const left = await removeLeftoverMirrors(qmp);
     log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
@@ -70,6 +72,11 @@ export class Guest {
       await guest.openCheckpointer();
     }
     return guest;
+  }
+
+  /** Why this guest cannot be protected, each with the remedy; empty when it can. */
+  get obstacles(): readonly string[] {
+    return listObstacles(this.machine, { hasShim: true }).map(({ message }) => message);
   }
 
   get isRunning(): boolean {
@@ -85,7 +92,7 @@ export class Guest {
     return {
       qemuVersion: this.machine.qemuVersion,
       machine: this.machine.type,
-      ramBlocks: this.machine.ramBlocks.map(({ name, bytes }) => ({ name, bytes })),
+      ramBlocks: this.memory.blocks.map(({ name, bytes }) => ({ name, bytes })),
       disks,
     };
   }
@@ -130,4 +137,14 @@ export class Guest {
       log.debug({ error }, "QEMU's priority stays as it is");
     }
   }
+}
+
+/** The blocks that change, where they lie in QEMU. Equal QEMUs allocate them in equal order, so the mappings tell where. */
+function placeRamBlocks({ ramBlocks }: Machine, mappings: readonly NotedMapping[]): readonly PlacedBlock[] {
+  const told = ramBlocks.flatMap(({ name, bytes, address }) =>
+    address === undefined ? [] : [{ name, bytes, address }],
+  );
+  const placed = told.length === ramBlocks.length ? told : planRamBlocks(ramBlocks, mappings);
+  const constant = new Set(ramBlocks.filter(({ isConstant }) => isConstant).map(({ name }) => name));
+  return placed.filter(({ name }) => !constant.has(name));
 }

@@ -80,6 +80,14 @@ export class MirrorTarget {
   }
 }
 
+type MirrorRequest = {
+  readonly type: number;
+  readonly cookie: bigint;
+  readonly offset: number;
+  readonly length: number;
+  /** Bytes of the disk. */
+  readonly limit: number;
+};
 type Phase = "flags" | "option" | "request" | "payload" | "closed";
 
 /** One QEMU block node connected to one export. */
@@ -177,22 +185,32 @@ class MirrorConnection {
 
   #answerOption(option: number, data: Buffer): void {
     switch (option) {
-      case OPTION.exportName:
-        return this.#answerExportName(data.toString("utf8"));
+      case OPTION.exportName: {
+        this.#answerExportName(data.toString("utf8"));
+        return;
+      }
       case OPTION.info:
-      case OPTION.go:
-        return this.#answerGo(option, data);
+      case OPTION.go: {
+        this.#answerGo(option, data);
+        return;
+      }
       case OPTION.abort:
         this.#replyOption(option, REPLY.ack);
-        return this.#end();
-      default:
-        return this.#replyOption(option, REPLY.unsupported);
+        {
+          this.#end();
+          return;
+        }
+      default: {
+        this.#replyOption(option, REPLY.unsupported);
+        return;
+      }
     }
   }
 
   #answerExportName(name: string): void {
     if (!this.#choose(name)) {
-      return this.#end();
+      this.#end();
+      return;
     }
     const info = Buffer.alloc(this.#noZeroes ? 10 : 134);
     info.writeBigUInt64BE(BigInt(this.#exports[this.#disk]?.bytes ?? 0), 0);
@@ -203,10 +221,12 @@ class MirrorConnection {
 
   #answerGo(option: number, data: Buffer): void {
     if (data.length < 6 || data.length < 6 + data.readUInt32BE(0)) {
-      return this.#replyOption(option, REPLY.invalid);
+      this.#replyOption(option, REPLY.invalid);
+      return;
     }
     if (!this.#choose(data.toString("utf8", 4, 4 + data.readUInt32BE(0)))) {
-      return this.#replyOption(option, REPLY.unknown);
+      this.#replyOption(option, REPLY.unknown);
+      return;
     }
     const info = Buffer.alloc(12);
     info.writeUInt16BE(0, 0); // NBD_INFO_EXPORT
@@ -252,35 +272,46 @@ class MirrorConnection {
       this.#end();
       return bytes.length;
     }
+    if (type === REQUEST.write) {
+      return this.#beginWrite({ cookie, offset, length, limit }) ? REQUEST_BYTES : bytes.length;
+    }
+    this.#carryOut({ type, cookie, offset, length, limit });
+    return REQUEST_BYTES;
+  }
+
+  /** False when the write lies outside of the disk: the payload that follows could not be told from requests. */
+  #beginWrite(request: Omit<MirrorRequest, "type">): boolean {
+    const { cookie, offset, length, limit } = request;
+    if (offset + length > limit) {
+      this.#end();
+      return false;
+    }
+    this.#payload = Buffer.allocUnsafe(length);
+    this.#payloadBytes = 0;
+    this.#payloadOffset = offset;
+    this.#cookie = cookie;
+    this.#phase = "payload";
+    return true;
+  }
+
+  #carryOut({ type, cookie, offset, length, limit }: MirrorRequest): void {
     switch (type) {
-      case REQUEST.write:
-        if (offset + length > limit) {
-          this.#end(); // The payload that follows could not be told from requests.
-          return bytes.length;
-        }
-        this.#payload = Buffer.allocUnsafe(length);
-        this.#payloadBytes = 0;
-        this.#payloadOffset = offset;
-        this.#cookie = cookie;
-        this.#phase = "payload";
-        break;
       case REQUEST.trim:
       case REQUEST.writeZeroes:
         if (offset + length <= limit) {
           this.#sink.zeroDisk(this.#disk, offset, length);
         }
         this.#answer(offset + length <= limit ? 0 : NO_SPACE, cookie);
-        break;
+        return;
       case REQUEST.flush:
         this.#answer(0, cookie);
-        break;
+        return;
       case REQUEST.disconnect:
         this.#end();
-        break;
+        return;
       default:
         this.#answer(EINVAL, cookie);
     }
-    return REQUEST_BYTES;
   }
 
   #answer(error: number, cookie: bigint): void {

@@ -158,7 +158,7 @@ export class PrimaryDisks implements MirrorSink {
     if (target === undefined) {
       return;
     }
-    for await (const own of hashGranules(target.file, target.bytes, firstGranule, hashes.byteLength / 16, hashes)) {
+    for await (const own of hashGranules(target, { first: firstGranule, count: hashes.byteLength / 16 }, hashes)) {
       if (own.differs && own.granule < target.lacking.granuleCount) {
         target.lacking.mark(own.granule * GRANULE_BYTES, 1);
       }
@@ -228,10 +228,8 @@ type Compared = { readonly granule: number; readonly hash: Buffer; readonly diff
  * hashed: it differs.
  */
 export async function* hashGranules(
-  file: FileHandle,
-  diskSize: number,
-  first: number,
-  count: number,
+  { file, bytes: diskSize }: { readonly file: FileHandle; readonly bytes: number },
+  { first, count }: { readonly first: number; readonly count: number },
   theirs?: Uint8Array,
 ): AsyncGenerator<Compared> {
   const chunk = Buffer.allocUnsafeSlow(HASH_CHUNK_GRANULES * GRANULE_BYTES);

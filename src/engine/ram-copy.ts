@@ -6,7 +6,7 @@
  * A page read while the guest writes to it may be torn. That is harmless: the write is seen by the next scan, so the page
  * is sent again, at the latest with that first epoch.
  */
-import { type PageRuns, PageSet } from "../memory/page-runs.ts";
+import { type PageRuns, type PageSet } from "../memory/page-runs.ts";
 import { PAGE_BYTES } from "../memory/ram-blocks.ts";
 
 /** The guest's memory as a copy needs it; implemented by memory/guest-memory.ts. */
@@ -63,11 +63,7 @@ export class RamCopy {
   /** Runs rounds until `mayEnd` says that nothing else is being copied and few pages are left. */
   async run(mayEnd: () => boolean): Promise<void> {
     let before = Number.POSITIVE_INFINITY;
-    for (let round = 1; !this.#stopped; round += 1) {
-      await this.#sendAll(round);
-      if (this.#stopped) {
-        return;
-      }
+    for (let round = 1; await this.#sendAll(round); round += 1) {
       this.#memory.scan(this.#scanned, "running");
       this.#lacking.add(this.#scanned);
       const left = this.#scanned.pageCount;
@@ -83,7 +79,8 @@ export class RamCopy {
     }
   }
 
-  async #sendAll(round: number): Promise<void> {
+  /** Sends everything that is lacking now; false when it was stopped meanwhile. */
+  async #sendAll(round: number): Promise<boolean> {
     let page = 0;
     while (!this.#stopped && page < this.#memory.pageCount) {
       const room = this.#stream.room();
@@ -99,6 +96,7 @@ export class RamCopy {
         await nextTurn();
       }
     }
+    return !this.#stopped;
   }
 
   #sendChunk(): void {

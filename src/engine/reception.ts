@@ -5,7 +5,6 @@
  * machine says so: pages into the waiting QEMU, disk writes onto the image, the device state kept for a takeover. What has
  * arrived of an epoch that is not whole can be thrown away at any time.
  */
-import { type FileHandle } from "node:fs/promises";
 import { zstdDecompressSync } from "node:zlib";
 import { encodeDiskHashes, encodeDiskHashesEnd, type Frame } from "../protocol/frames.ts";
 import { PageRuns } from "../memory/page-runs.ts";
@@ -229,7 +228,7 @@ export class Reception {
     const count = Math.ceil(target.bytes / GRANULE_BYTES);
     for (let first = 0; first < count && !this.#ended; first += HASH_FRAME_GRANULES) {
       const granules = Math.min(HASH_FRAME_GRANULES, count - first);
-      this.#connection.send(encodeDiskHashes(disk, first, await hashRun(target.file, target.bytes, first, granules)));
+      this.#connection.send(encodeDiskHashes(disk, first, await hashRun(target, first, granules)));
       await this.#connection.drained();
     }
     this.#connection.send(encodeDiskHashesEnd(disk));
@@ -243,9 +242,9 @@ export class Reception {
   }
 }
 
-async function hashRun(file: FileHandle, diskSize: number, first: number, granules: number): Promise<Buffer> {
+async function hashRun(disk: StandbyDisk, first: number, granules: number): Promise<Buffer> {
   const hashes = Buffer.alloc(granules * 16);
-  for await (const { granule, hash } of hashGranules(file, diskSize, first, granules)) {
+  for await (const { granule, hash } of hashGranules(disk, { first, count: granules })) {
     hash.copy(hashes, (granule - first) * 16);
   }
   return hashes;

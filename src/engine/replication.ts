@@ -309,10 +309,11 @@ export class Replication implements DiskStream {
         await this.#guest.qmp.execute("stop", {});
         this.#isStoppedForGood = true;
       }
-      let captured: Epoch | undefined;
+      const copied: Epoch[] = [];
       const { stateBytes, phases } = await checkpointer.capture(() => {
-        captured = this.#copyOut(slot);
+        copied.push(this.#copyOut(slot));
       }, slot.state);
+      const [captured] = copied;
       this.#resumedAtMs = monotonicMs() - phases.answerMs;
       this.#failures = 0;
       if (captured === undefined) {
@@ -320,10 +321,8 @@ export class Replication implements DiskStream {
       }
       this.#notePhases(phases, captured, { intervalMs, packetCount: this.#countPackets() });
       this.#isCapturing = false;
-      if (!this.#ended) {
-        this.#ship(captured, slot, stateBytes, final);
-        this.#schedule();
-      }
+      this.#ship(captured, slot, stateBytes, final);
+      this.#schedule();
     } catch (error) {
       this.#isCapturing = false;
       this.#whenCaptureFailed(error, slot);
@@ -371,6 +370,10 @@ export class Replication implements DiskStream {
   }
 
   #ship(epoch: Epoch, slot: Slot, stateBytes: number, final: boolean): void {
+    if (this.#ended) {
+      this.#lacking.add(epoch.runs);
+      return;
+    }
     const startedMs = monotonicMs();
     this.#inFlight.push(epoch);
     const state = slot.state.subarray(0, stateBytes);

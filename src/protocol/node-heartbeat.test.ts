@@ -9,6 +9,7 @@ import {
 
 const heartbeat: fc.Arbitrary<NodeHeartbeat> = fc.record({
   tag: fc.constantFrom("ping", "pong"),
+  uplinksUp: fc.boolean(),
   sequence: fc.nat(0xffff_ffff),
   sentAtMs: fc.double({ noNaN: true, noDefaultInfinity: true }),
 });
@@ -40,7 +41,7 @@ test("whatever bytes come, the decoder throws nothing but its own failure", () =
 });
 
 test("another version is refused with both named", () => {
-  const bytes = encodeNodeHeartbeat({ tag: "ping", sequence: 1, sentAtMs: 1 });
+  const bytes = encodeNodeHeartbeat({ tag: "ping", uplinksUp: true, sequence: 1, sentAtMs: 1 });
   bytes[2] = 9;
   expect(() => new NodeHeartbeatDecoder().push(bytes)).toThrow(/version 9, this one 1/);
 });

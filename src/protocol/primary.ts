@@ -298,11 +298,7 @@ function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">):
   }
 }
 
-function whenCaptured<State extends Session>(
-  draft: Draft,
-  event: Extract<SideEvent, { tag: "captured" }>,
-  state: State,
-): Draft {
+function whenCaptured(draft: Draft, event: Extract<SideEvent, { tag: "captured" }>, state: Session): Draft {
   if (event.session !== state.session || event.epoch <= state.epochs.captured) {
     return draft;
   }

@@ -82,19 +82,31 @@ export function decideQuorumRequest(record: QuorumRecord | undefined, request: Q
 
 function decideChange(record: QuorumRecord, request: QuorumRequest): QuorumDecision {
   const { change, by } = request;
-  const refused = (reason: QuorumRefusal): QuorumDecision => ({ tag: "refused", reason, record });
   if (change.tag === "create") {
-    return refused("RecordExists");
+    return { tag: "refused", reason: "RecordExists", record };
   }
   if (change.tag === "takeOver") {
-    if (record.peer !== by) {
-      return refused("NotPeer");
-    }
-    return record.peerState === "InSync" ? granted(changeOwner(record, request, record.epoch)) : refused("PeerStale");
+    return decideTakeOver(record, request);
   }
-  if (record.owner !== by) {
-    return refused("NotOwner");
+  return record.owner === by
+    ? decideOwnersChange(record, request, change)
+    : { tag: "refused", reason: "NotOwner", record };
+}
+
+function decideTakeOver(record: QuorumRecord, request: QuorumRequest): QuorumDecision {
+  if (record.peer !== request.by) {
+    return { tag: "refused", reason: "NotPeer", record };
   }
+  return record.peerState === "InSync"
+    ? granted(changeOwner(record, request, record.epoch))
+    : { tag: "refused", reason: "PeerStale", record };
+}
+
+function decideOwnersChange(
+  record: QuorumRecord,
+  request: QuorumRequest,
+  change: Exclude<QuorumChange, { readonly tag: "create" | "takeOver" }>,
+): QuorumDecision {
   switch (change.tag) {
     case "runAlone":
       return granted(next(record, request, { peerState: "Stale" }));
@@ -103,7 +115,9 @@ function decideChange(record: QuorumRecord, request: QuorumRequest): QuorumDecis
     case "replacePeer":
       return granted(next(record, request, { peer: change.peer, peerState: "Stale" }));
     case "handOver":
-      return record.peerState === "InSync" ? granted(changeOwner(record, request, change.epoch)) : refused("PeerStale");
+      return record.peerState === "InSync"
+        ? granted(changeOwner(record, request, change.epoch))
+        : { tag: "refused", reason: "PeerStale", record };
     default:
       return unreachable(change);
   }
