@@ -113,7 +113,8 @@ async function measureFirstCopy(bench: Bench, cluster: Cluster, guest: PlacedGue
   await sleep(1200); // The next report has the bytes of all of the copy.
   const { report } = await cluster.readGuest(guest.name);
   const { sentBytes, diskBytes } = present(report, "a report").checkpoint;
-  const steps = cluster.readTransitions().filter(({ host, role }) => host === "a" && role === "primary");
+  cluster.readTransitions();
+  const steps = cluster.transitions.a.all;
   const began = present(
     steps.find(({ to }) => to === "syncing"),
     "the beginning of the copy",
