@@ -1,0 +1,94 @@
+/**
+ * A client outside: sends numbered requests, up to a few ahead, again when no reply comes, and takes replies in order. Its
+ * network loses, repeats, delays and reorders.
+ */
+import { type Packet } from "./guest.ts";
+import { type History } from "./history.ts";
+import { type NodeName } from "./network.ts";
+import { type World } from "./world.ts";
+
+const WINDOW = 3;
+
+export class SimClient {
+  /** Replies taken, in order, each once. */
+  taken = 0;
+  #sent = 0;
+  readonly #world: World;
+  readonly #replies = new Map<number, History>();
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  start(): void {
+    this.#send();
+  }
+
+  #send(): void {
+    const { clock, random } = this.#world;
+    clock.after(15 + random.below(80), () => {
+      if (this.#sent < this.taken + WINDOW) {
+        this.#sent += 1;
+        this.#transmit(this.#sent, 200 + random.below(200));
+      }
+      this.#send();
+    });
+  }
+
+  #transmit(request: number, againMs: number): void {
+    if (request <= this.taken) {
+      return;
+    }
+    const { hosts, clock, random } = this.#world;
+    for (const host of [hosts.a, hosts.b]) {
+      if (host.clientPath.to && !random.chance(0.01)) {
+        clock.after(0.2 + random.fraction(), () => {
+          host.guest?.receive(request);
+        });
+      }
+    }
+    clock.after(againMs, () => {
+      this.#transmit(request, Math.min(1_500, againMs * 2));
+    });
+  }
+
+  /** A packet left a host for the outside. */
+  carry(from: NodeName, packet: Packet): void {
+    const { hosts, random, clock } = this.#world;
+    if (!packet.reply || !hosts[from].clientPath.from || random.chance(0.01)) {
+      return;
+    }
+    const copies = random.chance(0.02) ? 2 : 1;
+    for (let copy = 0; copy < copies; copy += 1) {
+      clock.after(0.2 + random.fraction() * (random.chance(0.05) ? 50 : 1), () => {
+        this.#receive(packet.entry);
+      });
+    }
+  }
+
+  #receive(entry: History): void {
+    const known = this.#replies.get(entry.request);
+    const { checks } = this.#world;
+    checks.expect(
+      known === undefined || known === entry || checks.isForgiven(known),
+      `the client got two different replies to request ${entry.request}`,
+    );
+    this.#replies.set(entry.request, entry);
+    while (this.#replies.has(this.taken + 1)) {
+      this.taken += 1;
+    }
+  }
+
+  /** After a restart from a disk that may lack the newest: what the guest no longer knows is asked again. */
+  forgetAfter(request: number): void {
+    for (const known of [...this.#replies.keys()]) {
+      if (known > request) {
+        this.#replies.delete(known);
+      }
+    }
+    this.taken = Math.min(this.taken, request);
+    for (let again = request + 1; again <= this.#sent; again += 1) {
+      this.#transmit(again, 300);
+    }
+  }
+}
