@@ -465,9 +465,14 @@ export class Replication implements DiskStream {
   #whenCaptureFailed(error: unknown, slot: Slot): void {
     this.#lacking.add(this.#scanned);
     this.#slots.push(slot);
+    const code = (error as { readonly detail?: { readonly code?: string } }).detail?.code;
+    if (code === "CheckpointBusy") {
+      // The last session's checkpoint is still under way.
+      this.#timer = setTimeout(() => void this.#capture(), 2);
+      return;
+    }
     this.#failures += 1;
     this.#log.warn({ error, session: this.session }, "a checkpoint failed");
-    const code = (error as { readonly detail?: { readonly code?: string } }).detail?.code;
     if (code === "StateTooLarge") {
       slot.state = Buffer.allocUnsafeSlow(slot.state.length * 2);
     } else if (this.#failures >= CAPTURE_FAILURES_MAX) {
