@@ -214,7 +214,9 @@ export class Story {
       (all) => all.every(({ primary }) => primary === heir),
       takeoverTimeoutMs,
     );
-    const takeovers = views.map(({ name }) => [name, this.#cluster.findTakeover(heir, name, atMs)] as const);
+    const takeovers = await Promise.all(
+      views.map(async ({ name }) => [name, await this.#cluster.awaitTakeover(heir, name, atMs, 5000)] as const),
+    );
     for (const [name, takeover] of takeovers) {
       const said =
         takeover === undefined

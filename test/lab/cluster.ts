@@ -176,6 +176,23 @@ export class Cluster {
       : { detectionMs: (asking ?? running).atMs - sinceMs, totalMs: running.atMs - sinceMs, epoch: running.epoch };
   }
 
+  /** The same, for a takeover that has certainly begun: its last line may still be on its way into the log. */
+  async awaitTakeover(
+    host: PairHost,
+    guest: string,
+    sinceMs: number,
+    timeoutMs: number,
+  ): Promise<Takeover | undefined> {
+    const deadlineMs = Date.now() + timeoutMs;
+    for (;;) {
+      const takeover = this.findTakeover(host, guest, sinceMs);
+      if (takeover !== undefined || Date.now() > deadlineMs) {
+        return takeover;
+      }
+      await sleep(50);
+    }
+  }
+
   /** Processes on a host that belong to nobody: neither the agent, nor an engine it knows, nor a QEMU it knows. */
   async listOrphans(host: PairHost): Promise<readonly string[]> {
     const status = await this.readAgent(host);

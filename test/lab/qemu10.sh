@@ -4,9 +4,10 @@
 #
 #   usage: qemu10.sh            the last line on standard output is the path of qemu-system-x86_64
 #
-# A minimal Debian 13 root is made by debootstrap under $XDG_CACHE_HOME/twinrun/qemu10 (about 30 s, 700 MB) and its QEMU
-# runs on this host through that root's own dynamic loader and libraries: no container, no chroot at run time, so the
-# files, sockets and /proc of the host are QEMU's as well, and LD_PRELOAD works as usual. Run again it only checks.
+# A minimal Debian 13 root is made by debootstrap under $TWINRUN_CACHE/qemu10, else ~/.cache/twinrun/qemu10 (about 30 s,
+# 700 MB), and its QEMU runs on this host through that root's own dynamic loader and libraries: no container, no chroot at
+# run time, so the files, sockets and /proc of the host are QEMU's as well, and LD_PRELOAD works as usual. Run again it
+# only checks.
 # Needs root (debootstrap), debootstrap and a Debian mirror; TWINRUN_DEBIAN_MIRROR names another one. Debian keeps only
 # the newest build of a stable package on its mirrors, so the pin is the suite and the major version; for an exact
 # repeat set TWINRUN_DEBIAN_MIRROR to an address in Debian's snapshot archive.
@@ -15,7 +16,7 @@ set -euo pipefail
 suite=trixie
 major=10
 mirror=$("$(dirname "$0")/debian-mirror.sh")
-cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/twinrun/qemu10
+cache=${TWINRUN_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/twinrun}/qemu10
 root=$cache/root
 command=$cache/qemu-system-x86_64
 
@@ -51,7 +52,7 @@ if is_ready; then
   exit 0
 fi
 
-[ "$(id -u)" = 0 ] || { say "needs root for debootstrap: run it once as root with XDG_CACHE_HOME set to your cache"; exit 1; }
+[ "$(id -u)" = 0 ] || { say "needs root for debootstrap: run it once as root with TWINRUN_CACHE set to your cache"; exit 1; }
 command -v debootstrap >/dev/null || { say "debootstrap is missing: apt-get install debootstrap"; exit 1; }
 
 # Made under another name and moved when whole: a run that was cut off leaves nothing that looks ready.
