@@ -8,6 +8,8 @@
  * Contract with the protocol machine: `copied` once the copy has caught up, `captured` for each epoch in order, nothing after
  * `end`. Pages that were scanned and not acknowledged go back to `lacking`, so a later session may start from them.
  */
+import { promisify } from "node:util";
+import { constants, zstdCompress } from "node:zlib";
 import { type CheckpointContract } from "../protocol/assignment.ts";
 import {
   encodeDeviceState,
@@ -28,6 +30,7 @@ import { PAGE_BYTES } from "../memory/ram-blocks.ts";
 import { type FrameConnection } from "../net/frame-connection.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
+import { observeCompressed, observeSent, planPages, startCompression } from "./compression.ts";
 import { GRANULE_BYTES } from "./dirty-map.ts";
 import { type Figures } from "./figures.ts";
 import { type Guest } from "./guest.ts";
@@ -39,6 +42,9 @@ const EPOCHS_IN_FLIGHT = 3;
 const STATE_BYTES_FIRST = 1024 * 1024;
 const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
 const CAPTURE_FAILURES_MAX = 3;
+const compressPages = promisify(zstdCompress);
+/** The fastest level: what counts is that it is faster than the link. */
+const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
 
 type Epoch = {
   readonly epoch: number;
@@ -47,11 +53,19 @@ type Epoch = {
   readonly capturedAtMs: number;
   /** Pages of the epoch, for `lacking` when it is never acknowledged. */
   readonly runs: PageRuns;
-  sentAtMs: number | undefined;
+  /** Disk frames of this epoch and their payload bytes: all went out before the stop. */
+  readonly diskRecords: number;
+  readonly diskBytes: number;
 };
 
 /** Memory of one epoch on its way; used again once it was sent. */
 type Slot = { pages: Buffer; state: Buffer };
+
+type ShipOrder = {
+  readonly epoch: Epoch;
+  readonly slot: Slot;
+  readonly stateBytes: number;
+};
 
 export type ReplicationEvents = {
   readonly onCopied: () => void;
@@ -90,6 +104,9 @@ export class Replication implements DiskStream {
   #failures = 0;
   #epochRecords = 0;
   #epochBytes = 0;
+  #compression = startCompression();
+  /** Set while an epoch is being compressed: later ones queue behind it, for epochs leave in order. */
+  #compressing: Promise<void> | undefined;
   #ramCopy: RamCopy | undefined;
   #hashesLeft = new Map<number, () => void>();
   #comparing: Promise<void> = Promise.resolve();
@@ -355,7 +372,11 @@ export class Replication implements DiskStream {
     const epoch = this.#epoch;
     this.#epoch = epoch + 1;
     this.#disks.setEpoch(epoch + 1);
-    return { epoch, outputPosition, outputSinceMs, capturedAtMs: copiedMs, runs, sentAtMs: undefined };
+    const diskRecords = this.#epochRecords;
+    const diskBytes = this.#epochBytes;
+    this.#epochRecords = 0;
+    this.#epochBytes = 0;
+    return { epoch, outputPosition, outputSinceMs, capturedAtMs: copiedMs, runs, diskRecords, diskBytes };
   }
 
   /** What this epoch carries: what was just scanned and what an earlier attempt left behind. */
@@ -374,28 +395,59 @@ export class Replication implements DiskStream {
       this.#lacking.add(epoch.runs);
       return;
     }
-    const startedMs = monotonicMs();
+    const nowMs = monotonicMs();
     this.#inFlight.push(epoch);
-    const state = slot.state.subarray(0, stateBytes);
-    const frames = [...encodeEpochPages(epoch, slot.pages), encodeDeviceState(epoch.epoch, state)];
-    const bytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), this.#epochBytes);
-    frames.push(
-      encodeEpochEnd(epoch.epoch, {
-        pageCount: epoch.runs.pageCount,
-        diskRecords: this.#epochRecords,
-        bytes,
-        deviceStateBytes: stateBytes,
-      }),
-    );
-    this.#epochRecords = 0;
-    this.#epochBytes = 0;
+    this.#figures.addCheckpoint(epoch.runs.pageCount, nowMs);
+    const rawBytes = epoch.runs.pageCount * PAGE_BYTES;
+    const { compress, state } = planPages(this.#compression, rawBytes);
+    this.#compression = state;
+    const order = { epoch, slot, stateBytes };
+    if (compress || this.#compressing !== undefined) {
+      this.#compressing = (this.#compressing ?? Promise.resolve()).then(() => this.#sendCompressed(order));
+    } else {
+      this.#sendEpoch(order, encodeEpochPages(epoch, slot.pages));
+    }
+    this.#events.onCaptured(epoch.epoch, final);
+  }
+
+  async #sendCompressed(order: ShipOrder): Promise<void> {
+    const startedMs = monotonicMs();
+    const frames: FrameParts[] = [];
+    let rawBytes = 0;
+    let bytes = 0;
+    for (const { starts, counts, from, to } of splitRuns(order.epoch.runs)) {
+      const raw = order.slot.pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES);
+      const data = await compressPages(raw, COMPRESSION);
+      rawBytes += raw.length;
+      bytes += data.length;
+      frames.push(encodePages(order.epoch.epoch, { starts, counts }, data, raw.length));
+    }
+    if (rawBytes > 0) {
+      this.#compression = observeCompressed(this.#compression, { rawBytes, bytes, ms: monotonicMs() - startedMs });
+    }
+    this.#sendEpoch(order, frames);
+    if (order.epoch === this.#inFlight.at(-1)) {
+      this.#compressing = undefined; // Nobody waits behind it.
+    }
+  }
+
+  #sendEpoch({ epoch, slot, stateBytes }: ShipOrder, pages: readonly FrameParts[]): void {
+    const startedMs = monotonicMs();
+    const frames = [...pages, encodeDeviceState(epoch.epoch, slot.state.subarray(0, stateBytes))];
+    const frameBytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), 0);
+    const totals = {
+      pageCount: epoch.runs.pageCount,
+      diskRecords: epoch.diskRecords,
+      bytes: epoch.diskBytes + frameBytes,
+      deviceStateBytes: stateBytes,
+    };
+    frames.push(encodeEpochEnd(epoch.epoch, totals));
     this.#send(frames.flat(), () => {
-      epoch.sentAtMs = monotonicMs();
-      this.#figures.addPhase("ship", epoch.sentAtMs - startedMs);
+      const ms = monotonicMs() - startedMs;
+      this.#figures.addPhase("ship", ms);
+      this.#compression = observeSent(this.#compression, frameBytes, ms);
       this.#slots.push(slot);
     });
-    this.#figures.addCheckpoint(epoch.runs.pageCount, startedMs);
-    this.#events.onCaptured(epoch.epoch, final);
   }
 
   /** The machine has the acknowledgement: let the output leave. */
