@@ -217,5 +217,5 @@ function writeUntilFull(descriptor: number, junk: Buffer): number {
 }
 
 function isCode(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
+  return typeof error === "object" && error !== null && "code" in error && error.code === code;
 }

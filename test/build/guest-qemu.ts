@@ -1,0 +1,228 @@
+/**
+ * A real QEMU with a small guest, for tests of src/qemu: started directly, without agent, engine or lab.
+ *
+ * The guest is the lab's busybox image with another init put over it: Linux takes initramfs archives laid end to end, and
+ * the later file wins. It says GUEST READY on its serial line, counts "tick N" there, and does what the kernel command line
+ * says in `load=`: `disk` writes to /dev/vda and syncs, `memory` dirties memory, `net` sends numbered syslog datagrams.
+ */
+import { execFile, type ChildProcess, spawn } from "node:child_process";
+import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from "node:fs";
+import { truncateSync, writeFileSync, writeSync } from "node:fs";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { connectWithRetry, type QmpClient } from "../../src/qemu/qmp-client.ts";
+import { provideImage } from "../lab/images.ts";
+
+export type QemuBuild = { readonly name: string; readonly binary: string };
+export type GuestLoad = "tick" | "disk" | "memory" | "net";
+export type GuestQemuOptions = {
+  readonly build: QemuBuild;
+  readonly directory: string;
+  readonly load: readonly GuestLoad[];
+  readonly machine?: "pc" | "q35";
+  readonly extra?: readonly string[];
+};
+
+const run = promisify(execFile);
+const MEMORY_MIB = 96;
+const DISK_BYTES = 32 << 20;
+const COPY_BYTES = 4 << 20;
+
+const INIT = `#!/bin/busybox sh
+/bin/busybox mkdir -p /bin /dev /proc /sys /tmp
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+while read -r module; do insmod "/modules/$module.ko"; done </modules/order
+dmesg -n 1
+read -r arguments </proc/cmdline
+case $arguments in *disk*)
+  while :; do dd if=/dev/urandom of=/dev/vda bs=4k count=16 seek=$((RANDOM % 8000)) conv=fsync; done >/dev/null 2>&1 & ;;
+esac
+case $arguments in *memory*)
+  while :; do dd if=/dev/urandom of=/tmp/memory bs=64k count=16; done >/dev/null 2>&1 & ;;
+esac
+case $arguments in *net*)
+  ip link set eth0 up
+  ip address add 10.99.0.2/24 dev eth0
+  ip neighbor add 10.99.0.1 lladdr 52:54:00:99:00:01 dev eth0 nud permanent
+  syslogd -R 10.99.0.1:514
+  sleep 1
+  (i=0; while :; do i=$((i + 1)); logger "packet $i."; usleep 10000; done) & ;;
+esac
+echo "GUEST READY"
+i=0
+while :; do i=$((i + 1)); echo "tick $i"; usleep 20000; done
+`;
+
+/** The machine's own QEMU and Debian 13's. */
+export async function provideQemuBuilds(): Promise<readonly QemuBuild[]> {
+  const script = new URL("../lab/qemu10.sh", import.meta.url).pathname;
+  const { stdout } = await run("bash", [script]);
+  return [
+    { name: "QEMU of this host", binary: "qemu-system-x86_64" },
+    { name: "QEMU 10", binary: stdout.trim() },
+  ];
+}
+
+export class GuestQemu {
+  readonly directory: string;
+  readonly qmp: QmpClient;
+  readonly process: ChildProcess;
+  readonly #options: GuestQemuOptions;
+
+  private constructor(options: GuestQemuOptions, process: ChildProcess, qmp: QmpClient) {
+    this.directory = options.directory;
+    this.#options = options;
+    this.process = process;
+    this.qmp = qmp;
+  }
+
+  /** Returns when the monitor answers; the guest boots on. */
+  static async start(options: GuestQemuOptions): Promise<GuestQemu> {
+    const { directory } = options;
+    await mkdir(directory, { recursive: true });
+    const disk = join(directory, "disk.raw");
+    if (!existsSync(disk)) {
+      writeFileSync(disk, "");
+      truncateSync(disk, DISK_BYTES);
+    }
+    const log = openSync(join(directory, "qemu.log"), "w");
+    // setpriv: a QEMU that is left over because a test died would burn the machine's processors for ever.
+    const command = ["--pdeathsig", "KILL", options.build.binary, ...(await listArguments(options))];
+    const process = spawn("setpriv", command, { stdio: ["ignore", log, log] });
+    closeSync(log);
+    try {
+      return new GuestQemu(options, process, await connectWithRetry(join(directory, "qmp"), { withinMs: 20_000 }));
+    } catch (error) {
+      process.kill("SIGKILL");
+      throw new Error(`QEMU did not start: ${readFileSync(join(directory, "qemu.log"), "utf8")}`, { cause: error });
+    }
+  }
+
+  /** The same machine, waiting for a state, with memory and disk of its own. */
+  startStandby(): Promise<GuestQemu> {
+    const extra = [...(this.#options.extra ?? []), "-incoming", "defer", "-S"];
+    return GuestQemu.start({ ...this.#options, directory: `${this.directory}-standby`, extra });
+  }
+
+  get pid(): number {
+    return this.process.pid ?? -1;
+  }
+
+  get diskPath(): string {
+    return join(this.directory, "disk.raw");
+  }
+
+  serialText(): string {
+    const path = join(this.directory, "serial.log");
+    return existsSync(path) ? readFileSync(path, "utf8") : "";
+  }
+
+  logText(): string {
+    return readFileSync(join(this.directory, "qemu.log"), "utf8");
+  }
+
+  /** The last number the guest counted to on its serial line. */
+  lastTick(): number {
+    return Number([...this.serialText().matchAll(/tick (\d+)\r?\n/g)].at(-1)?.[1] ?? 0);
+  }
+
+  async waitForTick(atLeast: number, withinMs = 60_000): Promise<void> {
+    const deadlineMs = performance.now() + withinMs;
+    while (this.lastTick() < atLeast) {
+      if (performance.now() > deadlineMs || this.process.exitCode !== null || this.process.signalCode !== null) {
+        throw new Error(`the guest did not get to tick ${atLeast}: ${this.serialText().slice(-200)}${this.logText()}`);
+      }
+      await sleep(20);
+    }
+  }
+
+  /** The guest's memory, as QEMU shares it. */
+  openMemory(): { readonly descriptor: number; readonly bytes: number } {
+    const folder = `/proc/${this.pid}/fd`;
+    const found = readdirSync(folder).find((name) => readLink(join(folder, name)).includes("memfd:memory-backend"));
+    if (found === undefined) {
+      throw new Error("QEMU has no memfd");
+    }
+    const descriptor = openSync(join(folder, found), "r+");
+    return { descriptor, bytes: fstatSync(descriptor).size };
+  }
+
+  async kill(): Promise<void> {
+    if (this.process.exitCode !== null || this.process.signalCode !== null) {
+      return;
+    }
+    const gone = new Promise((resolve) => this.process.once("exit", resolve));
+    this.process.kill("SIGKILL");
+    await gone;
+  }
+}
+
+/** Everything of one guest's memory into another's, synchronously: meant for whileStopped. */
+export function copyMemory(source: GuestQemu, target: GuestQemu): void {
+  const from = source.openMemory();
+  const to = target.openMemory();
+  const chunk = Buffer.alloc(COPY_BYTES);
+  for (let at = 0; at < from.bytes; at += chunk.length) {
+    const size = readSync(from.descriptor, chunk, 0, chunk.length, at);
+    writeSync(to.descriptor, chunk, 0, size, at);
+  }
+  closeSync(from.descriptor);
+  closeSync(to.descriptor);
+}
+
+export function readMemory(guest: GuestQemu): Buffer {
+  const { descriptor, bytes } = guest.openMemory();
+  const memory = Buffer.alloc(bytes);
+  for (let at = 0; at < bytes; ) {
+    at += readSync(descriptor, memory, at, Math.min(COPY_BYTES, bytes - at), at);
+  }
+  closeSync(descriptor);
+  return memory;
+}
+
+function readLink(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return ""; // Closed since it was listed.
+  }
+}
+
+async function listArguments({ directory, load, machine = "pc", extra = [] }: GuestQemuOptions): Promise<string[]> {
+  const image = await provideImage("busybox", () => undefined);
+  const initrd = join(directory, "initrd.img");
+  if (!existsSync(initrd)) {
+    await writeFile(initrd, Buffer.concat([await readFile(image.initrd), encodeArchive("test-init", INIT)]));
+  }
+  return [
+    ...`-machine ${machine},accel=tcg,memory-backend=ram -cpu qemu64 -m ${MEMORY_MIB} -nodefaults -no-user-config`.split(" "),
+    ...["-display", "none", "-object", `memory-backend-memfd,id=ram,size=${MEMORY_MIB}M,share=on`],
+    ...["-kernel", image.kernel, "-initrd", initrd],
+    ...["-append", `console=ttyS0 quiet rdinit=/test-init load=${load.join(",")}`],
+    ...["-serial", `file:${directory}/serial.log`, "-qmp", `unix:${directory}/qmp,server=on,wait=off`],
+    ...["-blockdev", `driver=file,node-name=disk0-file,filename=${directory}/disk.raw`],
+    ...["-blockdev", "driver=raw,node-name=disk0,file=disk0-file", "-device", "virtio-blk-pci,drive=disk0,id=disk0-device"],
+    ...["-global", "migration.send-configuration=off", ...extra],
+  ];
+}
+
+/** A cpio archive (newc) of one executable file, padded so that it may follow another archive. */
+function encodeArchive(name: string, content: string): Buffer {
+  const entry = (path: string, mode: number, body: Buffer): Buffer => {
+    const sizes = [1, mode, 0, 0, 1, 0, body.length, 0, 0, 0, 0, path.length + 1, 0];
+    const header = `070701${sizes.map((value) => value.toString(16).padStart(8, "0")).join("")}${path}\0`;
+    return Buffer.concat([padTo4(Buffer.from(header)), padTo4(body)]);
+  };
+  const end = entry("TRAILER!!!", 0, Buffer.alloc(0));
+  return Buffer.concat([Buffer.alloc(512), entry(name, 0o100755, Buffer.from(content)), end, Buffer.alloc(512)]);
+}
+
+function padTo4(bytes: Buffer): Buffer {
+  return Buffer.concat([bytes, Buffer.alloc((4 - (bytes.length % 4)) % 4)]);
+}
