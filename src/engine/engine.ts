@@ -595,6 +595,9 @@ export class Engine {
         this.#syncPercent = 100;
         this.#post({ tag: "captured", session, epoch, final });
       },
+      onBroken: () => {
+        this.#links.closeLink(link);
+      },
       onFailed: (why: string) => {
         this.#whenGuestDied(why);
       },

@@ -39,7 +39,8 @@ import { type DiskStream, type PrimaryDisks } from "./primary-disks.ts";
 import { RamCopy } from "./ram-copy.ts";
 
 const EPOCHS_IN_FLIGHT = 3;
-const STATE_BYTES_FIRST = 1024 * 1024;
+/** Device state is 0.1 to 0.5 MiB; what is never touched of this costs nothing. */
+const STATE_BYTES_MAX = 16 * 1024 * 1024;
 const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
 const CAPTURE_FAILURES_MAX = 3;
 const compressPages = promisify(zstdCompress);
@@ -70,6 +71,9 @@ type ShipOrder = {
 export type ReplicationEvents = {
   readonly onCopied: () => void;
   readonly onCaptured: (epoch: number, final: boolean) => void;
+  /** This session cannot go on; the guest can. */
+  readonly onBroken: () => void;
+  /** The guest cannot be checkpointed any more. */
   readonly onFailed: (why: string) => void;
   readonly onProgress: (percent: number) => void;
 };
@@ -321,12 +325,12 @@ export class Replication implements DiskStream {
     const intervalMs = startedAtMs - this.#startedAtMs;
     this.#startedAtMs = startedAtMs;
     const slot = this.#slots.pop() ?? newSlot();
+    const copied: Epoch[] = [];
     try {
       if (final) {
         await this.#guest.qmp.execute("stop", {});
         this.#isStoppedForGood = true;
       }
-      const copied: Epoch[] = [];
       const { stateBytes, phases } = await checkpointer.capture(() => {
         copied.push(this.#copyOut(slot));
       }, slot.state);
@@ -342,7 +346,7 @@ export class Replication implements DiskStream {
       this.#schedule();
     } catch (error) {
       this.#isCapturing = false;
-      this.#whenCaptureFailed(error, slot);
+      this.#whenCaptureFailed(error, slot, copied[0]);
     }
   }
 
@@ -514,9 +518,15 @@ export class Replication implements DiskStream {
     }
   }
 
-  #whenCaptureFailed(error: unknown, slot: Slot): void {
-    this.#lacking.add(this.#scanned);
+  #whenCaptureFailed(error: unknown, slot: Slot, copied: Epoch | undefined): void {
     this.#slots.push(slot);
+    if (copied !== undefined) {
+      // Its disk writes are in the stream under a number that will never be whole: only a new session can go on.
+      this.#lacking.add(copied.runs);
+      this.#log.warn({ error, session: this.session }, "a checkpoint failed after memory was copied");
+      this.#events.onBroken();
+      return;
+    }
     const code = (error as { readonly detail?: { readonly code?: string } }).detail?.code;
     if (code === "CheckpointBusy") {
       // The last session's checkpoint is still under way.
@@ -525,9 +535,7 @@ export class Replication implements DiskStream {
     }
     this.#failures += 1;
     this.#log.warn({ error, session: this.session }, "a checkpoint failed");
-    if (code === "StateTooLarge") {
-      slot.state = Buffer.allocUnsafeSlow(slot.state.length * 2);
-    } else if (this.#failures >= CAPTURE_FAILURES_MAX) {
+    if (this.#failures >= CAPTURE_FAILURES_MAX) {
       this.#events.onFailed(`checkpoints fail: ${error instanceof Error ? error.message : String(error)}`);
       return;
     }
@@ -557,7 +565,7 @@ export class Replication implements DiskStream {
 }
 
 function newSlot(): Slot {
-  return { pages: Buffer.allocUnsafeSlow(PAGES_BYTES_FIRST), state: Buffer.allocUnsafeSlow(STATE_BYTES_FIRST) };
+  return { pages: Buffer.allocUnsafeSlow(PAGES_BYTES_FIRST), state: Buffer.allocUnsafeSlow(STATE_BYTES_MAX) };
 }
 
 /** The pages of an epoch as frames of a size both sides allow. */
