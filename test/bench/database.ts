@@ -97,6 +97,7 @@ async function pgbench(bench: Bench, lab: Lab, load: PgbenchLoad): Promise<Pgben
     onProgress: ({ tps }) => perSecond.push(tps),
   });
   const { samplesMs, ...summary } = result;
+  assert(result.transactionsCount > 0, "pgbench got no transaction through: too short a run, or too busy a machine");
   assert(summary.lostCount === 0 && summary.sumsAgree && summary.failedCount === 0, JSON.stringify(summary));
   return { tps: result.tps, perSecond, latenciesMs: samplesMs };
 }

@@ -10,12 +10,13 @@ export function summarizePause(name: string, measured: Measured<unknown>, target
   const { count, ...pause } = quantilesOf(samplesOf(engine, "pause"));
   const epochsPerSecond = round(count / seconds);
   const phases = [...engine].map(([phase, samples]) => [phase, quantilesOf(samples)] as const);
+  const atRate = target.epochsPerSecond === 0 ? "" : ` at ≥ ${target.epochsPerSecond} epochs/s`;
   return {
     row: {
       name,
       unit: "ms",
       ...pause,
-      target: `p50 ≤ ${target.p50Ms}, p99 ≤ ${target.p99Ms} at ≥ ${target.epochsPerSecond} epochs/s`,
+      target: `p50 ≤ ${target.p50Ms}, p99 ≤ ${target.p99Ms}${atRate}`,
       met: pause.p50 <= target.p50Ms && pause.p99 <= target.p99Ms && epochsPerSecond >= target.epochsPerSecond,
       detail: { epochsPerSecond, phases: Object.fromEntries(phases), processor },
     },
