@@ -30,18 +30,21 @@ type In<Tag extends PrimaryState["tag"]> = Extract<PrimaryState, { readonly tag:
 type Answer = Extract<SideEvent, { readonly tag: "quorumAnswered" }>;
 type Session = In<"declaring"> | In<"protected"> | In<"handingOver">;
 
-/** The record names us: what we found of the guest decides how to begin. */
+/**
+ * The record names us: what we found of the guest decides how to begin. A record that says Stale is no leave to run alone: a
+ * declareInSync of the engine before us may still be on its way, and only a new version of the record makes it void.
+ */
 export function enterOwner(draft: Draft, found: FoundGuestState): Draft {
-  const inSync = draft.side.record?.peerState === "InSync";
   if (found === "running") {
-    draft.add({ tag: "openLinks", as: "dial" });
-    return inSync ? arbitrate(draft, null, false) : enterAlone(draft, null);
+    // The engine before us may have died between stopping the guest and letting it go on.
+    draft.add({ tag: "resumeGuest" }, { tag: "openLinks", as: "dial" });
+    return arbitrate(draft, null, false);
   }
-  if (inSync) {
+  if (draft.side.record?.peerState === "InSync") {
     // The standby may hold the memory that is lost here: it is better than our disks alone.
-    return draft.becomePrimary({ tag: "coldWaiting", asking: false }).arm("coldGrace").arm("retry");
+    return draft.becomePrimary({ tag: "coldWaiting", asking: false }).arm("coldGrace").arm("look");
   }
-  return boot(draft);
+  return draft.becomePrimary({ tag: "coldWaiting", asking: true }).askFor({ tag: "runAlone" });
 }
 
 /** The guest runs here, the quorum knows that no other may, and a standby is wanted. */
@@ -129,7 +132,7 @@ function fence(draft: Draft): Draft {
 }
 
 function boot(draft: Draft): Draft {
-  return draft.disarm("retry", "coldGrace").becomePrimary({ tag: "booting" }).add({ tag: "startGuest", as: "primary" });
+  return draft.disarm("retry", "look", "coldGrace").becomePrimary({ tag: "booting" }).add({ tag: "startGuest", as: "primary" });
 }
 
 function whileBooting(draft: Draft, event: SideEvent): Draft {
@@ -405,8 +408,11 @@ function whenBackBeforeQuorum(
 function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver">): Draft {
   if (!state.lost && isLoss(event, state)) {
     if (state.asked) {
-      // It may have been granted: only the quorum's answer ends this.
-      return draft.disarm("ackOverdue").becomePrimary({ ...state, lost: true });
+      // It may have been granted, or may be yet: only the quorum's answer to another request ends this.
+      const { session, epochs } = state;
+      draft.disarm("ackOverdue", "retry").add({ tag: "endSession", session, acked: epochs.acked });
+      closeData(draft, state.link);
+      return draft.becomePrimary({ ...state, lost: true }).askFor({ tag: "runAlone" });
     }
     return whenLostInSession(draft, state, true).becomePrimary({
       tag: "arbitrating",
@@ -427,7 +433,10 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
         return isAll ? draft.askFor({ tag: "handOver", epoch: epochs.acked }) : draft;
       });
     case "quorumAnswered":
-      return isNotOurs(draft, event) ? draft : whenHandOverAnswered(draft, event, state);
+      if (isNotOurs(draft, event)) {
+        return draft;
+      }
+      return state.lost ? whenLostHandOverAnswered(draft, event, state) : whenHandOverAnswered(draft, event, state);
     case "timerFired":
       return event.timer === "retry" ? askAgain(draft) : draft;
     default:
@@ -440,9 +449,7 @@ function whenHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOve
   const { session, epochs, link } = state;
   switch (outcome.tag) {
     case "granted":
-      if (!state.lost) {
-        draft.send(link, { tag: "handOver", session, epoch: epochs.acked, term: outcome.record.term });
-      }
+      draft.send(link, { tag: "handOver", session, epoch: epochs.acked, term: outcome.record.term });
       return fence(draft);
     case "refused":
       if (!ownsStill(draft)) {
@@ -451,6 +458,19 @@ function whenHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOve
       draft.add({ tag: "endSession", session, acked: epochs.acked });
       closeData(draft, link);
       return arbitrate(draft.forgetAsk(), { session, epoch: epochs.acked }, true);
+    default:
+      return draft.arm("retry");
+  }
+}
+
+/** Of handOver and runAlone, both asked on one version, one was carried out: the record says which. */
+function whenLostHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOver">): Draft {
+  switch (event.outcome.tag) {
+    case "granted":
+      enterAlone(draft.forgetAsk(), { session: state.session, epoch: state.epochs.acked });
+      return draft.add({ tag: "resumeGuest" });
+    case "refused":
+      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
     default:
       return draft.arm("retry");
   }
@@ -465,7 +485,7 @@ function whileColdWaiting(draft: Draft, event: SideEvent, state: In<"coldWaiting
       return state.asking ? askAgain(draft) : draft.add({ tag: "readRecord" });
     case "recordRead":
     case "recordUnread":
-      return state.asking ? draft : draft.arm("retry");
+      return state.asking ? draft : draft.arm("look");
     case "quorumAnswered":
       return isNotOurs(draft, event) ? draft : whenColdAnswered(draft, event);
     case "stopAsked":

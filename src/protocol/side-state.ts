@@ -19,6 +19,8 @@ import { type QuorumDecision, type QuorumRecord, type QuorumRequest } from "./qu
 export type TimerName =
   /** Ask the quorum again. */
   | "retry"
+  /** Without a peer: look at the record again, it may have changed. */
+  | "look"
   /** Standby: all links are gone; a living primary asks before this ends. */
   | "grace"
   /** Primary: an epoch waits too long for its acknowledgement. */

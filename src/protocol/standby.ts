@@ -7,6 +7,9 @@
  *      |                                                        +---- never delivered, link is back --+                    v
  *                                                        holding <--- refused: the primary went alone +               primary: alone
  *
+ * A standby without a primary looks at the record from time to time: it may have become the owner meanwhile, by the end of a
+ * hand-over that it missed.
+ *
  * A standby that was refused keeps its state, for a delta and because the refusal may be overtaken: as long as it is complete,
  * a record that says InSync can only speak of this very state, so it looks again from time to time while no link is up.
  *
@@ -87,7 +90,7 @@ function whenGreeted(draft: Draft, link: string, hello: Hello, state: StandbySta
     draft.forgetAsk();
     becomeHolding(draft, state);
   }
-  draft.disarm("grace", "retry");
+  draft.disarm("grace", "retry", "look");
   const { node } = draft.side;
   const disksKnown = holds !== null;
   return draft.send(link, { tag: "welcome", version: PROTOCOL_VERSION, node, term, holds, disksKnown });
@@ -135,14 +138,27 @@ function becomeHolding(draft: Draft, state: In<"asking">): Draft {
 function whileWaiting(draft: Draft, event: SideEvent, state: In<"waiting">): Draft {
   switch (event.tag) {
     case "guestReady":
-      return draft.becomeStandby({ ...state, ready: true }).add({ tag: "openLinks", as: "listen" });
+      return draft.becomeStandby({ ...state, ready: true }).add({ tag: "openLinks", as: "listen" }).arm("look");
     case "guestFailed":
       return draft.end("failed", "the standby's QEMU could not be started");
     case "received":
       return whenSyncBegins(draft, event.link, event.message);
+    case "timerFired":
+      return draft.side.links.length === 0 ? draft.add({ tag: "readRecord" }) : draft;
+    case "recordRead":
+      return draft.side.record?.owner === draft.side.node
+        ? draft.end("restart", "the guest belongs to this side, which has nothing of it but the disks")
+        : lookAgain(draft);
+    case "recordUnread":
+    case "linkDown":
+      return lookAgain(draft);
     default:
       return draft;
   }
+}
+
+function lookAgain(draft: Draft): Draft {
+  return draft.side.links.length === 0 ? draft.arm("look") : draft;
 }
 
 function whenSyncBegins(draft: Draft, link: string, message: Message): Draft {
@@ -152,7 +168,7 @@ function whenSyncBegins(draft: Draft, link: string, message: Message): Draft {
   const { session, ram, disks } = message;
   const term = Number.parseInt(session, 10);
   return draft
-    .disarm("grace", "retry")
+    .disarm("grace", "retry", "look")
     .becomeStandby({ tag: "receiving", session, link, term })
     .add({ tag: "discardStaged" }, { tag: "beginReceiving", session, ram, disks });
 }
@@ -186,7 +202,7 @@ function hold(
 }
 
 function forget(draft: Draft): Draft {
-  return draft.becomeStandby({ tag: "waiting", ready: true }).add({ tag: "discardStaged" });
+  return lookAgain(draft.becomeStandby({ tag: "waiting", ready: true }).add({ tag: "discardStaged" }));
 }
 
 /** Half applied is worth nothing: never ask, tell the primary, start over. */
@@ -247,7 +263,7 @@ function whenToldWhileHolding(draft: Draft, link: string, message: Message, stat
 /** The record is read first: it may have changed since the primary told us, and only its newest version can be granted. */
 function beginAsking(draft: Draft, state: In<"holding">): Draft {
   const { session, term, epoch } = state;
-  draft.disarm("grace", "retry").becomeStandby({ tag: "asking", session, term, epoch });
+  draft.disarm("grace", "retry", "look").becomeStandby({ tag: "asking", session, term, epoch });
   return draft.add({ tag: "discardStaged" }, { tag: "readRecord" });
 }
 
@@ -274,7 +290,7 @@ function decideByRecord(draft: Draft, state: In<"asking">): Draft {
   if (record?.peer === node && record.peerState === "InSync") {
     return draft.askFor({ tag: "takeOver" });
   }
-  return becomeHolding(draft.forgetAsk(), state).arm("retry");
+  return becomeHolding(draft.forgetAsk(), state).arm("look");
 }
 
 function whenAnswered(draft: Draft, event: Answer, state: In<"asking">): Draft {

@@ -19,6 +19,7 @@ export type Timing = {
   readonly coldGraceMs: number;
   readonly retryFirstMs: number;
   readonly retryMaxMs: number;
+  readonly lookMs: number;
 };
 
 /** The detection timeout when the user sets none. */
@@ -36,6 +37,7 @@ export function planTiming(detectionTimeoutMs: number = DETECTION_TIMEOUT_MS): T
     coldGraceMs: 5_000,
     retryFirstMs: 20,
     retryMaxMs: 1_000,
+    lookMs: 1_000,
   };
 }
 
@@ -48,6 +50,8 @@ export function timerMs(
   switch (timer) {
     case "retry":
       return Math.min(timing.retryMaxMs, timing.retryFirstMs * 2 ** Math.min(context.attempt, 10));
+    case "look":
+      return timing.lookMs;
     case "grace":
       return context.lostBy === "closed" ? timing.graceClosedMs : timing.graceSilentMs;
     case "ackOverdue":
