@@ -11,7 +11,7 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build format lint unit test soak demo bench clean
+.PHONY: help setup modules build format lint unit test sim soak demo bench clean
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ unit: modules build ## The unit tests alone; TEST=PATH for one of them
 
 test: setup ## Everything that must pass, stage by stage, on a plain machine without KVM
 	@$(NODE) test/main.ts
+
+sim: modules ## Ten thousand simulated lives of a pair; SEED=N replays one with its log
+	@$(NODE) test/sim/main.ts $(if $(SEED),--seed $(SEED),--seeds 10000)
 
 soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
 	@$(NODE) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))

@@ -35,6 +35,7 @@ const root = resolve(import.meta.dirname, "..");
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
   { name: "unit", command: jest(`${root}/src/`, `${root}/test/tidy`, "--maxWorkers=2"), countedBy: "jest" },
+  { name: "simulation", command: [node, "test/sim/main.ts", "--seeds", "10000"] },
   {
     name: "integration",
     command: jest(`${root}/test/`, "--testPathIgnorePatterns", "test/tidy", "--runInBand"),
