@@ -1,6 +1,6 @@
 /**
  * Tracking by comparing the whole memory with a copy of it: works everywhere, costs the guest's memory once more and about
- * 0.3 ms per MiB and scan. The last resort.
+ * 1 ms per MiB and scan. The last resort.
  */
 import { PageCopy } from "./page-copy.ts";
 import { PageRuns } from "./page-runs.ts";

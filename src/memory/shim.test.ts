@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -9,24 +9,35 @@ import { WORD } from "./shim-layout.ts";
 
 let directory: string;
 let server: Server;
-let monitor: Promise<Socket>;
+let monitor: Socket;
 let guest: FakeGuest;
 let shim: Shim;
 
-beforeEach(async () => {
+async function startGuest(): Promise<void> {
+  guest = await FakeGuest.start();
+  const connected = new Promise<Socket>((resolve) => server.once("connection", resolve));
+  await guest.ask({ tag: "openMonitor", path: join(directory, "monitor") }, "done");
+  monitor = await connected;
+}
+
+beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), "twinrun-shim-"));
   server = createServer();
-  monitor = new Promise((resolve) => server.once("connection", resolve));
   await new Promise<void>((resolve) => server.listen(join(directory, "monitor"), resolve));
-  guest = await FakeGuest.start();
-  await guest.ask({ tag: "openMonitor", path: join(directory, "monitor") }, "done");
+  await startGuest();
+});
+
+beforeEach(() => {
   shim = openShim(guest.pid);
 });
 
-afterEach(async () => {
+afterEach(() => {
   shim.close();
+});
+
+afterAll(async () => {
   await guest.stop();
-  (await monitor).destroy();
+  monitor.destroy();
   server.close();
   rmSync(directory, { recursive: true });
 });
@@ -36,23 +47,23 @@ const event = (name: string, more = ""): string =>
 
 /** What arrives at the monitor of the lines QEMU sends, each by one call. */
 async function arriving(lines: readonly string[]): Promise<string> {
-  const socket = await monitor;
   let text = "";
-  socket.on("data", (bytes: Buffer) => (text += bytes.toString()));
+  monitor.on("data", (bytes: Buffer) => (text += bytes.toString()));
   await guest.ask({ tag: "sendEvents", lines: [...lines, "end"] }, "done");
   while (!text.endsWith("end")) {
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
-  socket.removeAllListeners("data");
+  monitor.removeAllListeners("data");
   return text.slice(0, -3);
 }
 
 describe("quiet checkpoints", () => {
   test.each(["STOP", "RESUME"])("%s is swallowed only while quiet", async (name) => {
     expect(await arriving([event(name)])).toBe(event(name));
+    const before = shim.quietedEvents;
     shim.setQuiet(true);
     expect(await arriving([event(name), event(name)])).toBe("");
-    expect(shim.quietedEvents).toBe(2);
+    expect(shim.quietedEvents).toBe(before + 2);
     shim.setQuiet(false);
     expect(await arriving([event(name)])).toBe(event(name));
   });
@@ -68,9 +79,10 @@ describe("quiet checkpoints", () => {
     ["an answer that quotes it", `{"return": "\\"event\\": \\"STOP\\"}"}\r\n`],
     ["a long answer that ends like it", `{"timestamp": {"x": "${"y".repeat(200)}"}, "event": "STOP"}\r\n`],
   ])("%s passes while quiet", async (_, line) => {
+    const before = shim.quietedEvents;
     shim.setQuiet(true);
     expect(await arriving([line])).toBe(line);
-    expect(shim.quietedEvents).toBe(0);
+    expect(shim.quietedEvents).toBe(before);
   });
 
   test("an engine that closes the shim leaves the monitor loud", async () => {
@@ -89,6 +101,13 @@ describe("quiet checkpoints", () => {
 });
 
 describe("mappings", () => {
+  beforeEach(async () => {
+    shim.close();
+    await guest.stop();
+    await startGuest();
+    shim = openShim(guest.pid);
+  });
+
   test("blocks are listed in their order, and no longer when they were unmapped", async () => {
     for (const [bytes, shared] of [
       [65536, true],

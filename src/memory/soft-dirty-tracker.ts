@@ -7,7 +7,8 @@
  * A page of a shared mapping that the kernel takes out of the page table under memory pressure loses its bit. Guest memory has to
  * be locked or swap has to be off; userfaultfd has no such gap, which is why this is second choice.
  */
-import { closeSync, openSync, readFileSync, readSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readSync, writeFileSync } from "node:fs";
+import { addressOf } from "./libc.ts";
 import { type PageRuns } from "./page-runs.ts";
 import { PAGE_BYTES, type RamBlock } from "./ram-blocks.ts";
 import { type GuestActivity, type Tracker } from "./tracker.ts";
@@ -66,37 +67,21 @@ export class SoftDirtyTracker implements Tracker {
   }
 }
 
-/** Whether this kernel has soft-dirty bits, found out on a page of this process. */
+/** Whether this kernel has soft-dirty bits, found out on a page of this process: without them the bits are never set. */
 export function hasSoftDirty(): boolean {
-  const page = Buffer.from(new ArrayBuffer(64 * PAGE_BYTES)).fill(1);
+  const probe = Buffer.from(new ArrayBuffer(2 * PAGE_BYTES)).fill(1);
+  const entry = Buffer.alloc(8);
+  const pagemap = openSync("/proc/self/pagemap", "r");
   try {
     writeFileSync("/proc/self/clear_refs", "4");
+    probe.fill(2);
+    // SAFETY: the address is only looked up, and `probe` is used below, so it is alive until then.
+    const page = Math.ceil(Number(addressOf(probe)) / PAGE_BYTES);
+    readSync(pagemap, entry, 0, 8, page * 8);
+    return probe.length > 0 && (entry.readUInt32LE(4) & SOFT_DIRTY) !== 0;
   } catch {
     return false;
+  } finally {
+    closeSync(pagemap);
   }
-  page.fill(2);
-  const { start, end } = readOwnHeapRange();
-  const entries = Buffer.alloc(8 * Math.min(CHUNK_PAGES, (end - start) / PAGE_BYTES));
-  const pagemap = openSync("/proc/self/pagemap", "r");
-  readSync(pagemap, entries, 0, entries.length, (start / PAGE_BYTES) * 8);
-  closeSync(pagemap);
-  for (let at = 4; at < entries.length; at += 8) {
-    if ((entries.readUInt32LE(at) & SOFT_DIRTY) !== 0) {
-      return true;
-    }
-  }
-  return false;
-}
-
-/** The stack of the main thread: surely written between any two moments. */
-function readOwnHeapRange(): { start: number; end: number } {
-  const line = readFileSync("/proc/self/maps", "latin1")
-    .split("\n")
-    .find((text) => text.endsWith("[stack]"));
-  const [start = 0, end = 0] =
-    (line ?? "")
-      .split(" ", 1)[0]
-      ?.split("-")
-      .map((hex) => Number.parseInt(hex, 16)) ?? [];
-  return { start, end };
 }
