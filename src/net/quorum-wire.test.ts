@@ -59,12 +59,15 @@ describe("messages", () => {
         return error instanceof QuorumWireFailure;
       }
     };
-    fc.assert(fc.property(fc.uint8Array({ maxLength: 300 }), (bytes) => onlyFailures(() => new QuorumMessageDecoder().push(bytes)))); // prettier-ignore
-    fc.assert(fc.property(fc.jsonValue(), (value) => onlyFailures(() => parseCallMessage(value))));
-    const nearly = fc.record({ version: fc.constant(1), id: fc.nat(), call: fc.record({ tag: fc.constantFrom("change", "read"), guest: fc.jsonValue(), request: fc.jsonValue() }) }); // prettier-ignore
-    fc.assert(fc.property(nearly, (value) => onlyFailures(() => parseCallMessage(value))));
-    const answer = fc.record({ id: fc.nat(), answer: fc.record({ tag: fc.constantFrom("granted", "refused", "record"), record: fc.jsonValue() }) }); // prettier-ignore
-    fc.assert(fc.property(answer, (value) => onlyFailures(() => parseAnswerMessage(value))));
+    const check = <T>(arbitrary: fc.Arbitrary<T>, act: (value: T) => unknown): void => {
+      fc.assert(fc.property(arbitrary, (value) => onlyFailures(() => act(value))));
+    };
+    check(fc.uint8Array({ maxLength: 300 }), (bytes) => new QuorumMessageDecoder().push(bytes));
+    check(fc.jsonValue(), parseCallMessage);
+    const call = { tag: fc.constantFrom("change", "read"), guest: fc.jsonValue(), request: fc.jsonValue() };
+    check(fc.record({ version: fc.constant(1), id: fc.nat(), call: fc.record(call) }), parseCallMessage);
+    const answer = { tag: fc.constantFrom("granted", "refused", "record"), record: fc.jsonValue() };
+    check(fc.record({ id: fc.nat(), answer: fc.record(answer) }), parseAnswerMessage);
   });
 
   test("a message longer than allowed is refused by its length alone", () => {

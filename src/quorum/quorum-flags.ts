@@ -18,7 +18,8 @@ export type QuorumFlags = {
 
 export class FlagFailure extends Failure<{ readonly code: "BadFlag"; readonly flag: string }> {}
 
-export const QUORUM_USAGE = `usage: node src/main/quorum.ts --listen HOST:PORT[,HOST:PORT...] --store file:DIRECTORY | etcd:URL[,URL...]
+export const QUORUM_USAGE = `usage: node src/main/quorum.ts --listen HOST:PORT[,HOST:PORT...]
+    --store file:DIRECTORY | etcd:URL[,URL...]
     --cert FILE --key FILE --ca FILE [--etcd-cert FILE --etcd-key FILE] [--etcd-ca FILE] [--etcd-prefix PREFIX]
     [--log-level ${LOG_LEVELS.join("|")}]`;
 
