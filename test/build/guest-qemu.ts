@@ -1,9 +1,11 @@
 /**
  * A real QEMU with a small guest, for tests of src/qemu: started directly, without agent, engine or lab.
  *
- * The guest is the lab's busybox image with another init put over it: Linux takes initramfs archives laid end to end, and
- * the later file wins. It says GUEST READY on its serial line, counts "tick N" there, and does what the kernel command line
- * says in `load=`: `disk` writes to /dev/vda and syncs, `memory` dirties memory, `net` sends numbered syslog datagrams.
+ * Two guests. `sector` is a boot sector, up in half a second: for ever, it counts in memory, writes the count to its disk
+ * and waits 10 ms, with the firmware's own services, so most of the time firmware code runs. `linux` is the lab's busybox
+ * image with another init put over it (Linux takes initramfs archives laid end to end, the later file wins): it counts on
+ * its serial line and does what `load` says: `disk` writes and syncs, `memory` dirties memory, `net` sends numbered syslog
+ * datagrams.
  */
 import { execFile, type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from "node:fs";
@@ -16,11 +18,12 @@ import { connectWithRetry, type QmpClient } from "../../src/qemu/qmp-client.ts";
 import { provideImage } from "../lab/images.ts";
 
 export type QemuBuild = { readonly name: string; readonly binary: string };
-export type GuestLoad = "tick" | "disk" | "memory" | "net";
+export type GuestLoad = "disk" | "memory" | "net";
 export type GuestQemuOptions = {
   readonly build: QemuBuild;
   readonly directory: string;
-  readonly load: readonly GuestLoad[];
+  /** Linux with these loads; without, the boot sector. */
+  readonly load?: readonly GuestLoad[];
   readonly machine?: "pc" | "q35";
   readonly extra?: readonly string[];
 };
@@ -29,6 +32,25 @@ const run = promisify(execFile);
 const MEMORY_MIB = 96;
 const DISK_BYTES = 32 << 20;
 const COPY_BYTES = 4 << 20;
+/** Where the boot sector counts, in memory; on its disk the count is at the beginning of the third sector. */
+const COUNT_ADDRESS = 0x9000;
+export const COUNT_DISK_OFFSET = 2 * 512;
+
+/**
+ *          xor ax,ax / mov ds,ax / mov es,ax / mov ss,ax / mov sp,7c00h / sti
+ *   again: mov dx,3f8h / mov al,'.' / out dx,al / inc dword [9000h]
+ *          mov ax,0301h / mov bx,9000h / mov cx,3 / mov dx,80h / int 13h     ; write sector 3 of the disk
+ *          mov ah,86h / xor cx,cx / mov dx,10000 / int 15h / jmp again       ; wait 10,000 us
+ */
+const BOOT_SECTOR = Buffer.from(
+  "31c08ed88ec08ed0bc007cfb" +
+    "baf803b02eee66ff060090" +
+    "b80103bb0090b90300ba8000cd13" +
+    "b48631c9ba1027cd15ebdc" +
+    "00".repeat(510 - 48) +
+    "55aa",
+  "hex",
+);
 
 const INIT = `#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /dev /proc /sys /tmp
@@ -90,6 +112,7 @@ export class GuestQemu {
     if (!existsSync(disk)) {
       writeFileSync(disk, "");
       truncateSync(disk, DISK_BYTES);
+      writeFileSync(disk, BOOT_SECTOR, { flag: "r+" });
     }
     const log = openSync(join(directory, "qemu.log"), "w");
     // setpriv: a QEMU that is left over because a test died would burn the machine's processors for ever.
@@ -127,8 +150,15 @@ export class GuestQemu {
     return readFileSync(join(this.directory, "qemu.log"), "utf8");
   }
 
-  /** The last number the guest counted to on its serial line. */
+  /** The last number the guest counted to. */
   lastTick(): number {
+    if (this.#options.load === undefined) {
+      const { descriptor } = this.openMemory();
+      const count = Buffer.alloc(4);
+      readSync(descriptor, count, 0, 4, COUNT_ADDRESS);
+      closeSync(descriptor);
+      return count.readUInt32LE(0);
+    }
     return Number([...this.serialText().matchAll(/tick (\d+)\r?\n/g)].at(-1)?.[1] ?? 0);
   }
 
@@ -195,21 +225,24 @@ function readLink(path: string): string {
 }
 
 async function listArguments({ directory, load, machine = "pc", extra = [] }: GuestQemuOptions): Promise<string[]> {
-  const image = await provideImage("busybox", () => undefined);
-  const initrd = join(directory, "initrd.img");
-  if (!existsSync(initrd)) {
-    await writeFile(initrd, Buffer.concat([await readFile(image.initrd), encodeArchive("test-init", INIT)]));
-  }
   return [
     ...`-machine ${machine},accel=tcg,memory-backend=ram -cpu qemu64 -m ${MEMORY_MIB} -nodefaults -no-user-config`.split(" "),
     ...["-display", "none", "-object", `memory-backend-memfd,id=ram,size=${MEMORY_MIB}M,share=on`],
-    ...["-kernel", image.kernel, "-initrd", initrd],
-    ...["-append", `console=ttyS0 quiet rdinit=/test-init load=${load.join(",")}`],
+    ...(load === undefined ? [] : await listLinuxArguments(directory, load)),
     ...["-serial", `file:${directory}/serial.log`, "-qmp", `unix:${directory}/qmp,server=on,wait=off`],
     ...["-blockdev", `driver=file,node-name=disk0-file,filename=${directory}/disk.raw`],
-    ...["-blockdev", "driver=raw,node-name=disk0,file=disk0-file", "-device", "virtio-blk-pci,drive=disk0,id=disk0-device"],
+    ...["-blockdev", "driver=raw,node-name=disk0,file=disk0-file"],
+    ...["-device", "virtio-blk-pci,drive=disk0,id=disk0-device,werror=stop,rerror=stop"],
     ...["-global", "migration.send-configuration=off", ...extra],
   ];
+}
+
+async function listLinuxArguments(directory: string, load: readonly GuestLoad[]): Promise<string[]> {
+  const image = await provideImage("busybox", () => undefined);
+  const initrd = join(directory, "initrd.img");
+  await writeFile(initrd, Buffer.concat([await readFile(image.initrd), encodeArchive("test-init", INIT)]));
+  const commandLine = `console=ttyS0 quiet rdinit=/test-init load=${load.join(",")}`;
+  return ["-kernel", image.kernel, "-initrd", initrd, "-append", commandLine];
 }
 
 /** A cpio archive (newc) of one executable file, padded so that it may follow another archive. */
