@@ -164,6 +164,7 @@ export class Checks {
 
   #noteBoot(host: SimHost, guest: SimGuest): void {
     const answered = this.#seen?.lastRequest;
+    this.expect(this.#world.faults.sinceProtected !== 1, `one fault cost a protected guest its memory: ${host.node} boots`);
     const isTorn = this.#torn.has(host.node);
     this.expect(isTorn || isDiskWhole(host.disk.cells), `${host.node} boots from a disk that was never whole`);
     this.expect(this.#record?.peerState === "Stale", `${host.node} boots although the other side may take over`);
@@ -172,7 +173,7 @@ export class Checks {
     if (!keepsAll) {
       this.expect(isTorn, `${host.node} boots from a disk that lacks answered requests`);
       this.counts.lossyBoots += 1;
-      for (let at = answered; at !== undefined && !hasLived(guest.head, at); at = at.before?.lastRequest) {
+      for (let at: History | undefined = answered; at !== undefined && !hasLived(guest.head, at); at = at.before?.lastRequest) {
         this.#forgiven.add(at);
       }
       this.#world.client.forgetAfter(guest.head?.request ?? 0);

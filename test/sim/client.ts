@@ -8,6 +8,7 @@ import { type NodeName } from "./network.ts";
 import { type World } from "./world.ts";
 
 const WINDOW = 3;
+const RETRANSMIT_MS = 200;
 
 export class SimClient {
   /** Replies taken, in order, each once. */
@@ -22,6 +23,7 @@ export class SimClient {
 
   start(): void {
     this.#send();
+    this.#watch(0, RETRANSMIT_MS);
   }
 
   #send(): void {
@@ -29,16 +31,26 @@ export class SimClient {
     clock.after(15 + random.below(80), () => {
       if (this.#sent < this.taken + WINDOW) {
         this.#sent += 1;
-        this.#transmit(this.#sent, 200 + random.below(200));
+        this.#transmit(this.#sent);
       }
       this.#send();
     });
   }
 
-  #transmit(request: number, againMs: number): void {
-    if (request <= this.taken) {
-      return;
-    }
+  /** Without progress for a while everything that is unanswered goes out again, as TCP does it. */
+  #watch(takenBefore: number, waitMs: number): void {
+    this.#world.clock.after(waitMs, () => {
+      if (this.taken === takenBefore) {
+        for (let request = this.taken + 1; request <= this.#sent; request += 1) {
+          this.#transmit(request);
+        }
+      }
+      const nextMs = this.taken === takenBefore ? Math.min(1_500, waitMs * 1.5) : RETRANSMIT_MS;
+      this.#watch(this.taken, nextMs);
+    });
+  }
+
+  #transmit(request: number): void {
     const { hosts, clock, random } = this.#world;
     for (const host of [hosts.a, hosts.b]) {
       if (host.clientPath.to && !random.chance(0.01)) {
@@ -47,9 +59,6 @@ export class SimClient {
         });
       }
     }
-    clock.after(againMs, () => {
-      this.#transmit(request, Math.min(1_500, againMs * 2));
-    });
   }
 
   /** A packet left a host for the outside. */
@@ -87,8 +96,5 @@ export class SimClient {
       }
     }
     this.taken = Math.min(this.taken, request);
-    for (let again = request + 1; again <= this.#sent; again += 1) {
-      this.#transmit(again, 300);
-    }
   }
 }

@@ -91,7 +91,10 @@ type Trigger = {
 
 export class Faults {
   count = 0;
+  /** Faults since the pair was last protected with everything healthy; undefined until it has been. */
+  sinceProtected: number | undefined;
   readonly #world: World;
+  readonly #healings = new Set<() => void>();
   #triggers: Trigger[] = [];
   #isOver = false;
 
@@ -102,7 +105,7 @@ export class Faults {
   /** Draws the plan for the time until `endMs`. */
   plan(startMs: number, endMs: number): void {
     const { random, clock } = this.#world;
-    const count = 1 + random.below(random.chance(0.3) ? 12 : 5);
+    const count = 2 + random.below(random.chance(0.4) ? 20 : 7);
     let burstMs = startMs;
     for (let index = 0; index < count; index += 1) {
       const fault = this.#draw();
@@ -175,11 +178,21 @@ export class Faults {
       return;
     }
     this.count += 1;
+    this.#noteFault(fault === "bothPowerLost" || fault === "guestShutDown" ? 2 : 1);
     const { random } = this.#world;
     const lastsMs = random.chance(0.5) ? 50 + random.below(900) : 500 + random.below(6_000);
     this.#world.log(() => `FAULT ${fault} ${node}, for ${lastsMs} ms if it lasts`);
     if (!this.#applyToProcess(fault, this.#world.hosts[node], lastsMs)) {
       this.#applyToNetwork(fault, this.#world.hosts[node], lastsMs);
+    }
+  }
+
+  #noteFault(weight: number): void {
+    if (this.#healings.size === 0 && this.#world.isProtected()) {
+      this.sinceProtected = 0;
+    }
+    if (this.sinceProtected !== undefined) {
+      this.sinceProtected += weight;
     }
   }
 
@@ -309,8 +322,6 @@ export class Faults {
       engine.post({ tag });
     });
   }
-
-  readonly #healings = new Set<() => void>();
 
   #set<Thing extends object>(things: readonly Thing[], change: Partial<Thing>, lastsMs: number): void {
     for (const thing of things) {

@@ -70,6 +70,11 @@ export class Endpoint {
     for (const frame of this.#early.splice(0)) {
       take(frame);
     }
+    if (!this.isOpen) {
+      this.connection.later(0, () => {
+        whenClosed("closed");
+      });
+    }
   }
 
   send(frame: Frame, isUrgent: boolean): void {

@@ -85,6 +85,9 @@ export class SimReplication {
   #sendRound(left: number): void {
     const { world, host, guest, lackingBlocks, lackingPages } = this.#options;
     this.#later(2 + world.random.below(60), () => {
+      if (this.#isEnded) {
+        return;
+      }
       this.#scan();
       const pages = [...lackingPages].slice(0, 4);
       pages.forEach((page) => lackingPages.delete(page));

@@ -148,7 +148,7 @@ export class World {
       if (this.#isAtRest()) {
         return true;
       }
-      if (!this.#isProtected()) {
+      if (!this.isProtected()) {
         protectedMs = undefined;
         return false;
       }
@@ -170,7 +170,7 @@ export class World {
     return protectedMs - healedMs;
   }
 
-  #isProtected(): boolean {
+  isProtected(): boolean {
     const { a, b } = this.hosts;
     const states = [a.engine?.state, b.engine?.state];
     return states.includes("protected") && states.includes("holding");
