@@ -85,7 +85,6 @@ export class Guest {
 
   async openCheckpointer(): Promise<void> {
     this.checkpointer = await Checkpointer.open(this.qmp, join(this.#runDirectory, "state.fifo"), { mode: 0o666 });
-    this.shim.setQuiet(true);
   }
 
   shape(disks: MachineShape["disks"]): MachineShape {
@@ -117,7 +116,8 @@ export class Guest {
         listener.onDeath(why);
       }
     };
-    this.process.onDeath(() => {
+    // Not its death: the kernel takes the memory of a killed QEMU apart first, which is 100 ms and more for a large guest.
+    this.process.onDying(() => {
       once("the process ended");
     });
     void this.qmp.closed.then((why) => {

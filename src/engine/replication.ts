@@ -331,9 +331,11 @@ export class Replication implements DiskStream {
         await this.#guest.qmp.execute("stop", {});
         this.#isStoppedForGood = true;
       }
+      this.#guest.shim.setQuiet(true);
       const { stateBytes, phases } = await checkpointer.capture(() => {
         copied.push(this.#copyOut(slot));
       }, slot.state);
+      this.#guest.shim.setQuiet(false);
       const [captured] = copied;
       this.#resumedAtMs = monotonicMs() - phases.answerMs;
       this.#failures = 0;
@@ -345,6 +347,7 @@ export class Replication implements DiskStream {
       this.#ship(captured, slot, stateBytes, final);
       this.#schedule();
     } catch (error) {
+      this.#guest.shim.setQuiet(false);
       this.#isCapturing = false;
       this.#whenCaptureFailed(error, slot, copied[0]);
     }

@@ -66,7 +66,7 @@ export type QuorumDecision =
 
 /** What becomes of `request` on the present record. */
 export function decideQuorumRequest(record: QuorumRecord | undefined, request: QuorumRequest): QuorumDecision {
-  if (record !== undefined && record.lastRequestId === request.requestId) {
+  if (record?.lastRequestId === request.requestId && wasMadeBy(record, request)) {
     return { tag: "granted", record, changed: false };
   }
   if (record === undefined) {
@@ -78,6 +78,11 @@ export function decideQuorumRequest(record: QuorumRecord | undefined, request: Q
     return { tag: "refused", reason: request.change.tag === "create" ? "RecordExists" : "VersionMismatch", record };
   }
   return decideChange(record, request);
+}
+
+/** After a hand-over the record names the maker as the peer, after every other change as the owner. */
+function wasMadeBy(record: QuorumRecord, { change, by }: QuorumRequest): boolean {
+  return (change.tag === "handOver" ? record.peer : record.owner) === by;
 }
 
 function decideChange(record: QuorumRecord, request: QuorumRequest): QuorumDecision {
