@@ -253,7 +253,8 @@ function whenToldWhileHolding(draft: Draft, link: string, message: Message, stat
       if (message.session !== state.session || message.epoch !== state.epoch) {
         return draft;
       }
-      return activate(draft, message.term, state);
+      // The grant is certain. The record is read for its version, on which the next requests are made.
+      return activate(draft, message.term, state).add({ tag: "readRecord" });
     }
     default:
       return draft;
