@@ -6,7 +6,7 @@
  * what a data centre does: kill -9, power, cables.
  */
 import { execFile } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -222,6 +222,29 @@ export class Cluster {
 
   startAgent(host: PairHost): void {
     this.agents[host].start();
+  }
+
+  /**
+   * Arms death at a named step of the protocol in the engine of a guest (src/engine/fail-point.ts), and waits until that
+   * engine, or the next one, knows it. Needs TWINRUN_FAIL_POINTS=1 in the agents' environment.
+   */
+  async armFailPoint(host: PairHost, guest: string, point: string): Promise<void> {
+    const path = this.#failPointPath(host, guest);
+    writeFileSync(`${path}.new`, point);
+    renameSync(`${path}.new`, path);
+    const deadlineMs = Date.now() + 10_000;
+    while (this.isFailPointArmed(host, guest) && Date.now() < deadlineMs) {
+      await sleep(20);
+    }
+  }
+
+  /** Whether a fail point still waits for an engine that reads it. */
+  isFailPointArmed(host: PairHost, guest: string): boolean {
+    return existsSync(this.#failPointPath(host, guest));
+  }
+
+  #failPointPath(host: PairHost, guest: string): string {
+    return join(this.lab.runDirectory(host), guest, "fail-point");
   }
 
   async killQemu(host: PairHost, guest: string): Promise<number> {

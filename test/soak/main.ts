@@ -42,6 +42,9 @@ const say = (line: string): void => {
   process.stdout.write(`[${((Date.now() - startedAtMs) / 1000).toFixed(1).padStart(7)} s] ${line}\n`);
 };
 
+/** Lets the engines die at named steps. */
+const environment = { TWINRUN_FAIL_POINTS: "1" };
+
 /** A plain guest, and one with more of everything: vCPUs, disks, NICs and a display. */
 async function placeGuests(lab: Lab): Promise<PlacedGuest[]> {
   const image = await provideImage("busybox", say);
@@ -57,7 +60,7 @@ async function runSoak(lab: Lab, signal: AbortSignal): Promise<boolean> {
   rmSync(directory, { recursive: true, force: true });
   mkdirSync(traceDirectory, { recursive: true });
   const guests = await placeGuests(lab);
-  const cluster = await createCluster(lab, { guests, firstPrimary: "a", traceDirectory });
+  const cluster = await createCluster(lab, { guests, firstPrimary: "a", traceDirectory, environment });
   try {
     return await soakCluster(cluster, signal);
   } finally {

@@ -15,7 +15,15 @@ import { type Cluster, type GuestView, type Takeover } from "../lab/cluster.ts";
 import { compareDisks } from "../lab/disk-comparison.ts";
 import { countFaults, countReplies, type Witness } from "../lab/load.ts";
 import { pairHosts } from "../lab/placement.ts";
-import { chooseFault, faultNames, faults, type FaultName } from "./faults.ts";
+import {
+  chooseFault,
+  FailPointDeck,
+  failPointNames,
+  faultNames,
+  findFault,
+  plainFaultNames,
+  type FaultName,
+} from "./faults.ts";
 
 export type Kill = {
   readonly number: number;
@@ -58,12 +66,14 @@ export class Soak {
   readonly #options: SoakOptions;
   readonly #random: Random;
   readonly #kills: Kill[] = [];
+  readonly #failPoints: FailPointDeck;
   #disksComparedCount = 0;
   #current = "";
 
   constructor(options: SoakOptions) {
     this.#options = options;
     this.#random = new Random(options.seed);
+    this.#failPoints = new FailPointDeck(this.#random, failPointNames);
   }
 
   async run(): Promise<SoakOutcome> {
@@ -91,17 +101,26 @@ export class Soak {
     }
   }
 
+  /** Every other kill at a named step of the protocol, the others at random moments; unless only certain ones are wanted. */
+  #choose(number: number): FaultName {
+    const { faults } = this.#options;
+    if (faults !== undefined) {
+      return chooseFault(this.#random, faults);
+    }
+    return number % 2 === 0 ? this.#failPoints.draw() : chooseFault(this.#random, plainFaultNames);
+  }
+
   async #kill(number: number): Promise<Kill> {
     const { cluster } = this.#options;
     const guest = present(cluster.guests[this.#random.below(cluster.guests.length)], "a guest").name;
-    const fault = chooseFault(this.#random, this.#options.faults ?? faultNames);
+    const fault = this.#choose(number);
     const alsoDuringCopy = this.#random.chance(0.2);
     // A slow machine may have lost its protection by itself while we slept.
     const views = await cluster.waitUntilProtected(protectTimeoutMs);
     const primary = present(views.find(({ name }) => name === guest)?.primary, `a primary of ${guest}`);
-    const says = `${faults[fault].says(primary)} (${guest})`;
+    const says = `${findFault(fault).says(primary)} (${guest})`;
     this.#current = says;
-    const atMs = await faults[fault].strike({ cluster, guest, primary, random: this.#random });
+    const atMs = await findFault(fault).strike({ cluster, guest, primary, random: this.#random });
     if (alsoDuringCopy) {
       await this.#strikeDuringCopy(guest);
     }
@@ -129,14 +148,14 @@ export class Soak {
       seen.find(({ name }) => name === guest),
       guest,
     );
-    const allowed = (this.#options.faults ?? faultNames).filter((name) => faults[name].duringCopy);
+    const allowed = (this.#options.faults ?? faultNames).filter((name) => findFault(name).duringCopy);
     const hasStandby = pairHosts.every((host) => (view.sides[host]?.qemu ?? null) !== null);
     if (view.primary === undefined || view.report?.state !== "syncing" || !hasStandby || allowed.length === 0) {
       return;
     }
     const fault = chooseFault(this.#random, allowed);
-    this.#options.say(`     and during the copy: ${faults[fault].says(view.primary)}`);
-    await faults[fault].strike({ cluster, guest, primary: view.primary, random: this.#random });
+    this.#options.say(`     and during the copy: ${findFault(fault).says(view.primary)}`);
+    await findFault(fault).strike({ cluster, guest, primary: view.primary, random: this.#random });
   }
 
   /** What must hold whenever everything is protected. */
