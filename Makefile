@@ -3,8 +3,10 @@ NODE := node_modules/.bin/node
 SETUP := bash config/tools/setup.sh
 JEST := $(NODE) --disable-warning=ExperimentalWarning --experimental-vm-modules node_modules/jest/bin/jest.js \
   -c config/tools/jest.mjs
+DEPCRUISE := $(NODE) node_modules/dependency-cruiser/bin/dependency-cruiser.mjs \
+  --config config/tools/dependency-cruiser.mjs --output-type err-long
 PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools/prettier.json --log-level warn
-SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/qemu10.sh src/memory/shim/build.sh
+SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/debian-mirror.sh test/lab/qemu10.sh src/memory/shim/build.sh
 
 SEED ?=
 KILLS ?= 30
@@ -29,12 +31,14 @@ format: modules ## Format everything
 	@$(PRETTIER) --write .
 
 lint: modules ## Types, lint rules, who imports whom, formatting, shell scripts
-	@$(NODE) node_modules/typescript/bin/tsc -p .
-	@$(NODE) node_modules/eslint/bin/eslint.js -c config/tools/eslint.mjs src test
-	@$(NODE) node_modules/dependency-cruiser/bin/dependency-cruiser.mjs --config config/tools/dependency-cruiser.mjs \
-	  --output-type err-long src test
-	@$(PRETTIER) --check .
-	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo "lint: no shellcheck here (make setup)"; fi
+	@failed=; \
+	$(NODE) node_modules/typescript/bin/tsc -p . || failed=yes; \
+	$(NODE) node_modules/eslint/bin/eslint.js -c config/tools/eslint.mjs src test || failed=yes; \
+	$(DEPCRUISE) src test || failed=yes; \
+	$(PRETTIER) --check . || failed=yes; \
+	if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS) || failed=yes; \
+	else echo "lint: shell scripts are not checked, there is no shellcheck (make setup)"; fi; \
+	[ -z "$$failed" ]
 
 unit: modules build ## The unit tests alone; TEST=PATH for one of them
 	@$(JEST) --maxWorkers=2 $(or $(TEST),$(CURDIR)/src/ $(CURDIR)/test/tidy)

@@ -62,7 +62,10 @@ export default tseslint.config(
     files: ["**/*.test.ts", "test/**/*.ts"],
     rules: {
       "max-lines-per-function": "off",
-      complexity: ["error", 15],
+      complexity: ["error", { max: 15, variant: "modified" }],
+      "max-depth": ["error", 4],
+      "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
+      "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreVoidReturningFunctions: true }],
       "@typescript-eslint/require-await": "off",
       "@typescript-eslint/unbound-method": "off",
       "@typescript-eslint/no-empty-function": "off",
