@@ -19,10 +19,11 @@ function valueOf(
 function scrape(metrics: AgentMetrics): ReadonlyMap<string, PrometheusFamily> {
   const rtt = { p50Ms: 1, p99Ms: 2, maxMs: 3, sumMs: 4, count: 5 };
   return parsePrometheusText(
-    metrics.write(
-      [{ guest: "web", enginePid: process.pid }],
-      [{ peer: "host-b", link: "direct", alive: true, rtt, problem: null }],
-    ),
+    metrics.write({
+      guests: [{ guest: "web", enginePid: process.pid }],
+      links: [{ peer: "host-b", link: "direct", alive: true, rtt, problem: null }],
+      uplinks: [{ name: "eth0", up: false }],
+    }),
   );
 }
 
@@ -51,6 +52,7 @@ test("every figure of a report can be scraped, in base units", () => {
     ["twinrun_guest_condition", { ...web, type: "InSync", status: "True" }, 1],
     ["twinrun_node_link_up", { peer: "host-b", link: "direct" }, 1],
     ["twinrun_node_link_rtt_seconds_count", { peer: "host-b" }, 5],
+    ["twinrun_node_uplink_up", { uplink: "eth0" }, 0],
     ["twinrun_engine_up", web, 1],
     ["twinrun_assignments_good", {}, 1],
   ];

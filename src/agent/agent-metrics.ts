@@ -17,6 +17,7 @@ import { type EngineEnded } from "./engine-process.ts";
 import { type GuestListener } from "./guest-runner.ts";
 import { type PeerLinkStatus } from "./node-heartbeat.ts";
 import { readUsage } from "./linux-process.ts";
+import { type UplinkStatus } from "./uplinks.ts";
 
 const ROLES = ["starting", "primary", "standby", "fenced"] as const;
 const OUTPUT_MODES = ["open", "held", "closed"] as const;
@@ -24,6 +25,12 @@ const CONDITION_STATUSES = ["True", "False", "Unknown"] as const;
 
 /** The part of a guest's status that is not in its reports. */
 export type GuestProcesses = { readonly guest: string; readonly enginePid: number | null };
+
+export type NodeView = {
+  readonly guests: readonly GuestProcesses[];
+  readonly links: readonly PeerLinkStatus[];
+  readonly uplinks: readonly UplinkStatus[];
+};
 
 export class AgentMetrics implements GuestListener {
   readonly #registry = new MetricsRegistry();
@@ -62,9 +69,10 @@ export class AgentMetrics implements GuestListener {
   }
 
   /** The text of a scrape. What costs a system call is read now, not before. */
-  write(guests: readonly GuestProcesses[], links: readonly PeerLinkStatus[]): string {
+  write({ guests, links, uplinks }: NodeView): string {
     this.#node.setProcesses(guests);
     this.#node.setLinks(links);
+    this.#node.setUplinks(uplinks);
     return this.#registry.write();
   }
 }
@@ -78,6 +86,7 @@ class NodeGauges {
   readonly #cpu: Gauge;
   readonly #linkUp: Gauge;
   readonly #linkRtt;
+  readonly #uplinkUp: Gauge;
 
   constructor(registry: MetricsRegistry) {
     this.info = registry.gauge({ name: "twinrun_agent_info", help: "1, with the agent's node.", labelNames: ["node"] });
@@ -100,6 +109,11 @@ class NodeGauges {
       name: "twinrun_process_cpu_seconds",
       help: "CPU time used by the agent and by each engine since that process started.",
       labelNames,
+    });
+    this.#uplinkUp = registry.gauge({
+      name: "twinrun_node_uplink_up",
+      help: "1 while the node's own way to the guests' clients works.",
+      labelNames: ["uplink"],
     });
     const linkLabels = ["peer", "link"];
     this.#linkUp = registry.gauge({
@@ -124,6 +138,12 @@ class NodeGauges {
       if (enginePid !== null) {
         this.#setUsage("engine", guest, enginePid);
       }
+    }
+  }
+
+  setUplinks(uplinks: readonly UplinkStatus[]): void {
+    for (const { name, up } of uplinks) {
+      this.#uplinkUp.set(up ? 1 : 0, { uplink: name });
     }
   }
 

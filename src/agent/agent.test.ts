@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { spawn } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, jest, test } from "@jest/globals";
 import { AgentHost, type NodeStatus, until } from "../../test/build/agent-host.ts";
 import { buildReport } from "../../test/build/engine-report.ts";
@@ -11,7 +12,7 @@ import { type FoundGuest } from "../protocol/assignment.ts";
 import { type GuestStatus } from "./guest-runner.ts";
 import { readIdentity } from "./linux-process.ts";
 
-jest.setTimeout(30_000);
+jest.setTimeout(60_000);
 
 const web = buildAssignment({
   qemu: {
@@ -19,6 +20,10 @@ const web = buildAssignment({
     args: ["-machine", "none", "-nodefaults", "-display", "none", "-name", "twinrun-agent-test"],
   },
 });
+
+/** Others may run these tests on the same machine at the same time. */
+const metricsPort = 20_000 + (process.pid % 5_000);
+const heartbeatPort = metricsPort + 5_000;
 
 const hosts: AgentHost[] = [];
 async function openHost(node?: string): Promise<AgentHost> {
@@ -405,11 +410,11 @@ describe("the endpoint", () => {
   test("over TCP asks for a certificate of ours, and only shows", async () => {
     const host = await openHost();
     host.assign(web);
-    await host.start("--metrics", "127.0.0.1:17419");
-    const scraped = await host.askSecurely("GET", "/metrics", 17_419, host.tls);
+    await host.start("--metrics", `127.0.0.1:${metricsPort}`);
+    const scraped = await host.askSecurely("GET", "/metrics", metricsPort, host.tls);
     expect(parsePrometheusText(scraped?.body ?? "").get("twinrun_agent_info")?.samples).toHaveLength(1);
-    expect((await host.askSecurely("POST", "/guests/web/switchover", 17_419, host.tls))?.code).toBe(403);
-    expect(await host.askSecurely("GET", "/metrics", 17_419, {})).toBeUndefined();
+    expect((await host.askSecurely("POST", "/guests/web/switchover", metricsPort, host.tls))?.code).toBe(403);
+    expect(await host.askSecurely("GET", "/metrics", metricsPort, {})).toBeUndefined();
   });
 });
 
@@ -425,7 +430,10 @@ describe("heartbeats", () => {
     const mirrored = links.map(({ name, localHost, peerHost }) => ({ name, localHost: peerHost, peerHost: localHost }));
     a.assign({ ...web, links });
     b.assign({ ...web, links: mirrored, peerNode: "host-a" });
-    await Promise.all([a.start("--heartbeat-port", "17420"), b.start("--heartbeat-port", "17420")]);
+    await Promise.all([
+      a.start("--heartbeat-port", String(heartbeatPort)),
+      b.start("--heartbeat-port", String(heartbeatPort)),
+    ]);
     const untilLinks = (host: AgentHost, alive: boolean): Promise<NodeStatus["links"]> =>
       until(`the links are ${alive ? "alive" : "lost"}`, async () => {
         const status = await host.status();
@@ -445,8 +453,35 @@ describe("heartbeats", () => {
     });
     expect(scraped.every(({ name, value }) => name.endsWith("_count") || value < 5)).toBe(true);
     await b.end("SIGKILL");
-    expect((await untilLinks(a, false))[0]?.problem).toMatch(/host-b|127\.0\.1\./);
-    await b.start("--heartbeat-port", "17420");
+    expect((await untilLinks(a, false))[0]?.problem).toMatch(/host-b|127\.0\.1\.|connection was lost/);
+    await b.start("--heartbeat-port", String(heartbeatPort));
     await untilLinks(a, true);
+  });
+
+  test("hand a guest over when this node's uplink fails and the peer's works", async () => {
+    const a = await openHost("host-a");
+    const b = await openHost("host-b");
+    const links = [{ name: "one", localHost: "127.0.0.1", peerHost: "127.0.1.1" }];
+    const uplink = (host: AgentHost): string => join(host.directory, "uplink");
+    a.assign({ ...web, links });
+    a.script("web", { wants: "primary" });
+    b.assign({ ...web, links: [{ name: "one", localHost: "127.0.1.1", peerHost: "127.0.0.1" }], peerNode: "host-a" });
+    writeFileSync(uplink(a), "1");
+    writeFileSync(uplink(b), "0");
+    const flags = (host: AgentHost): string[] => ["--heartbeat-port", String(heartbeatPort), "--uplink", uplink(host)];
+    await Promise.all([a.start(...flags(a)), b.start(...flags(b))]);
+    await until("the link is alive", async () => ((await a.status())?.links[0]?.alive === true ? true : undefined));
+    await untilRunning(a);
+    await a.say("web", { tag: "report", report: buildReport() });
+    writeFileSync(uplink(a), "0");
+    await until("the loss shows", async () =>
+      (await a.ask("GET", "/metrics"))?.body.includes(`twinrun_node_uplink_up{uplink="${uplink(a)}"} 0`) === true
+        ? true
+        : undefined,
+    );
+    await sleep(1_500);
+    expect(a.heard("web").map(({ message }) => message.tag)).not.toContain("switchover");
+    writeFileSync(uplink(b), "1");
+    await untilHeard(a, "switchover");
   });
 });

@@ -12,9 +12,11 @@ import { mkdirSync, realpathSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { planAssignmentChange, type AssignmentAction } from "../decide/assignment-change.ts";
+import { type GuestOnUplink, planUplinkHandOver } from "../decide/uplink-hand-over.ts";
 import { Failure } from "../lib/failure.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type Endpoint, type GuestAssignment } from "../protocol/assignment.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
 import { type AssignmentSource } from "./assignment-source.ts";
@@ -23,6 +25,7 @@ import { type GuestLauncher } from "./guest-launcher.ts";
 import { GuestRunner, type NodeSettings, type SwitchoverAnswer } from "./guest-runner.ts";
 import { LocalEndpoint, type NodeControl } from "./local-endpoint.ts";
 import { NodeHeartbeats } from "./node-heartbeat.ts";
+import { readUplinks, type UplinkStatus } from "./uplinks.ts";
 
 export type AgentOptions = {
   readonly settings: NodeSettings;
@@ -31,6 +34,7 @@ export type AgentOptions = {
   readonly launcher: GuestLauncher;
   readonly credentials: TlsCredentials;
   readonly heartbeatPort?: number | undefined;
+  readonly uplinks: readonly string[];
   readonly metrics?: Endpoint | undefined;
   readonly stopTimeoutMs: number;
   readonly log: Log;
@@ -42,6 +46,7 @@ export type AgentFailureDetail =
 export class AgentFailure extends Failure<AgentFailureDetail> {}
 
 const CHECK_ENGINES_MS = 5_000;
+const CHECK_UPLINKS_MS = 250;
 
 export class Agent implements NodeControl {
   readonly #options: AgentOptions;
@@ -55,7 +60,11 @@ export class Agent implements NodeControl {
   readonly #leaving = new Map<string, Promise<void>>();
   #assignmentProblem: string | undefined;
   #lock: Server | undefined;
-  #checkTimer: NodeJS.Timeout | undefined;
+  readonly #timers: NodeJS.Timeout[] = [];
+  #uplinks: readonly UplinkStatus[] = [];
+  #uplinkDownAtMs: number | undefined;
+  /** When a hand-over was asked for on account of an uplink, by guest. */
+  readonly #askedAtMs = new Map<string, number>();
   #isStopping = false;
 
   constructor(options: AgentOptions) {
@@ -83,11 +92,7 @@ export class Agent implements NodeControl {
       log.warn({ guest, pid }, "QEMU is gone");
       this.#runners.get(guest)?.guestDied(pid);
     };
-    this.#checkTimer = setInterval(() => {
-      this.#runners.forEach((runner) => {
-        runner.checkEngine();
-      });
-    }, CHECK_ENGINES_MS);
+    this.#startChecks();
     source.watch({
       onAssignments: (assignments) => {
         this.#applyAssignments(assignments);
@@ -105,7 +110,7 @@ export class Agent implements NodeControl {
   /** Hands over what can be handed over; leaves QEMU running. */
   async stop(): Promise<void> {
     this.#isStopping = true;
-    clearInterval(this.#checkTimer);
+    this.#timers.forEach(clearInterval);
     this.#options.source.close();
     await Promise.all([...this.#runners.values()].map((runner) => runner.stop(this.#options.stopTimeoutMs)));
     await Promise.all(this.#leaving.values());
@@ -117,7 +122,7 @@ export class Agent implements NodeControl {
 
   writeMetrics(): string {
     const guests = [...this.#runners.values()].map((runner) => runner.readStatus());
-    return this.#metrics.write(guests, this.#heartbeats?.listLinks() ?? []);
+    return this.#metrics.write({ guests, links: this.#heartbeats?.listLinks() ?? [], uplinks: this.#uplinks });
   }
 
   readStatus(): unknown {
@@ -127,6 +132,7 @@ export class Agent implements NodeControl {
       guests: [...this.#runners.values()].map((runner) => runner.readStatus()),
       leaving: [...this.#leaving.keys()],
       links: this.#heartbeats?.listLinks() ?? [],
+      uplinks: this.#uplinks,
     };
   }
 
@@ -142,6 +148,61 @@ export class Agent implements NodeControl {
     return runner.startEnded()
       ? { accepted: true, message: `starting ${guest}` }
       : { accepted: false, message: `${guest} has not shut itself down; there is nothing to start` };
+  }
+
+  #startChecks(): void {
+    const checkEngines = (): void => {
+      this.#runners.forEach((runner) => {
+        runner.checkEngine();
+      });
+    };
+    this.#timers.push(setInterval(checkEngines, CHECK_ENGINES_MS));
+    if (this.#options.uplinks.length > 0) {
+      const checkUplinks = (): void => {
+        this.#checkUplinks();
+      };
+      checkUplinks();
+      this.#timers.push(setInterval(checkUplinks, CHECK_UPLINKS_MS));
+    }
+  }
+
+  #checkUplinks(): void {
+    const nowMs = monotonicMs();
+    this.#uplinks = readUplinks(this.#options.uplinks);
+    const isUp = this.#uplinks.every(({ up }) => up);
+    if (isUp !== (this.#uplinkDownAtMs === undefined)) {
+      this.#uplinkDownAtMs = isUp ? undefined : nowMs;
+      this.#log.warn({ uplinks: this.#uplinks }, isUp ? "every uplink is up again" : "an uplink is down");
+    }
+    if (this.#heartbeats !== undefined) {
+      this.#heartbeats.ownUplinksUp = isUp;
+    }
+    const downForMs = this.#uplinkDownAtMs === undefined ? 0 : nowMs - this.#uplinkDownAtMs;
+    const guests = [...this.#runners.values()].map((runner) => this.#viewOnUplink(runner, nowMs));
+    for (const guest of planUplinkHandOver({ downForMs, guests })) {
+      this.#handOverForUplink(guest, nowMs);
+    }
+  }
+
+  #viewOnUplink(runner: GuestRunner, nowMs: number): GuestOnUplink {
+    const { guest, peerNode, report } = runner.readStatus();
+    const isInSync = report?.conditions.some(({ type, status }) => type === "InSync" && status === "True") ?? false;
+    return {
+      guest,
+      isProtectedPrimary: report?.role === "primary" && isInSync,
+      peerUplinksUp: this.#heartbeats?.readPeerUplinks(peerNode),
+      askedBeforeMs: nowMs - (this.#askedAtMs.get(guest) ?? -Infinity),
+    };
+  }
+
+  #handOverForUplink(guest: string, nowMs: number): void {
+    this.#askedAtMs.set(guest, nowMs);
+    this.#log.warn({ guest }, "handing the guest over, for clients reach it only through the peer");
+    void this.requestSwitchover(guest)?.then(({ accepted, message }) => {
+      if (!accepted) {
+        this.#log.warn({ guest }, `the hand-over was refused: ${message}`);
+      }
+    });
   }
 
   async #listen(): Promise<void> {

@@ -156,10 +156,7 @@ export async function openEngineCache(cacheDirectory: string, enginePath: string
     rmSync(join(cacheDirectory, outdated), { recursive: true, force: true });
   }
   if (!present.includes(name)) {
-    // Under its final name only when it is whole: half a cache would be taken for a full one ever after.
-    await warmUp(enginePath, `${directory}.new`, log);
-    mkdirSync(`${directory}.new`, { recursive: true });
-    renameSync(`${directory}.new`, directory);
+    await fillCache(enginePath, directory, log);
   }
   return directory;
 }
@@ -172,6 +169,19 @@ function readCodeKey(sourceDirectory: string): string {
     .map((file) => statSync(join(file.parentPath, file.name)).mtimeMs);
   const newest = times.reduce((latest, time) => Math.max(latest, time), 0);
   return createHash("sha256").update(`${process.version} ${times.length} ${newest}`).digest("hex").slice(0, 16);
+}
+
+/** A cache that cannot be had costs memory, nothing else: whatever fails here is told and passed over. */
+async function fillCache(enginePath: string, directory: string, log: Log): Promise<void> {
+  // Under its final name only when it is whole: half a cache would be taken for a full one ever after.
+  const fresh = `${directory}.${process.pid}`;
+  await warmUp(enginePath, fresh, log);
+  try {
+    renameSync(fresh, directory);
+  } catch (error) {
+    log.warn({ error }, "keeping no compiled code from this start; another agent has filled the cache meanwhile");
+    rmSync(fresh, { recursive: true, force: true });
+  }
 }
 
 /** An engine without a channel loads everything, ends, and leaves what Node compiled. */

@@ -40,6 +40,7 @@ export type NodeHeartbeatsOptions = {
 const INTERVAL_MS = 500;
 const SILENCE_MS_MAX = 1_500;
 const WINDOW_SAMPLES = 120;
+const LISTEN_AGAIN_MS = 1_000;
 
 type Connection = FrameConnection<Heartbeat>;
 
@@ -51,6 +52,7 @@ class PeerLink {
   problem: string | undefined;
   problemCode: string | undefined;
   heardAtMs = -Infinity;
+  peerUplinksUp = false;
   readonly rttMs = new SampleWindow(WINDOW_SAMPLES);
 
   constructor(peer: string, link: Link) {
@@ -64,6 +66,9 @@ class PeerLink {
 }
 
 export class NodeHeartbeats {
+  /** Told to every peer with every heartbeat. */
+  ownUplinksUp = true;
+
   readonly #options: NodeHeartbeatsOptions;
   readonly #links = new Map<string, PeerLink>();
   readonly #dialers = new Map<string, PeerDialer<Heartbeat>>();
@@ -71,6 +76,7 @@ export class NodeHeartbeats {
   #listener: SecureListener | undefined;
   #hosts = "";
   #listening: Promise<void> = Promise.resolve();
+  #listenTimer: NodeJS.Timeout | undefined;
   #sequence = 0;
 
   constructor(options: NodeHeartbeatsOptions) {
@@ -122,11 +128,20 @@ export class NodeHeartbeats {
     });
   }
 
+  /** What the peer's agent says of its own uplinks; undefined while no link to it is alive. */
+  readPeerUplinks(peer: string): boolean | undefined {
+    const nowMs = monotonicMs();
+    const alive = [...this.#links.values()].filter((each) => each.peer === peer && each.isAlive(nowMs));
+    const [newest] = alive.sort((left, right) => right.heardAtMs - left.heardAtMs);
+    return newest?.peerUplinksUp;
+  }
+
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    for (const dialer of this.#dialers.values()) {
-      dialer.close();
-    }
+    clearTimeout(this.#listenTimer);
+    this.#links.forEach((_, key) => {
+      this.#drop(key);
+    });
     this.#hosts = "";
     await this.#listening;
     await this.#listener?.close();
@@ -164,6 +179,7 @@ export class NodeHeartbeats {
       return;
     }
     this.#hosts = hosts.join();
+    clearTimeout(this.#listenTimer);
     this.#listening = this.#listening
       .then(async () => {
         await this.#listener?.close();
@@ -186,8 +202,17 @@ export class NodeHeartbeats {
         });
       })
       .catch((error: unknown) => {
-        log.error({ error, hosts, port }, "cannot listen for heartbeats; correct localHost of the links");
+        log.error(
+          { error, hosts, port },
+          "cannot listen for heartbeats: free the port, or correct localHost of the links",
+        );
+        for (const each of listening) {
+          each.problem = error instanceof Error ? error.message : String(error);
+        }
         this.#hosts = "";
+        this.#listenTimer = setTimeout(() => {
+          this.#listen();
+        }, LISTEN_AGAIN_MS);
       });
   }
 
@@ -229,8 +254,9 @@ export class NodeHeartbeats {
 
   #take(peerLink: PeerLink, connection: Connection, heartbeat: Heartbeat): void {
     peerLink.heardAtMs = monotonicMs();
+    peerLink.peerUplinksUp = heartbeat.uplinksUp;
     if (heartbeat.tag === "ping") {
-      connection.sendUrgent([encodeNodeHeartbeat({ ...heartbeat, tag: "pong" })]);
+      connection.sendUrgent([encodeNodeHeartbeat({ ...heartbeat, tag: "pong", uplinksUp: this.ownUplinksUp })]);
     } else {
       peerLink.rttMs.add(Math.max(0, peerLink.heardAtMs - heartbeat.sentAtMs));
     }
@@ -244,7 +270,14 @@ export class NodeHeartbeats {
 
   #ask({ connection }: PeerLink): void {
     this.#sequence = (this.#sequence + 1) >>> 0;
-    connection?.sendUrgent([encodeNodeHeartbeat({ tag: "ping", sequence: this.#sequence, sentAtMs: monotonicMs() })]);
+    connection?.sendUrgent([
+      encodeNodeHeartbeat({
+        tag: "ping",
+        uplinksUp: this.ownUplinksUp,
+        sequence: this.#sequence,
+        sentAtMs: monotonicMs(),
+      }),
+    ]);
   }
 
   /** Every attempt on a dead link fails alike: only news is logged. */

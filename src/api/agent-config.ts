@@ -8,6 +8,8 @@
  *   tls: { certPath: /etc/twinrun/tls.crt, keyPath: /etc/twinrun/tls.key, caPath: /etc/twinrun/ca.crt }
  *   shim: /usr/lib/twinrun/shim.so      # left out: QEMU runs without the shim, and the engine says what that costs
  *   heartbeatPort: 7001                 # left out: no heartbeats between agents
+ *   uplinks: [eth0]                     # interfaces (or files that read 1 while the way works) over which clients reach the
+ *                                       # guests; while one is down, guests go to the peer if its uplinks are up
  *   metrics: { host: 0.0.0.0, port: 9443 }   # over mutual TLS; left out: only the unix socket RUN/agent.sock
  *   traceDirectory: /var/log/twinrun    # left out: engines write no traces
  *   cacheDirectory: /var/cache/twinrun  # compiled code of the engine, saves 24 MiB per engine; RUN/.cache unless told
@@ -50,6 +52,11 @@ const agentConfig = z.strictObject(
       .regex(/^[^\s:]+$/, "a path without spaces and colons")
       .optional(),
     heartbeatPort: port.optional(),
+    uplinks: z
+      .array(
+        text("the name of an interface, or the path of a file").regex(/^(\/.+|[^/\s]{1,15})$/, "an interface or path"),
+      )
+      .default([]),
     metrics: endpoint.optional(),
     traceDirectory: text("a directory for traces").optional(),
     cacheDirectory: text("a directory for compiled code").optional(),

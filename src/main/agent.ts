@@ -1,6 +1,6 @@
 /**
  * `node src/main/agent.ts --config FILE [--node NAME] [--run-directory DIR] [--assignments FILE] [--quorum HOST:PORT]...
- *    [--cert FILE --key FILE --ca FILE] [--shim FILE] [--heartbeat-port PORT] [--metrics HOST:PORT]
+ *    [--cert FILE --key FILE --ca FILE] [--shim FILE] [--heartbeat-port PORT] [--uplink NAME]... [--metrics HOST:PORT]
  *    [--trace-directory DIR] [--cache-directory DIR] [--log-level LEVEL] [--stop-timeout-ms MS] [--engine FILE]`
  *
  * Everything can stand in the file (api/agent-config.ts) or in flags; a flag counts more. Ends with status 2 and every
@@ -31,6 +31,7 @@ const FLAGS = {
   ca: text,
   shim: text,
   "heartbeat-port": text,
+  uplink: { type: "string", multiple: true },
   metrics: text,
   "trace-directory": text,
   "cache-directory": text,
@@ -56,6 +57,7 @@ function readConfig(flags: Flags): AgentConfig {
     tls: flags.cert === undefined ? undefined : { certPath: flags.cert, keyPath: flags.key, caPath: flags.ca },
     shim: flags.shim,
     heartbeatPort: parseNumber(flags["heartbeat-port"]),
+    uplinks: flags.uplink,
     metrics: flags.metrics === undefined ? undefined : parseEndpoint(flags.metrics),
     traceDirectory: flags["trace-directory"],
     cacheDirectory: flags["cache-directory"],
@@ -107,6 +109,7 @@ async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promis
     launcher: new LocalLauncher({ node, runDirectory, shim: readShim(shim, log), log }),
     credentials: await TlsCredentials.open(tls),
     heartbeatPort: config.heartbeatPort,
+    uplinks: config.uplinks,
     metrics: config.metrics,
     stopTimeoutMs: config.stopTimeoutMs,
     log,

@@ -23,7 +23,7 @@ const AGENT = fileURLToPath(new URL("../../src/main/agent.ts", import.meta.url))
 const ENGINE = fileURLToPath(new URL("fake-engine.ts", import.meta.url));
 
 /** Kept from run to run: compiled code, whose names Node makes from what is in it. */
-const CACHE = join(tmpdir(), "twinrun-agent-test-cache");
+const CACHE = fileURLToPath(new URL("../../build/test-code-cache", import.meta.url));
 
 export type Answer = { readonly code: number; readonly body: string };
 export type HeardMessage = { readonly enginePid: number; readonly message: AgentMessage };
@@ -247,7 +247,8 @@ function issueShared(node: string): Promise<TlsFiles> {
   return files;
 }
 
-const PATIENCE_MS = 10_000;
+/** Much more than it takes: other tests may have the machine. */
+const PATIENCE_MS = 25_000;
 
 /** Looks again and again until there is a value; says what it waited for when there is none in time. */
 export async function until<T>(
@@ -261,7 +262,7 @@ export async function until<T>(
       return value;
     }
     if (performance.now() > deadlineMs) {
-      throw new Error(`waited ${PATIENCE_MS} ms in vain until ${what}`);
+      throw new Error(`waited ${PATIENCE_MS} ms in vain until ${what}; last seen ${JSON.stringify(value)}`);
     }
     await sleep(15);
   }
