@@ -4,10 +4,10 @@
  * Output that waits asks for a checkpoint soon; an idle guest needs one only every `maxIntervalMs`. The gap between the
  * end of one pause and the start of the next trades latency for throughput. Two facts choose it:
  *
- * - A reply on its own gains nothing from waiting: the guest idles until its client hears of it. Gap close to zero.
- * - Under bulk load every pause stops work that would have produced more output for the same release, so the guest
- *   must keep a share of its time: the gap grows with the number of packets an epoch carries, up to
- *   `GAP_PAUSES_MAX` pauses.
+ * - A guest that has nothing to do gains nothing from waiting: its clients have to hear from it first. No gap.
+ * - A busy guest is about to send more, which could leave with the same release, and every pause stops its work. So it keeps
+ *   a share of its time: a gap of `GAP_PAUSES_MIN` pauses, more with the number of packets an epoch carries, up to
+ *   `GAP_PAUSES_MAX`. The engine asks again every millisecond whether it is still busy.
  *
  * A guest that dirties memory without talking is checkpointed more often than `maxIntervalMs`, so that no epoch carries
  * more than about `DIRTY_PAGES_TARGET` pages: the copy is part of the pause.
@@ -34,10 +34,12 @@ export type PacingMoment = {
   readonly resumedAtMs: number;
   /** When the oldest waiting packet was sent; undefined while none waits. */
   readonly outputSinceMs: number | undefined;
+  /** Whether the guest has more to do. */
+  readonly isBusy: boolean;
 };
 
 const GAP_PAUSES_MAX = 2.2;
-const GAP_PAUSES_MIN = 0.15;
+const GAP_PAUSES_MIN = 0.8;
 const PACKETS_FOR_MAX_GAP = 24;
 const DIRTY_PAGES_TARGET = 4096;
 const SMOOTHING = 0.2;
@@ -73,6 +75,9 @@ export function planCapture(state: PacingState, moment: PacingMoment, limits: Pa
   const silentAtMs = Math.max(earliestMs, moment.startedAtMs + state.silentIntervalMs);
   if (moment.outputSinceMs === undefined) {
     return silentAtMs;
+  }
+  if (!moment.isBusy) {
+    return earliestMs;
   }
   const share = Math.min(1, state.packetsPerEpoch / PACKETS_FOR_MAX_GAP);
   const gapMs = state.pauseMs * (GAP_PAUSES_MIN + share * (GAP_PAUSES_MAX - GAP_PAUSES_MIN));

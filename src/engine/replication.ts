@@ -43,6 +43,8 @@ const EPOCHS_IN_FLIGHT = 3;
 const STATE_BYTES_MAX = 16 * 1024 * 1024;
 const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
 const CAPTURE_FAILURES_MAX = 3;
+/** A guest that fell idle before its gap was over is checkpointed this much later at most. */
+const BUSY_LOOK_MS = 1;
 const compressPages = promisify(zstdCompress);
 /** The fastest level: what counts is that it is faster than the link. */
 const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
@@ -300,6 +302,7 @@ export class Replication implements DiskStream {
       startedAtMs: this.#startedAtMs,
       resumedAtMs: this.#resumedAtMs,
       outputSinceMs: this.#outputSinceMs,
+      isBusy: this.#outputSinceMs !== undefined && this.#guest.isBusy(),
     };
     const dueMs = this.#finalWanted ? 0 : planCapture(this.#pacing, moment, this.#contract) - monotonicMs();
     clearTimeout(this.#timer);
@@ -307,10 +310,13 @@ export class Replication implements DiskStream {
     if (dueMs < 0.3) {
       void this.#capture();
     } else {
-      this.#timer = setTimeout(() => {
-        this.#timer = undefined;
-        void this.#capture();
-      }, dueMs);
+      this.#timer = setTimeout(
+        () => {
+          this.#timer = undefined;
+          this.#schedule();
+        },
+        moment.isBusy ? Math.min(dueMs, BUSY_LOOK_MS) : dueMs,
+      );
     }
   }
 
