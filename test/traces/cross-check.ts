@@ -10,75 +10,175 @@
  *   anything before it.
  */
 import { type QuorumRecord } from "../../src/protocol/quorum-record.ts";
-import { type EngineLife, type TraceStep } from "./replay.ts";
-
-export type CrossCheck = {
-  readonly guest: string;
-  readonly activations: number;
-  readonly releases: number;
-  readonly acks: number;
-  readonly terms: number;
-  readonly problems: readonly string[];
-};
+import { type Side } from "../../src/protocol/side-state.ts";
+import { type TraceStep } from "./replay.ts";
 
 type Activation = { readonly session: string; readonly epoch: number; readonly term: number; readonly where: string };
+type Opening = { readonly term: number; readonly node: string; readonly where: string };
 
-class Facts {
+export class CrossCheck {
   readonly problems: string[] = [];
-  readonly records = new Map<number, QuorumRecord>();
-  readonly owners = new Map<number, string>();
-  readonly activations: Activation[] = [];
-  /** By session. */
-  readonly released = new Map<string, number>();
-  readonly ackedSent = new Map<string, number>();
-  /** Sessions of which a standby's trace may lack the end. */
-  readonly openEnded = new Set<string>();
-  readonly seenByStandby = new Set<string>();
-  readonly handedOver: { readonly term: number; readonly node: string; readonly where: string }[] = [];
+  processes = 0;
   releases = 0;
   acks = 0;
-}
+  readonly #records = new Map<number, QuorumRecord>();
+  readonly #owners = new Map<number, string>();
+  readonly #activations: Activation[] = [];
+  readonly #openings: Opening[] = [];
+  /** Highest epoch of each session: released by the primary, acknowledged by the standby. */
+  readonly #released = new Map<string, number>();
+  readonly #ackSent = new Map<string, number>();
+  /** Sessions in which a process was killed: it may have done a little more than it wrote. */
+  readonly #openEnded = new Set<string>();
+  // Of the process at hand, by session.
+  #epochs = new Map<string, number>();
+  #ackReceived = new Map<string, number>();
+  #where = "";
 
-export function checkTogether(guest: string, lives: readonly EngineLife[]): CrossCheck {
-  const facts = new Facts();
-  for (const life of lives) {
-    const captured = new Map<string, number>();
-    const acked = new Map<string, number>();
-    for (const step of life.steps) {
-      noteRecord(facts, step, life.where);
-      noteEpochs(facts, step, captured, life.where);
-      noteAck(facts, step, acked);
-      noteEffects(facts, step, acked, life.where);
+  get takeovers(): number {
+    return this.#activations.length;
+  }
+
+  get terms(): number {
+    return this.#owners.size;
+  }
+
+  begin(where: string): void {
+    this.processes += 1;
+    this.#where = where;
+    this.#epochs = new Map();
+    this.#ackReceived = new Map();
+  }
+
+  take(step: TraceStep): void {
+    this.#noteRecord(step);
+    this.#noteEpochs(step);
+    const { event } = step;
+    if (event.tag === "received" && event.message.tag === "ack") {
+      this.acks += 1;
+      raise(this.#ackReceived, event.message.session, event.message.epoch);
     }
-    noteEnd(facts, life);
+    this.#noteEffects(step);
   }
-  checkAcks(facts);
-  checkActivations(facts);
-  checkHandOvers(facts);
-  const { activations, releases, acks, owners, problems } = facts;
-  return { guest, activations: activations.length, releases, acks, terms: owners.size, problems };
+
+  end(last: Side): void {
+    const { state } = last;
+    if (state.tag !== "ended" && "session" in state) {
+      this.#openEnded.add(state.session);
+    }
+  }
+
+  /** What can be said only when all traces have been read. */
+  finish(): void {
+    for (const { term, node, where } of this.#openings) {
+      const owner = this.#owners.get(term);
+      if (owner !== undefined && owner !== node) {
+        this.problems.push(`${where}: output passes freely in term ${term}, which belongs to ${owner}`);
+      }
+    }
+    for (const [session, released] of this.#released) {
+      const sent = this.#ackSent.get(session);
+      if (sent !== undefined && !this.#openEnded.has(session) && released > sent) {
+        this.problems.push(`epoch ${released} of ${session} was released, the standby acknowledged only ${sent}`);
+      }
+    }
+    this.#checkActivations();
+  }
+
+  #report(problem: string): void {
+    this.problems.push(`${this.#where}: ${problem}`);
+  }
+
+  #noteRecord({ event }: TraceStep): void {
+    const record = recordIn(event);
+    if (record === null || record === undefined) {
+      return;
+    }
+    const known = this.#records.get(record.version);
+    if (known !== undefined && !isSameRecord(known, record)) {
+      this.#report(`version ${record.version} of the record differs from what another engine was told`);
+    }
+    this.#records.set(record.version, record);
+    const owner = this.#owners.get(record.term);
+    if (owner !== undefined && owner !== record.owner) {
+      this.#report(`term ${record.term} has two owners, ${owner} and ${record.owner}`);
+    }
+    this.#owners.set(record.term, record.owner);
+  }
+
+  #noteEpochs({ event, before, side }: TraceStep): void {
+    if (side.epoch < before.epoch) {
+      this.#report(`the epoch went back from ${before.epoch} to ${side.epoch}`);
+    }
+    if (event.tag === "captured" || event.tag === "epochHeld") {
+      const last = this.#epochs.get(event.session) ?? 0;
+      if (event.epoch <= last) {
+        this.#report(`epoch ${event.epoch} of ${event.session} comes after ${last}`);
+      }
+      this.#epochs.set(event.session, event.epoch);
+    }
+  }
+
+  #noteEffects(step: TraceStep): void {
+    const { state } = step.side;
+    for (const effect of step.effects) {
+      if (effect.tag === "releaseOutput") {
+        this.#noteRelease(step, effect.throughEpoch);
+      } else if (effect.tag === "openOutput") {
+        this.#noteOpening(step);
+      } else if (effect.tag === "activate" && "session" in state) {
+        const { epoch, term } = effect;
+        this.#activations.push({ session: state.session, epoch, term, where: this.#where });
+      } else if (effect.tag === "send" && effect.message.tag === "ack") {
+        raise(this.#ackSent, effect.message.session, effect.message.epoch);
+      }
+    }
+  }
+
+  #noteRelease({ before }: TraceStep, throughEpoch: number): void {
+    const session = "session" in before.state ? before.state.session : undefined;
+    this.releases += 1;
+    if (session === undefined || throughEpoch > (this.#ackReceived.get(session) ?? 0)) {
+      this.#report(`epoch ${throughEpoch} was released before its acknowledgement came`);
+    } else {
+      raise(this.#released, session, throughEpoch);
+    }
+  }
+
+  #noteOpening({ before, event, side }: TraceStep): void {
+    const { record, node } = side;
+    if (event.tag === "activated" && "term" in before.state && (record?.term ?? 0) < before.state.term) {
+      // After a hand-over the primary may have told it before the quorum did.
+      this.#openings.push({ term: before.state.term, node, where: this.#where });
+    } else if (record?.owner !== node || record.peerState !== "Stale") {
+      this.#report("output passes freely under a record that does not allow it");
+    }
+  }
+
+  #checkActivations(): void {
+    const terms = new Set<number>();
+    for (const { session, epoch, term, where } of this.#activations) {
+      if (terms.has(term)) {
+        this.problems.push(`${where}: term ${term} is activated twice`);
+      }
+      terms.add(term);
+      for (const [other, released] of this.#released) {
+        if (other === session && released > epoch) {
+          this.problems.push(`${where}: takeover at epoch ${epoch} of ${session}, ${released} had been released`);
+        }
+        if (isLater(other, session)) {
+          this.problems.push(`${where}: takeover with ${session}, the primary had released output of ${other}`);
+        }
+      }
+    }
+  }
 }
 
-function noteRecord(facts: Facts, { event }: TraceStep, where: string): void {
-  const record =
-    event.tag === "recordRead"
-      ? event.record
-      : event.tag === "quorumAnswered" && "record" in event.outcome
-        ? event.outcome.record
-        : undefined;
-  if (record === null || record === undefined) {
-    return;
+function recordIn(event: TraceStep["event"]): QuorumRecord | null | undefined {
+  if (event.tag === "recordRead") {
+    return event.record;
   }
-  const known = facts.records.get(record.version);
-  if (known !== undefined && !isSameRecord(known, record)) {
-    facts.problems.push(`${where}: version ${record.version} of the record differs from what another engine was told`);
-  }
-  facts.records.set(record.version, record);
-  const owner = facts.owners.get(record.term);
-  if (owner !== undefined && owner !== record.owner) {
-    facts.problems.push(`${where}: term ${record.term} has two owners, ${owner} and ${record.owner}`);
-  }
-  facts.owners.set(record.term, record.owner);
+  return event.tag === "quorumAnswered" && "record" in event.outcome ? event.outcome.record : undefined;
 }
 
 function isSameRecord(one: QuorumRecord, other: QuorumRecord): boolean {
@@ -86,122 +186,8 @@ function isSameRecord(one: QuorumRecord, other: QuorumRecord): boolean {
   return keys.every((key) => one[key] === other[key]);
 }
 
-function noteEpochs(facts: Facts, { event, before, side }: TraceStep, captured: Map<string, number>, where: string): void {
-  if (side.epoch < before.epoch) {
-    facts.problems.push(`${where}: the epoch went back from ${before.epoch} to ${side.epoch}`);
-  }
-  if (event.tag === "captured" || event.tag === "epochHeld") {
-    const last = captured.get(event.session) ?? 0;
-    if (event.epoch <= last) {
-      facts.problems.push(`${where}: epoch ${event.epoch} of ${event.session} comes after ${last}`);
-    }
-    captured.set(event.session, event.epoch);
-  }
-}
-
-function noteAck(facts: Facts, { event }: TraceStep, acked: Map<string, number>): void {
-  if (event.tag === "received" && event.message.tag === "ack") {
-    const { session, epoch } = event.message;
-    facts.acks += 1;
-    acked.set(session, Math.max(epoch, acked.get(session) ?? 0));
-  }
-}
-
-function noteEffects(facts: Facts, step: TraceStep, acked: ReadonlyMap<string, number>, where: string): void {
-  const { side, effects } = step;
-  const { state } = side;
-  for (const effect of effects) {
-    switch (effect.tag) {
-      case "releaseOutput":
-        noteRelease(facts, step, effect.throughEpoch, { acked, where });
-        break;
-      case "openOutput":
-        noteOpening(facts, step, where);
-        break;
-      case "activate":
-        if ("session" in state) {
-          facts.activations.push({ session: state.session, epoch: effect.epoch, term: effect.term, where });
-        }
-        break;
-      case "send":
-        if (effect.message.tag === "ack") {
-          const { session, epoch } = effect.message;
-          facts.seenByStandby.add(session);
-          facts.ackedSent.set(session, Math.max(epoch, facts.ackedSent.get(session) ?? 0));
-        }
-        break;
-      default:
-    }
-  }
-}
-
-function noteOpening(facts: Facts, { before, event, side }: TraceStep, where: string): void {
-  const { record, node } = side;
-  if (event.tag === "activated" && "term" in before.state && (record?.term ?? 0) < before.state.term) {
-    facts.handedOver.push({ term: before.state.term, node, where }); // The primary told it before the quorum did.
-  } else if (record?.owner !== node || record.peerState !== "Stale") {
-    facts.problems.push(`${where}: output passes freely under a record that does not allow it`);
-  }
-}
-
-function checkHandOvers(facts: Facts): void {
-  for (const { term, node, where } of facts.handedOver) {
-    const owner = facts.owners.get(term);
-    if (owner !== undefined && owner !== node) {
-      facts.problems.push(`${where}: output passes freely in term ${term}, which belongs to ${owner}`);
-    }
-  }
-}
-
-function noteRelease(
-  facts: Facts,
-  { before }: TraceStep,
-  throughEpoch: number,
-  known: { readonly acked: ReadonlyMap<string, number>; readonly where: string },
-): void {
-  const session = "session" in before.state ? before.state.session : undefined;
-  const { acked, where } = known;
-  facts.releases += 1;
-  if (session === undefined || throughEpoch > (acked.get(session) ?? 0)) {
-    facts.problems.push(`${where}: epoch ${throughEpoch} was released before its acknowledgement came`);
-    return;
-  }
-  facts.released.set(session, Math.max(throughEpoch, facts.released.get(session) ?? 0));
-}
-
-/** A process that was killed may have done a little more than it wrote: of the session it was in. */
-function noteEnd(facts: Facts, { steps, isWhole }: EngineLife): void {
-  const state = steps.at(-1)?.side.state;
-  if (!isWhole && state !== undefined && "session" in state) {
-    facts.openEnded.add(state.session);
-  }
-}
-
-function checkAcks(facts: Facts): void {
-  for (const [session, released] of facts.released) {
-    const sent = facts.ackedSent.get(session) ?? 0;
-    if (facts.seenByStandby.has(session) && !facts.openEnded.has(session) && released > sent) {
-      facts.problems.push(`epoch ${released} of ${session} was released, the standby acknowledged only ${sent}`);
-    }
-  }
-}
-
-function checkActivations(facts: Facts): void {
-  const terms = new Set<number>();
-  for (const { session, epoch, term, where } of facts.activations) {
-    if (terms.has(term)) {
-      facts.problems.push(`${where}: term ${term} is activated twice`);
-    }
-    terms.add(term);
-    for (const [other, released] of facts.released) {
-      if (other === session && released > epoch) {
-        facts.problems.push(`${where}: takeover at epoch ${epoch} of ${session}, ${released} had been released`);
-      }
-      if (isLater(other, session)) {
-        facts.problems.push(`${where}: takeover with ${session}, the primary had released output of ${other}`);
-      }
-    }
-  }
+function raise(highest: Map<string, number>, session: string, epoch: number): void {
+  highest.set(session, Math.max(epoch, highest.get(session) ?? 0));
 }
 
 /** Of one engine in one term: sessions are `term.nonce.count`. */

@@ -1,81 +1,113 @@
 /**
- * Replays traces of engines (protocol/trace.ts) through the production step function.
+ * Replays traces of engines (protocol/trace.ts) through the production step function, line by line: traces of a long run do not
+ * fit into memory.
  *
  * A file holds the processes of one engine after one another. A process that was killed ends anywhere, at worst in the middle
  * of a line; nothing else may be wrong with a file.
  */
 import { step } from "../../src/protocol/side.ts";
 import { type Side, type SideEvent, type Step } from "../../src/protocol/side-state.ts";
-import { parseTraceLine, type TraceEvent, type TraceHead } from "../../src/protocol/trace.ts";
+import { parseTraceLine, type TraceEvent } from "../../src/protocol/trace.ts";
 
 export type TraceStep = { readonly event: SideEvent; readonly before: Side } & Step;
+export type StepFunction = (side: Side, event: SideEvent) => Step;
 
-/** The life of one engine process. */
-export type EngineLife = {
-  /** File and line of its head. */
-  readonly where: string;
-  readonly first: Side;
-  readonly steps: readonly TraceStep[];
-  /** It left in good order, so nothing is missing at its end. */
-  readonly isWhole: boolean;
+/** Told what the lives of engine processes were; `where` is file and line of the head. */
+export type LifeWatcher = {
+  readonly begin: (first: Side, where: string) => void;
+  readonly take: (step: TraceStep, where: string) => void;
+  readonly end: (last: Side, where: string) => void;
+  readonly report: (problem: string) => void;
 };
 
-export type StepFunction = (side: Side, event: SideEvent) => Step;
-export type Replay = { readonly lives: readonly EngineLife[]; readonly problems: readonly string[] };
-
-type RawLife = { readonly where: string; readonly head: TraceHead; readonly events: TraceEvent[] };
+type Life = { readonly where: string; side: Side; events: number; differs: boolean };
 
 const HEAD_START = '{"trace":';
+const LINE_STARTS = [HEAD_START, '{"atMs":'];
 
-export function replayFile(name: string, text: string, stepWith: StepFunction = step): Replay {
-  const problems: string[] = [];
-  const lives = parseLives(name, text, problems).map((raw) => replayLife(raw, stepWith, problems));
-  return { lives, problems };
-}
+export class FileReplay {
+  readonly #name: string;
+  readonly #watcher: LifeWatcher;
+  readonly #step: StepFunction;
+  #life: Life | undefined;
+  #line = 0;
 
-function parseLives(name: string, text: string, problems: string[]): readonly RawLife[] {
-  const lives: RawLife[] = [];
-  const lines = splitLines(text);
-  for (const { number, line, mayBeCut } of lines) {
-    const where = `${name}:${number}`;
+  constructor(name: string, watcher: LifeWatcher, stepWith: StepFunction = step) {
+    this.#name = name;
+    this.#watcher = watcher;
+    this.#step = stepWith;
+  }
+
+  /** A line that had its line feed. A killed process leaves none behind: then the next one's head is on the same line. */
+  takeLine(row: string): void {
+    this.#line += 1;
+    const headAt = row.indexOf(HEAD_START, 1);
+    if (headAt > 0 && !isWholeJson(row)) {
+      this.#take(row.slice(0, headAt), true);
+      this.#take(row.slice(headAt), false);
+    } else {
+      this.#take(row, false);
+    }
+  }
+
+  /** What follows the last line feed. */
+  finish(rest: string): void {
+    this.#line += 1;
+    if (rest !== "") {
+      this.#take(rest, true);
+    }
+    this.#endLife();
+  }
+
+  #take(line: string, mayBeCut: boolean): void {
     try {
       const parsed = parseTraceLine(line);
       if (parsed.tag === "head") {
-        lives.push({ where, head: parsed, events: [] });
-      } else if (lives.length === 0) {
-        problems.push(`${where}: an event before the head of its process`);
+        this.#endLife();
+        this.#life = { where: `${this.#name}:${this.#line}`, side: parsed.side, events: 0, differs: false };
+        this.#watcher.begin(parsed.side, this.#life.where);
       } else {
-        lives.at(-1)?.events.push(parsed);
+        this.#replay(parsed);
       }
     } catch (error) {
       if (!mayBeCut || !isStartOfLine(line)) {
-        problems.push(`${where}: ${error instanceof Error ? error.message : String(error)}`);
+        this.#report(error instanceof Error ? error.message : String(error));
       }
     }
   }
-  return lives;
-}
 
-type Line = { readonly number: number; readonly line: string; readonly mayBeCut: boolean };
+  #replay(recorded: TraceEvent): void {
+    const life = this.#life;
+    if (life === undefined) {
+      this.#report("an event before the head of its process");
+      return;
+    }
+    if (life.differs) {
+      return; // What follows the first difference differs as well.
+    }
+    const before = life.side;
+    const { event } = recorded;
+    const stepped = this.#step(before, event);
+    life.side = stepped.side;
+    life.events += 1;
+    const difference = compareStep(recorded, stepped);
+    if (difference !== undefined) {
+      life.differs = true;
+      this.#report(`${event.tag} in ${before.state.tag}: ${difference}`);
+    }
+    this.#watcher.take({ event, before, ...stepped }, life.where);
+  }
 
-/** A process that was killed leaves no line feed behind: the next one's head follows on the same line. */
-function splitLines(text: string): readonly Line[] {
-  const rows = text.split("\n");
-  const last = rows.length - 1;
-  return rows.flatMap((row, index): readonly Line[] => {
-    const number = index + 1;
-    if (index === last) {
-      return row === "" ? [] : [{ number, line: row, mayBeCut: true }];
+  #endLife(): void {
+    if (this.#life !== undefined) {
+      this.#watcher.end(this.#life.side, this.#life.where);
+      this.#life = undefined;
     }
-    const headAt = row.indexOf(HEAD_START, 1);
-    if (headAt > 0 && !isWholeJson(row)) {
-      return [
-        { number, line: row.slice(0, headAt), mayBeCut: true },
-        { number, line: row.slice(headAt), mayBeCut: false },
-      ];
-    }
-    return [{ number, line: row, mayBeCut: false }];
-  });
+  }
+
+  #report(problem: string): void {
+    this.#watcher.report(`${this.#name}:${this.#line}: ${problem}`);
+  }
 }
 
 function isWholeJson(text: string): boolean {
@@ -89,26 +121,7 @@ function isWholeJson(text: string): boolean {
 
 /** Whether a line that does not parse may be the beginning of one: then it is no JSON, but starts as every line does. */
 function isStartOfLine(line: string): boolean {
-  const starts = ['{"trace":', '{"atMs":'];
-  return !isWholeJson(line) && starts.some((start) => line.startsWith(start) || start.startsWith(line));
-}
-
-function replayLife({ where, head, events }: RawLife, stepWith: StepFunction, problems: string[]): EngineLife {
-  let { side } = head;
-  const steps: TraceStep[] = [];
-  for (const [index, recorded] of events.entries()) {
-    const { event } = recorded;
-    const before = side;
-    const stepped = stepWith(before, event);
-    side = stepped.side;
-    steps.push({ event, before, ...stepped });
-    const difference = compareStep(recorded, stepped);
-    if (difference !== undefined) {
-      problems.push(`${where}, event ${index + 1} (${event.tag} in ${before.state.tag}): ${difference}`);
-      break; // What follows would differ as well.
-    }
-  }
-  return { where, first: head.side, steps, isWhole: side.state.tag === "ended" };
+  return !isWholeJson(line) && LINE_STARTS.some((start) => line.startsWith(start) || start.startsWith(line));
 }
 
 function compareStep(recorded: TraceEvent, { side, effects }: Step): string | undefined {
