@@ -1,0 +1,96 @@
+/** Rules broken on purpose, one at a time. The simulator must find every one of them; what it cannot find it does not check. */
+import { decideQuorumRequest } from "../../src/protocol/quorum-record.ts";
+import { step } from "../../src/protocol/side.ts";
+import { type Effect, type Side, type SideEvent, type Step } from "../../src/protocol/side-state.ts";
+import { PRODUCTION, type Rules } from "./world.ts";
+
+function withStep(broken: (side: Side, event: SideEvent) => Step): Rules {
+  return { ...PRODUCTION, step: broken };
+}
+
+/** The outcome of a request as if the quorum had granted it. */
+function pretendGranted(side: Side, event: SideEvent, change: "takeOver" | "runAlone"): SideEvent {
+  const { ask, record } = side;
+  const isHopeless = event.tag === "quorumAnswered" && ["unknown", "unreachable"].includes(event.outcome.tag);
+  if (!isHopeless || ask?.request.change.tag !== change || ask.request.requestId !== event.requestId) {
+    return event;
+  }
+  const decision = decideQuorumRequest(record ?? undefined, ask.request);
+  return decision.tag === "granted" ? { ...event, outcome: decision } : event;
+}
+
+export const mutants: Readonly<Record<string, Rules>> = {
+  "a stale standby may take over": {
+    ...PRODUCTION,
+    decide: (record, request) =>
+      decideQuorumRequest(record === undefined ? record : { ...record, peerState: "InSync" }, request),
+  },
+  "the quorum does not look at the version": {
+    ...PRODUCTION,
+    decide: (record, request) => decideQuorumRequest(record, { ...request, expectedVersion: record?.version ?? 0 }),
+  },
+  "no answer counts as leave to take over": withStep((side, event) =>
+    step(side, pretendGranted(side, event, "takeOver")),
+  ),
+  "no answer counts as leave to run alone": withStep((side, event) =>
+    step(side, pretendGranted(side, event, "runAlone")),
+  ),
+  "output leaves with the capture, not with the acknowledgement": withStep((side, event) => {
+    const stepped = step(side, event);
+    const release: Effect[] =
+      event.tag === "captured" ? [{ tag: "releaseOutput", throughEpoch: event.epoch }] : [];
+    return { ...stepped, effects: [...stepped.effects, ...release] };
+  }),
+  "an epoch is acknowledged before all of it is here": withStep((side, event) => {
+    const { state } = side;
+    const isNext = state.tag === "holding" && event.tag === "epochHeld";
+    const stepped = step(side, event);
+    const effects = stepped.effects.map((effect): Effect => {
+      const isAck = isNext && effect.tag === "send" && effect.message.tag === "ack";
+      return isAck ? { ...effect, message: { ...effect.message, epoch: effect.message.epoch + 1 } as never } : effect;
+    });
+    return { ...stepped, effects };
+  }),
+  "a lost standby that may be in sync is forgotten": withStep((side, event) => {
+    const { state } = side;
+    const isLost = event.tag === "linkDown" && "link" in state && state.link === event.link;
+    return state.tag === "declaring" && isLost ? step({ ...side, state: { ...state, asked: false } }, event) : step(side, event);
+  }),
+  "a new engine believes a record that says Stale": withStep((side, event) => {
+    const { state } = side;
+    const stepped = step(side, event);
+    const isStale = event.tag === "recordRead" && event.record?.owner === side.node && event.record.peerState === "Stale";
+    if (state.tag !== "starting" || state.found !== "running" || !isStale) {
+      return stepped;
+    }
+    return {
+      side: { ...stepped.side, ask: null, timers: [], state: { role: "primary", tag: "alone", last: null } },
+      effects: [{ tag: "resumeGuest" }, { tag: "openLinks", as: "dial" }, { tag: "openOutput" }],
+    };
+  }),
+  "any state the standby holds will do for a delta": withStep((side, event) => {
+    const isWelcome = event.tag === "received" && event.message.tag === "welcome";
+    const { state } = side;
+    const holds = isWelcome && event.message.tag === "welcome" ? event.message.holds : null;
+    return state.tag === "alone" && holds !== null
+      ? step({ ...side, state: { ...state, last: holds } }, event)
+      : step(side, event);
+  }),
+  "a standby keeps its claim while a new copy overwrites it": withStep((side, event) => {
+    const stepped = step(side, event);
+    const begins = event.tag === "received" && event.message.tag === "syncBegin" && side.state.tag === "holding";
+    if (!begins || side.state.tag !== "holding" || stepped.side.state.tag !== "receiving") {
+      return stepped;
+    }
+    const { session, link, term } = stepped.side.state;
+    const state = { role: "standby", tag: "holding", session, link, term, epoch: side.state.epoch } as const;
+    return { ...stepped, side: { ...stepped.side, state } };
+  }),
+  "a fenced engine leaves its guest and its output alone": withStep((side, event) => {
+    const stepped = step(side, event);
+    const isFenced = stepped.side.state.tag === "ended" && stepped.side.state.reason === "fenced";
+    return isFenced && side.state.tag === "arbitrating"
+      ? { side: { ...side, state: { role: "primary", tag: "alone", last: null } }, effects: [{ tag: "openOutput" }] }
+      : stepped;
+  }),
+};
