@@ -159,7 +159,7 @@ export class Links {
       port,
       credentials,
       peerNode,
-      createDecoder: () => new FrameDecoder(),
+      createDecoder: () => new FrameDecoder((bytes) => Buffer.allocUnsafeSlow(bytes)),
       onConnected: (link, connection) => {
         this.#take(link.name, connection);
       },

@@ -54,6 +54,12 @@ export class FrameDecoder {
   #payload = NOTHING;
   #payloadFilled = 0;
   #failure: unknown;
+  readonly #allocate: (bytes: number) => Uint8Array;
+
+  /** `allocate` gives the memory of payloads that come in pieces; it need not be zeroed, every byte of it is written. */
+  constructor(allocate: (bytes: number) => Uint8Array = (bytes) => new Uint8Array(bytes)) {
+    this.#allocate = allocate;
+  }
 
   /** The frames that end in `chunk`, in order. The chunk belongs to the decoder from now on and must not change. */
   push(chunk: Uint8Array): readonly Frame[] {
@@ -98,7 +104,7 @@ export class FrameDecoder {
         at += header.length;
       } else {
         this.#header = header;
-        this.#payload = new Uint8Array(header.length);
+        this.#payload = this.#allocate(header.length);
         this.#payloadFilled = 0;
       }
     }
