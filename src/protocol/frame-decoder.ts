@@ -54,10 +54,10 @@ export class FrameDecoder {
   #payload = NOTHING;
   #payloadFilled = 0;
   #failure: unknown;
-  readonly #allocate: (bytes: number) => Uint8Array;
+  readonly #allocate: (bytes: number) => Uint8Array<ArrayBuffer>;
 
   /** `allocate` gives the memory of payloads that come in pieces; it need not be zeroed, every byte of it is written. */
-  constructor(allocate: (bytes: number) => Uint8Array = (bytes) => new Uint8Array(bytes)) {
+  constructor(allocate: (bytes: number) => Uint8Array<ArrayBuffer> = (bytes) => new Uint8Array(bytes)) {
     this.#allocate = allocate;
   }
 
