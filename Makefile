@@ -13,7 +13,7 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build format lint unit test sim soak demo bench clean
+.PHONY: help setup modules build format lint unit test sim soak demo traces bench clean
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +53,11 @@ soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED
 	@$(NODE) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 demo: setup ## Two hosts, two guests, kill -9, power off, cut cables: watch clients not notice
-	@$(NODE) test/demo/main.ts
+	@rm -rf build/demo
+	@$(NODE) test/demo/main.ts --traces $(CURDIR)/build/demo
+
+traces: modules ## Replay what the engines of make soak and make demo wrote down through the protocol machine
+	@$(NODE) test/traces/main.ts build
 
 bench: setup ## Every promised figure against its target, in one run; JSON=FILE gets them, samples beside it
 	@$(NODE) test/bench/main.ts --json $(JSON)

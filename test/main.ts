@@ -41,7 +41,8 @@ const stages: readonly Stage[] = [
     command: jest(`${root}/test/`, "--testPathIgnorePatterns", "test/tidy", "--runInBand"),
     countedBy: "jest",
   },
-  { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30"] },
+  { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30", "--directory", "build/soak"] },
+  { name: "traces", command: [node, "test/traces/main.ts", "build/soak"] },
 ];
 
 const print = (line: string): void => {
