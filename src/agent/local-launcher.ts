@@ -123,7 +123,7 @@ export class LocalLauncher implements GuestLauncher {
       } satisfies StateFile);
     }
     try {
-      await this.#untilGreeting(guest, qemu.binary, child);
+      await this.#untilAnswering(guest, qemu.binary, child);
     } catch (error) {
       await this.kill(guest);
       throw error;
@@ -228,17 +228,17 @@ export class LocalLauncher implements GuestLauncher {
   }
 
   /**
-   * QEMU opens its monitor early and greets late, when its machine is built: only the greeting tells that it will run.
-   * Asking takes the monitor for a moment; whoever connects next waits in its backlog.
+   * QEMU opens its monitor early, and a thread of its own greets on it; commands are answered by the main thread, and so
+   * only once the machine is built. Asking takes the monitor for a moment; whoever connects next waits in its backlog.
    */
-  async #untilGreeting(guest: string, binary: string, child: ChildProcess): Promise<void> {
+  async #untilAnswering(guest: string, binary: string, child: ChildProcess): Promise<void> {
     let spawnError: Error | undefined;
     child.once("error", (error) => {
       spawnError = error;
     });
     const deadlineMs = monotonicMs() + START_TIMEOUT_MS;
     const qmpPath = this.#pathOf(guest, "qmp.sock");
-    while (!existsSync(qmpPath) || !(await hasGreeted(qmpPath, deadlineMs))) {
+    while (!existsSync(qmpPath) || !(await hasAnswered(qmpPath, deadlineMs))) {
       await sleep(LOOK_FOR_SOCKET_MS);
       if (spawnError !== undefined) {
         const says = `cannot run ${binary} (${spawnError.message}): install QEMU or correct qemu.binary of guest ${guest}`;
@@ -313,14 +313,21 @@ function readMarkedGuest({ environment }: MarkedProcess): string {
   return environment.find((entry) => entry.startsWith("TWINRUN_GUEST="))?.slice("TWINRUN_GUEST=".length) ?? "";
 }
 
-/** False when the socket was closed without a greeting. */
-function hasGreeted(qmpPath: string, deadlineMs: number): Promise<boolean> {
+/** False when the socket was closed without an answer. */
+function hasAnswered(qmpPath: string, deadlineMs: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(qmpPath);
+    let heard = "";
     socket.setTimeout(Math.max(1, deadlineMs - monotonicMs()), () => socket.destroy());
-    socket.once("data", () => {
-      resolve(true);
-      socket.destroy();
+    socket.once("connect", () => {
+      socket.write('{"execute":"qmp_capabilities"}\n');
+    });
+    socket.on("data", (chunk) => {
+      heard += chunk.toString("latin1");
+      if (heard.includes('"return"')) {
+        resolve(true);
+        socket.destroy();
+      }
     });
     socket.once("error", () => undefined);
     socket.once("close", () => {
