@@ -227,10 +227,9 @@ function whenAnsweredWhileHeld(draft: Draft, event: Answer, state: In<"syncing">
   }
   switch (event.outcome.tag) {
     case "granted":
-      return draft
-        .forgetAsk()
-        .becomePrimary({ ...state, held: false })
-        .add({ tag: "openOutput" });
+      draft.forgetAsk().becomePrimary({ ...state, held: false });
+      // The first epoch may be in the making: what opens now would stay open after its stop. It will be released soon.
+      return state.copied ? draft : draft.add({ tag: "openOutput" });
     case "refused":
       return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
     default:
