@@ -5,8 +5,9 @@
  *   node test/demo/main.ts [--measure SECONDS] [--keep-logs DIRECTORY] [--traces DIRECTORY] [--json FILE]
  */
 import { writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { createCluster } from "../lab/cluster.ts";
+import { checkTraces, createCluster, type TraceVerdict } from "../lab/cluster.ts";
 import { withLab, type Lab } from "../lab/hosts.ts";
 import { provideImage } from "../lab/images.ts";
 import { isFlawless, sumVerdicts } from "../lab/load.ts";
@@ -31,16 +32,18 @@ async function runDemo(lab: Lab): Promise<boolean> {
   const [busybox, debian] = [await provideImage("busybox", say), await provideImage("debian", say)];
   const shop = placeGuest(lab, { name: "shop", kind: "debian", image: debian, index: 0 }, "a");
   const counter = placeGuest(lab, { name: "counter", kind: "busybox", image: busybox, index: 1 }, "a");
-  const traceDirectory = flags.traces === undefined ? {} : { traceDirectory: flags.traces };
-  const cluster = await createCluster(lab, { guests: [shop, counter], firstPrimary: "a", ...traceDirectory });
+  const traceDirectory = resolve(flags.traces ?? join(lab.logDirectory, "traces"));
+  const cluster = await createCluster(lab, { guests: [shop, counter], firstPrimary: "a", traceDirectory });
   const story = new Story({ cluster, shop, counter, narrator, measureMs: 1000 * Number(flags.measure) });
   try {
     const result = await story.tell();
-    printResult(result);
+    await cluster.stop();
+    const traces = await checkTraces(traceDirectory);
+    printResult(result, traces);
     if (flags.json !== undefined) {
       writeFileSync(flags.json, JSON.stringify(result, null, 2));
     }
-    return isGood(result);
+    return isGood(result) && traces.accepted;
   } catch (cause) {
     narrator.warn(`the demo stopped: ${cause instanceof Error ? cause.message : String(cause)}`);
     return false;
@@ -61,7 +64,7 @@ function isGood({ witnesses, underFire, alone, protected: guarded, differingBloc
   );
 }
 
-function printResult(result: StoryResult): void {
+function printResult(result: StoryResult, traces: TraceVerdict): void {
   const verdicts = sumVerdicts(result.witnesses);
   const { alone, protected: guarded, underFire } = result;
   narrator.table("What the clients saw", [
@@ -74,6 +77,7 @@ function printResult(result: StoryResult): void {
     ...result.differingBlocks.map(
       ({ disk, count }) => [`disk ${disk}, A against B`, count === 0 ? "equal" : `${count} blocks DIFFER`] as const,
     ),
+    ["every step of the engines, replayed in the model", traces.accepted ? "accepted" : "REFUSED"],
   ]);
   narrator.table(
     "What happened to the guests",
@@ -98,6 +102,9 @@ function printResult(result: StoryResult): void {
         ] as const,
     ),
   ]);
+  for (const line of traces.accepted ? [] : traces.lines.slice(0, 20)) {
+    narrator.warn(line);
+  }
   for (const { name, guest, result: outcome } of result.witnesses) {
     for (const fault of outcome.faults) {
       narrator.warn(`${guest}, ${name}, connection ${fault.connection}: ${fault.kind}: ${fault.detail}`);

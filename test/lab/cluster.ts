@@ -65,6 +65,19 @@ export type Takeover = {
   readonly epoch: number;
 };
 
+export type TraceVerdict = { readonly accepted: boolean; readonly lines: readonly string[] };
+
+/** Replays the traces of a run through the model (test/traces); the engines must not be writing them any more. */
+export async function checkTraces(directory: string): Promise<TraceVerdict> {
+  const program = join(root, "test/traces/main.ts");
+  const { status, output } = await new Promise<{ status: number; output: string }>((resolve) => {
+    execFile(process.execPath, [program, directory], { maxBuffer: 64 * 1024 * 1024 }, (error, stdout, stderr) => {
+      resolve({ status: error === null ? 0 : 1, output: stdout + stderr });
+    });
+  });
+  return { accepted: status === 0, lines: output.trim().split("\n") };
+}
+
 export const nodeName = (host: PairHost): string => `host-${host}`;
 
 export class Cluster {

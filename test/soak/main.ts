@@ -9,7 +9,7 @@ import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { assert, present } from "../../src/lib/assert.ts";
-import { createCluster, type Cluster } from "../lab/cluster.ts";
+import { checkTraces, createCluster, type Cluster, type TraceVerdict } from "../lab/cluster.ts";
 import { findMissingInImage } from "../lab/clients/synced-disk.ts";
 import { summarizeLatencies, type LatencyFigures } from "../lab/clients/figures.ts";
 import { waitForGuest } from "../lab/guest-health.ts";
@@ -83,7 +83,7 @@ async function soakCluster(cluster: Cluster, signal: AbortSignal): Promise<boole
   const views = await cluster.readGuests();
   await cluster.stop();
   const missing = findMissing(cluster, results, (name) => views.find((view) => view.name === name)?.primary ?? "a");
-  return report(outcome, results, missing);
+  return report(outcome, results, missing, await checkTraces(join(directory, "traces")));
 }
 
 /** The raw image of the side that ran the guest last, read on the host: every acknowledged number must be there. */
@@ -105,10 +105,15 @@ function findMissing(
   });
 }
 
-function report(outcome: SoakOutcome, results: readonly WitnessResult[], missing: readonly string[]): boolean {
+function report(
+  outcome: SoakOutcome,
+  results: readonly WitnessResult[],
+  missing: readonly string[],
+  traces: TraceVerdict,
+): boolean {
   const verdicts = sumVerdicts(results);
   const faultsCount = results.reduce((sum, { result }) => sum + result.faults.length, 0);
-  const isGood = outcome.violation === undefined && faultsCount === 0 && missing.length === 0;
+  const isGood = outcome.violation === undefined && faultsCount === 0 && missing.length === 0 && traces.accepted;
   const summary = {
     passed: isGood,
     seed,
@@ -116,6 +121,7 @@ function report(outcome: SoakOutcome, results: readonly WitnessResult[], missing
     seconds: Math.round((Date.now() - startedAtMs) / 1000),
     violation: outcome.violation ?? null,
     missingOnDisk: missing,
+    traces,
     clients: verdicts,
     disksCompared: outcome.disksComparedCount,
     faults: Object.fromEntries(faultNames.map((name) => [name, summarizeFault(name, outcome.kills, results)])),
