@@ -7,11 +7,13 @@
  *
  * usage: node test/main.ts [STAGE...]      all stages when none is named
  */
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { z } from "zod";
+import { listLeft, listLeftovers, runMarker } from "./leftovers.ts";
 
 type Stage = { readonly name: string; readonly command: readonly string[]; readonly countedBy?: "jest" };
 type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
@@ -49,12 +51,15 @@ const print = (line: string): void => {
   process.stdout.write(`${line}\n`);
 };
 
+const run = randomUUID();
+const environment = { ...process.env, [runMarker]: run };
+const leftBefore = listLeft(run);
 let running: ChildProcess | undefined;
 
 function runCommand(command: readonly string[]): Promise<number> {
   const [program = "", ...args] = command;
   return new Promise((resolve) => {
-    running = spawn(program, args, { cwd: root, stdio: ["ignore", "inherit", "inherit"] })
+    running = spawn(program, args, { cwd: root, env: environment, stdio: ["ignore", "inherit", "inherit"] })
       .on("error", (error) => {
         print(error.message);
         resolve(-1);
@@ -112,6 +117,22 @@ async function runStages(chosen: readonly Stage[]): Promise<Result[]> {
   return results;
 }
 
+/** Always the last stage: whatever ran before, nothing of it may be left. */
+async function checkLeftovers(): Promise<Result> {
+  print("\n=== nothing left behind");
+  const startedAtMs = performance.now();
+  const left = await listLeftovers(run, leftBefore);
+  left.forEach(print);
+  print(`=== nothing left behind: ${left.length === 0 ? "passed" : "FAILED"}`);
+  const seconds = (performance.now() - startedAtMs) / 1000;
+  return { name: "leftovers", seconds, passed: Number(left.length === 0), failed: Number(left.length > 0), skipped: 0 };
+}
+
+/** Labs of a stage that was cut off. */
+function removeLabs(): void {
+  spawnSync(node, ["test/lab/hosts.ts", "clean"], { cwd: root, stdio: "inherit" });
+}
+
 function printSummary(results: readonly Result[]): void {
   print("");
   for (const { name, failed, seconds, passed } of results) {
@@ -135,15 +156,19 @@ for (const [signal, number] of [
   ["SIGHUP", 1],
 ] as const) {
   process.once(signal, () => {
-    if (running === undefined) {
+    const leave = (): never => {
+      removeLabs();
       process.exit(128 + number);
+    };
+    if (running === undefined) {
+      leave();
     }
-    running.once("close", () => process.exit(128 + number));
-    running.kill(signal);
+    running?.once("close", leave);
+    running?.kill(signal);
   });
 }
 
-const results = await runStages(chooseStages(process.argv.slice(2)));
+const results = [...(await runStages(chooseStages(process.argv.slice(2)))), await checkLeftovers()];
 const sum = (key: keyof Counts): number => results.reduce((total, result) => total + result[key], 0);
 printSummary(results);
 print(`\n${sum("passed")} passed, ${sum("failed")} failed${sum("skipped") > 0 ? `, ${sum("skipped")} skipped` : ""}`);
