@@ -17,7 +17,7 @@ import { type PeerLinkStatus } from "../../src/agent/node-heartbeat.ts";
 import { createAuthority, issueCertificate } from "../../src/net/pki.ts";
 import { type AgentMessage, type EngineMessage, type GuestAssignment, type TlsFiles } from "../../src/protocol/assignment.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
-import { type FakeEngineScript } from "./fake-engine.ts";
+import type { FakeEngineScript } from "./fake-engine.ts";
 
 const AGENT = fileURLToPath(new URL("../../src/main/agent.ts", import.meta.url));
 const ENGINE = fileURLToPath(new URL("fake-engine.ts", import.meta.url));
