@@ -141,7 +141,10 @@ export class Checks {
     }
     const other = this.#world.hosts[peerOf(host.node)].guest;
     if (other?.isAlive === true && !other.isIncoming && other.term > (host.guest?.term ?? 0)) {
-      this.expect(hasLived(other.head, entry), `${host.node} shows what the guest of the newer term has not lived through`);
+      this.expect(
+        hasLived(other.head, entry),
+        `${host.node} shows what the guest of the newer term has not lived through`,
+      );
     }
     this.counts.releases += 1;
   }
@@ -149,7 +152,10 @@ export class Checks {
   /** A guest begins to run that did not before. */
   noteStart(host: SimHost, guest: SimGuest, how: "boot" | "takeover"): void {
     const record = this.#record;
-    this.expect(record?.owner === host.node, `${host.node} starts the guest although the record names ${record?.owner}`);
+    this.expect(
+      record?.owner === host.node,
+      `${host.node} starts the guest although the record names ${record?.owner}`,
+    );
     if (how === "takeover") {
       this.counts.takeovers += 1;
       const seen = this.#seen;
@@ -164,7 +170,10 @@ export class Checks {
 
   #noteBoot(host: SimHost, guest: SimGuest): void {
     const answered = this.#seen?.lastRequest;
-    this.expect(this.#world.faults.sinceProtected !== 1, `one fault cost a protected guest its memory: ${host.node} boots`);
+    this.expect(
+      this.#world.faults.sinceProtected !== 1,
+      `one fault cost a protected guest its memory: ${host.node} boots`,
+    );
     const isTorn = this.#torn.has(host.node);
     this.expect(isTorn || isDiskWhole(host.disk.cells), `${host.node} boots from a disk that was never whole`);
     this.expect(this.#record?.peerState === "Stale", `${host.node} boots although the other side may take over`);
@@ -173,7 +182,11 @@ export class Checks {
     if (!keepsAll) {
       this.expect(isTorn, `${host.node} boots from a disk that lacks answered requests`);
       this.counts.lossyBoots += 1;
-      for (let at: History | undefined = answered; at !== undefined && !hasLived(guest.head, at); at = at.before?.lastRequest) {
+      for (
+        let at: History | undefined = answered;
+        at !== undefined && !hasLived(guest.head, at);
+        at = at.before?.lastRequest
+      ) {
         this.#forgiven.add(at);
       }
       this.#world.client.forgetAfter(guest.head?.request ?? 0);
@@ -219,7 +232,10 @@ export class Checks {
     this.expect(epoch >= released, `${host.node} takes over at epoch ${epoch}, epoch ${released} has been released`);
     const committed = this.#committed.get(session);
     this.expect(committed?.epoch === epoch, `${host.node} takes over at epoch ${epoch}, which it does not hold`);
-    this.expect(committed !== undefined && isSame(ram, committed.ram), "memory changed since the epoch that is taken over");
+    this.expect(
+      committed !== undefined && isSame(ram, committed.ram),
+      "memory changed since the epoch that is taken over",
+    );
     this.expect(
       committed !== undefined && isSame(host.disk.cells, committed.disk),
       "the disk changed since the epoch that is taken over",

@@ -194,11 +194,16 @@ export class SimEngine {
       if (this.#isDead) {
         return;
       }
-      this.#world.faults.meet(this.#host, effect, "before");
-      if (!this.#isDead) {
-        this.#perform(effect);
-        this.#world.faults.meet(this.#host, effect, "after");
-      }
+      this.#performWithFaults(effect);
+    }
+  }
+
+  /** Before or after any effect the process may die. */
+  #performWithFaults(effect: Effect): void {
+    this.#world.faults.meet(this.#host, effect, "before");
+    if (!this.#isDead) {
+      this.#perform(effect);
+      this.#world.faults.meet(this.#host, effect, "after");
     }
   }
 

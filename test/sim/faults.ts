@@ -105,7 +105,7 @@ export class Faults {
   /** Draws the plan for the time until `endMs`. */
   plan(startMs: number, endMs: number): void {
     const { random, clock } = this.#world;
-    const count = 2 + random.below(random.chance(0.4) ? 20 : 7);
+    const count = 2 + random.below(random.chance(0.4) ? 30 : 8);
     let burstMs = startMs;
     for (let index = 0; index < count; index += 1) {
       const fault = this.#draw();

@@ -37,8 +37,7 @@ export const mutants: Readonly<Record<string, Rules>> = {
   ),
   "output leaves with the capture, not with the acknowledgement": withStep((side, event) => {
     const stepped = step(side, event);
-    const release: Effect[] =
-      event.tag === "captured" ? [{ tag: "releaseOutput", throughEpoch: event.epoch }] : [];
+    const release: Effect[] = event.tag === "captured" ? [{ tag: "releaseOutput", throughEpoch: event.epoch }] : [];
     return { ...stepped, effects: [...stepped.effects, ...release] };
   }),
   "an epoch is acknowledged before all of it is here": withStep((side, event) => {
@@ -54,12 +53,15 @@ export const mutants: Readonly<Record<string, Rules>> = {
   "a lost standby that may be in sync is forgotten": withStep((side, event) => {
     const { state } = side;
     const isLost = event.tag === "linkDown" && "link" in state && state.link === event.link;
-    return state.tag === "declaring" && isLost ? step({ ...side, state: { ...state, asked: false } }, event) : step(side, event);
+    return state.tag === "declaring" && isLost
+      ? step({ ...side, state: { ...state, asked: false } }, event)
+      : step(side, event);
   }),
   "a new engine believes a record that says Stale": withStep((side, event) => {
     const { state } = side;
     const stepped = step(side, event);
-    const isStale = event.tag === "recordRead" && event.record?.owner === side.node && event.record.peerState === "Stale";
+    const isStale =
+      event.tag === "recordRead" && event.record?.owner === side.node && event.record.peerState === "Stale";
     if (state.tag !== "starting" || state.found !== "running" || !isStale) {
       return stepped;
     }
@@ -69,16 +71,15 @@ export const mutants: Readonly<Record<string, Rules>> = {
     };
   }),
   "any state the standby holds will do for a delta": withStep((side, event) => {
-    const isWelcome = event.tag === "received" && event.message.tag === "welcome";
     const { state } = side;
-    const holds = isWelcome && event.message.tag === "welcome" ? event.message.holds : null;
+    const holds = event.tag === "received" && event.message.tag === "welcome" ? event.message.holds : null;
     return state.tag === "alone" && holds !== null
       ? step({ ...side, state: { ...state, last: holds } }, event)
       : step(side, event);
   }),
   "a standby keeps its claim while a new copy overwrites it": withStep((side, event) => {
     const stepped = step(side, event);
-    const begins = event.tag === "received" && event.message.tag === "syncBegin" && side.state.tag === "holding";
+    const begins = event.tag === "received" && event.message.tag === "syncBegin";
     if (!begins || side.state.tag !== "holding" || stepped.side.state.tag !== "receiving") {
       return stepped;
     }

@@ -116,7 +116,7 @@ export class World {
     });
     this.client.start();
     const startMs = random.chance(0.25) ? random.below(1_500) : 1_500 + random.below(1_500);
-    const endMs = startMs + 1_500 + random.below(6_000);
+    const endMs = startMs + 1_500 + random.below(random.chance(0.3) ? 20_000 : 6_000);
     this.faults.plan(startMs, endMs);
     try {
       this.#runUntil(endMs, () => false);
