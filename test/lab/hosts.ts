@@ -109,7 +109,7 @@ export class Lab {
   readonly #record: LabRecord;
   readonly #taps = new Map<HostName, Set<string>>();
   readonly #poweredOff = new Set<HostName>();
-  #destroyed = false;
+  #destruction: Promise<void> | undefined;
 
   constructor(record: LabRecord) {
     this.id = record.id;
@@ -117,7 +117,7 @@ export class Lab {
   }
 
   get isDestroyed(): boolean {
-    return this.#destroyed;
+    return this.#destruction !== undefined;
   }
 
   namespaceOf(host: HostName): string {
@@ -148,7 +148,7 @@ export class Lab {
    * which then takes everything down in order.
    */
   spawn(host: HostName, command: readonly string[], options: SpawnOptions = {}): ChildProcess {
-    assert(!this.#destroyed, "the lab is destroyed");
+    assert(!this.isDestroyed, "the lab is destroyed");
     assert(this.isPoweredOn(host), `host ${host} is powered off`);
     return spawn("ip", ["netns", "exec", this.namespaceOf(host), ...command], {
       detached: true,
@@ -234,12 +234,10 @@ export class Lab {
     return this.isPoweredOn(host) ? listNamespaceProcesses(this.namespaceOf(host)) : [];
   }
 
-  /** Idempotent. */
-  async destroy(): Promise<void> {
-    if (!this.#destroyed) {
-      this.#destroyed = true;
-      await removeLeftovers(this.#record);
-    }
+  /** Idempotent: whoever calls waits for the same end. */
+  destroy(): Promise<void> {
+    this.#destruction ??= removeLeftovers(this.#record);
+    return this.#destruction;
   }
 
   #setPorts(network: NetworkName, host: HostName | undefined, state: "disabled" | "forwarding"): void {
@@ -300,8 +298,10 @@ export async function withLab<T>(options: LabOptions, body: (lab: Lab, signal: A
   const lab = await createLab(options);
   const abort = new AbortController();
   const end = (status: number, why: string): void => {
-    abort.abort(new Error(why));
-    void lab.destroy().finally(() => process.exit(status));
+    if (!abort.signal.aborted) {
+      abort.abort(new Error(why));
+      void lab.destroy().finally(() => process.exit(status));
+    }
   };
   const stops = new Map<string, (cause: unknown) => void>(
     Object.entries({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }).map(([name, status]) => [
@@ -313,6 +313,9 @@ export async function withLab<T>(options: LabOptions, body: (lab: Lab, signal: A
   );
   // A bug in what runs here must not leave a lab behind either.
   stops.set("uncaughtException", (cause) => {
+    if (abort.signal.aborted) {
+      return; // Whatever fails now fails because everything is being taken away.
+    }
     process.stderr.write(`${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}\n`);
     end(1, "a bug");
   });
@@ -323,6 +326,9 @@ export async function withLab<T>(options: LabOptions, body: (lab: Lab, signal: A
     return await body(lab, abort.signal);
   } finally {
     await lab.destroy();
+    if (abort.signal.aborted) {
+      await new Promise(() => undefined); // The process is about to end; nobody is to take the body's failure for the reason.
+    }
     for (const [name, stop] of stops) {
       process.off(name, stop);
     }

@@ -82,7 +82,7 @@ export class Soak {
     while (violation === undefined && this.#kills.length < killsMax && !signal.aborted) {
       violation = await this.#strike();
     }
-    if (violation !== undefined) {
+    if (violation !== undefined && !signal.aborted) {
       say(`VIOLATION after kill ${violation.afterKill}: ${violation.what}`);
     }
     return { kills: this.#kills, violation, disksComparedCount: this.#disksComparedCount };

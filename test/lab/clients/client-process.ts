@@ -49,7 +49,8 @@ export class Client {
 
   stop(): Promise<ConversationResult> {
     if (this.#child.connected) {
-      this.#child.send("stop");
+      // One that dies just now tells by its exit.
+      this.#child.send("stop", () => undefined);
     }
     return this.#result;
   }
