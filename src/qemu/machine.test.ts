@@ -1,0 +1,89 @@
+/** What QEMU 7.2 and 10.0 print, taken from them. The whole of it against live QEMUs is in test/contract/qemu-machine.test.ts. */
+import { describe, expect, test } from "@jest/globals";
+import { parseDisks, parseNics, parseRamBlocks } from "./machine.ts";
+
+const RAM_7_2 = `              Block Name    PSize              Offset               Used              Total
+                     ram    4 KiB  0x0000000000000000 0x0000000030000000 0x0000000030000000
+   0000:00:07.0/vga.vram    4 KiB  0x0000000030500000 0x0000000001000000 0x0000000001000000
+           system.flash0    4 KiB  0x0000000030000000 0x000000000037c000 0x000000000037c000
+    /rom@etc/acpi/tables    4 KiB  0x0000000031580000 0x0000000000020000 0x0000000000200000
+           system.flash1    4 KiB  0x00000000303c0000 0x0000000000084000 0x0000000000084000
+0000:00:02.0:00.0/virtio-net-pci.rom    4 KiB  0x00000000304c0000 0x0000000000040000 0x0000000000040000
+                isa-bios    4 KiB  0x0000000030380000 0x0000000000020000 0x0000000000020000
+                  pc.rom    4 KiB  0x0000000030480000 0x0000000000020000 0x0000000000020000
+      /rom@etc/acpi/rsdp    4 KiB  0x00000000317c0000 0x0000000000001000 0x0000000000001000
+`;
+const RAM_10_0 = `              Block Name    PSize              Offset               Used              Total                HVA  RO
+                     ram    2 MiB  0x0000000000000000 0x0000000008000000 0x0000000008000000 0x00007f18abfff000  rw
+                 pc.bios    4 KiB  0x0000000008000000 0x0000000000040000 0x0000000000040000 0x00007f18f8200000  ro
+`;
+const NETWORK = `hub 0
+ \\ n0: virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56
+virtio-net-pci.1: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:57
+ \\ t0: index=0,type=tap,ifname=tap0,script=no,downscript=no
+virtio-net-pci.2: index=1,type=nic,
+ \\ t0: index=1,type=tap,ifname=tap0,script=no,downscript=no
+e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:12:34:58
+ \\ u0: index=0,type=user,net=10.0.2.0,restrict=off
+`;
+
+const image = { filename: "/x", format: "raw", "virtual-size": 512 };
+const inserted = { "node-name": "#block1", drv: "raw", ro: false, file: "/x", image };
+const device = { device: "disk0", type: "unknown", removable: false, locked: false };
+const [codeFlash] = parseDisks([{ ...device, qdev: "/machine/system.flash0", inserted: { ...inserted, ro: true } }]);
+const [variablesFlash] = parseDisks([{ ...device, qdev: "/machine/system.flash1", inserted }]);
+
+describe("RAM blocks", () => {
+  test("of QEMU 7.2: sizes and offsets, no addresses; what never changes is marked", () => {
+    const disks = [codeFlash, variablesFlash].filter((disk) => disk !== undefined);
+    const blocks = parseRamBlocks(RAM_7_2, disks);
+    expect(blocks).toHaveLength(9);
+    expect(blocks[3]).toEqual({
+      name: "/rom@etc/acpi/tables",
+      offset: 0x31580000,
+      bytes: 0x200000,
+      usedBytes: 0x20000,
+      address: undefined,
+      isConstant: false,
+    });
+    expect(blocks.filter(({ isConstant }) => !isConstant).map(({ name }) => name)).toEqual([
+      "ram",
+      "0000:00:07.0/vga.vram",
+      "/rom@etc/acpi/tables",
+      "system.flash1",
+      "/rom@etc/acpi/rsdp",
+    ]);
+  });
+
+  test("of QEMU 10: with addresses", () => {
+    const blocks = parseRamBlocks(RAM_10_0, []);
+    expect(blocks.map(({ name, address, isConstant }) => [name, address, isConstant])).toEqual([
+      ["ram", 0x7f18abfff000n, false],
+      ["pc.bios", 0x7f18f8200000n, true],
+    ]);
+  });
+
+  test.each([
+    ["no heading", "unknown command: 'info ramblock'\n"],
+    ["a line of another form", `${RAM_10_0}something new\n`],
+  ])("%s is an error, not a machine without memory", (_what, text) => {
+    expect(() => parseRamBlocks(text, [])).toThrow(expect.objectContaining({ name: "QmpMalformed" }));
+  });
+});
+
+test("network cards: a line for each queue, hubs left out", () => {
+  expect(parseNics(NETWORK)).toEqual([
+    { netdev: "t0", type: "tap", queues: 2 },
+    { netdev: "u0", type: "user", queues: 1 },
+  ]);
+});
+
+test("disks: by drive or node name, empty drives left out, firmware told apart", () => {
+  const named = { ...device, device: "", inserted: { ...inserted, "node-name": "node0" } };
+  const disks = parseDisks([{ ...device, inserted }, named, { ...device, removable: true }]);
+  expect(disks.map(({ device: name, bytes, isFirmware }) => [name, bytes, isFirmware])).toEqual([
+    ["disk0", 512, false],
+    ["node0", 512, false],
+  ]);
+  expect(codeFlash).toMatchObject({ isFirmware: true, isReadOnly: true });
+});
