@@ -37,6 +37,8 @@ export class AgentMetrics implements GuestListener {
   readonly #gauges: GuestGauges;
   readonly #counters: GuestCounters;
   readonly #node: NodeGauges;
+  /** Reports since the last scrape: most are replaced by the next before anybody looks. */
+  readonly #unwritten = new Map<string, EngineReport>();
 
   constructor(node: string) {
     this.#node = new NodeGauges(this.#registry);
@@ -46,7 +48,7 @@ export class AgentMetrics implements GuestListener {
   }
 
   reported(guest: string, report: EngineReport): void {
-    this.#gauges.set(guest, report);
+    this.#unwritten.set(guest, report);
     this.#counters.take(guest, report);
   }
 
@@ -55,11 +57,13 @@ export class AgentMetrics implements GuestListener {
   }
 
   engineEnded(guest: string, { reason }: EngineEnded): void {
+    this.#unwritten.delete(guest);
     this.#gauges.remove(guest);
     this.#counters.engineEnded(guest, reason ?? "crashed");
   }
 
   guestRemoved(guest: string): void {
+    this.#unwritten.delete(guest);
     this.#registry.remove({ guest });
     this.#counters.forget(guest);
   }
@@ -70,6 +74,10 @@ export class AgentMetrics implements GuestListener {
 
   /** The text of a scrape. What costs a system call is read now, not before. */
   write({ guests, links, uplinks }: NodeView): string {
+    for (const [guest, report] of this.#unwritten) {
+      this.#gauges.set(guest, report);
+    }
+    this.#unwritten.clear();
     this.#node.setProcesses(guests);
     this.#node.setLinks(links);
     this.#node.setUplinks(uplinks);

@@ -3,7 +3,7 @@
  * and twinrun_node_link_* show.
  *
  * Of two nodes the one whose name sorts first dials, the other listens; both ask and answer on the one connection per
- * link. Two heartbeats a second and link cost next to nothing and find a silent link in 1.5 s, soon enough for people
+ * link. One heartbeat a second and link costs next to nothing and finds a silent link in 3 s, soon enough for people
  * and alerts; engines, who decide, have their own and faster ones.
  */
 import {
@@ -37,9 +37,9 @@ export type NodeHeartbeatsOptions = {
   readonly log: Log;
 };
 
-const INTERVAL_MS = 500;
-const SILENCE_MS_MAX = 1_500;
-const WINDOW_SAMPLES = 120;
+const INTERVAL_MS = 1_000;
+const SILENCE_MS_MAX = 3_000;
+const WINDOW_SAMPLES = 60;
 const LISTEN_AGAIN_MS = 1_000;
 
 type Connection = FrameConnection<Heartbeat>;
