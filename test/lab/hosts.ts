@@ -404,7 +404,12 @@ function listHostCommands(host: HostName, network: NetworkName): string[] {
       `link set ${device} up`,
     ];
   }
-  return [`address add ${addressOf(host, network)}/24 dev ${device}`, `link set ${device} up`];
+  return [
+    // A card keeps its address when its host is off; with another one the peers would talk to the old for half a minute.
+    `link set ${device} address 02:77:00:00:${hexByte(subnet[network])}:${hexByte(hostNumber[host])}`,
+    `address add ${addressOf(host, network)}/24 dev ${device}`,
+    `link set ${device} up`,
+  ];
 }
 
 /** Router solicitations and the like would be noise on networks whose silence is part of the tests. */
