@@ -3,7 +3,8 @@
  *
  * - At most one gate lets output pass freely, and only while the record names its node and says Stale.
  * - Whatever has left is part of the past of everything that leaves later and of every guest that starts later; after the
- *   loss of both memories at least every answered request is, unless power took what a disk had not written yet.
+ *   loss of both memories at least every answered request is, unless what was lost with them had acknowledged what its disk
+ *   had not written yet. One fault alone never costs a protected guest its memory.
  * - The standby equals the primary at every epoch it holds, and at the takeover.
  * - Terms and epochs never go back; no term is activated twice; each term has one owner.
  */
@@ -31,7 +32,7 @@ export type Counts = {
   takeovers: number;
   switchovers: number;
   coldBoots: number;
-  /** Restarts from a disk that had lost power before it had written all: allowed only after a second fault. */
+  /** Boots from a disk that had not written all it was given when its host or engine died: only after a second fault. */
   lossyBoots: number;
   epochs: number;
   releases: number;
@@ -198,7 +199,7 @@ export class Checks {
     this.#seen = guest.head?.before;
   }
 
-  /** Power was lost before everything that this disk was given had been written. */
+  /** Power, or the engine, was lost before everything that this disk was given had been written. */
   noteTornDisk(node: NodeName): void {
     this.#torn.add(node);
   }

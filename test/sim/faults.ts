@@ -1,5 +1,5 @@
 /**
- * What goes wrong: a plan drawn from the seed. Some faults come at a moment, some at a step of the protocol: just before or
+ * What goes wrong: a plan drawn from the seed. Some wait until the pair is protected again, others do not; some faults come at a moment, some at a step of the protocol: just before or
  * after a side performs a certain effect. Every lasting fault heals; when the plan is over everything is healed.
  */
 import { type Effect } from "../../src/protocol/side-state.ts";
@@ -100,6 +100,26 @@ export class Faults {
 
   constructor(world: World) {
     this.#world = world;
+  }
+
+  /** A plan that waits for protection after each fault, or two that come together: every fault meets a protected pair. */
+  planPatiently(left: number): void {
+    const { random, clock } = this.#world;
+    clock.after(30 + random.below(400), () => {
+      if (!this.#world.isProtected()) {
+        this.planPatiently(left);
+        return;
+      }
+      this.apply(this.#draw(), random.chance(0.5) ? "a" : "b");
+      if (random.chance(0.3)) {
+        clock.after(random.below(random.chance(0.5) ? 20 : 600), () => {
+          this.apply(this.#draw(), random.chance(0.5) ? "a" : "b");
+        });
+      }
+      if (left > 1) {
+        this.planPatiently(left - 1);
+      }
+    });
   }
 
   /** Draws the plan for the time until `endMs`. */

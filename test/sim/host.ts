@@ -237,6 +237,9 @@ export class SimHost {
 
   /** What an engine had not written yet dies with it. */
   dropWrites(): void {
+    if (this.#writes.length > 0) {
+      this.#world.checks.noteTornDisk(this.node);
+    }
     this.#writes = [];
     this.#isWriting = false;
     this.#whenSettled = [];

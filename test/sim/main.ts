@@ -104,7 +104,7 @@ function report(batches: readonly Batch[], seconds: number): number {
   );
   print(
     `${takeovers} takeovers (${switchovers} planned), ${coldBoots} boots from disk after double faults (${lossyBoots} of them lost ` +
-      `what a disk had not written), ${totals.deltas} delta and ${totals.fullCopies} full copies, slowest return of protection ` +
+      `what a disk had not written yet), ${totals.deltas} delta and ${totals.fullCopies} full copies, slowest return of protection ` +
       `${(slowestMs / 1000).toFixed(1)} s`,
   );
   print(failed.length === 0 ? "all hold" : `${failed.length} seeds FAILED`);

@@ -39,8 +39,14 @@ export function peerOf(node: NodeName): NodeName {
 export class Way {
   isCut = false;
   slowMs = 0;
+  /** Of the distance between the sites. */
+  readonly distanceMs: number;
   /** Chance that a frame is lost on the way and sent again by TCP. */
   loss = 0.002;
+
+  constructor(distanceMs: number) {
+    this.distanceMs = distanceMs;
+  }
 }
 
 /**
@@ -182,7 +188,7 @@ export class Connection {
   #arrivalMs(from: NodeName, lane: Lane): number {
     const { random, clock } = this.#world;
     const way = this.#world.way(this.#link, from);
-    let ms = 0.1 + 0.4 * random.fraction() + (way.slowMs > 0 ? random.below(way.slowMs) : 0);
+    let ms = way.distanceMs + 0.1 + 0.4 * random.fraction() + (way.slowMs > 0 ? random.below(way.slowMs) : 0);
     while (random.chance(way.loss)) {
       ms += 200;
     }
@@ -231,7 +237,8 @@ export function connect(
 ): void {
   const { clock, random } = world;
   const to = peerOf(from);
-  const roundMs = 1 + random.fraction() * 4 + world.way(link, from).slowMs + world.way(link, to).slowMs;
+  const ways = [world.way(link, from), world.way(link, to)];
+  const roundMs = 1 + random.fraction() * 4 + ways.reduce((sum, { slowMs, distanceMs }) => sum + slowMs + distanceMs, 0);
   const timeOut = (): void => {
     clock.after(1_000, () => {
       whenOver(undefined);

@@ -65,7 +65,7 @@ export class World {
     this.seed = seed;
     this.rules = rules;
     this.random = new Random(seed);
-    this.timing = planTiming();
+    this.timing = planTiming(this.random.chance(0.7) ? undefined : 200 + this.random.below(2_000));
     this.keepsTraces = keepsTraces;
     this.#log = log;
     this.checks = new Checks(this);
@@ -73,7 +73,9 @@ export class World {
     this.hosts = { a: new SimHost(this, "a"), b: new SimHost(this, "b") };
     this.client = new SimClient(this);
     this.faults = new Faults(this);
-    this.#ways = { "one.a": new Way(), "one.b": new Way(), "two.a": new Way(), "two.b": new Way() };
+    const distanceMs = this.random.chance(0.7) ? 0 : 5 * this.random.fraction();
+    const way = (): Way => new Way(distanceMs);
+    this.#ways = { "one.a": way(), "one.b": way(), "two.a": way(), "two.b": way() };
   }
 
   nextId(): number {
@@ -117,7 +119,11 @@ export class World {
     this.client.start();
     const startMs = random.chance(0.25) ? random.below(1_500) : 1_500 + random.below(1_500);
     const endMs = startMs + 1_500 + random.below(random.chance(0.3) ? 20_000 : 6_000);
-    this.faults.plan(startMs, endMs);
+    if (random.chance(0.4)) {
+      this.faults.planPatiently(12);
+    } else {
+      this.faults.plan(startMs, endMs);
+    }
     try {
       this.#runUntil(endMs, () => false);
       this.faults.end();
