@@ -2,14 +2,13 @@
  * What the machine inside of one QEMU is: version, RAM blocks, disks, network cards; and what of it cannot be protected.
  *
  * RAM blocks come from the human monitor's `info ramblock`, which QMP has no like of: name, page size, offset
- * (ram_addr_t), used and total size, and from QEMU 8 on the host address and whether the guest may write. Which blocks
- * change:
- * - Option ROMs and firmware are the same in equal builds of QEMU and never written: constant. A pflash whose drive is
- *   read-only (UEFI code) too.
- * - Guest memory, vga.vram and the pflash with UEFI's variables change. The latter is also a drive, but no disk that needs
- *   a mirror: QEMU writes the whole block to its file when a loaded guest is started.
- * - `/rom@etc/...` (ACPI tables, their loader, the RSDP) are called ROM by QEMU, yet it writes them anew after each reset,
- *   when the firmware has laid out PCI and selects one of them. So they change, too.
+ * (ram_addr_t), used and total size, and from QEMU 8 on the host address.
+ *
+ * All of them have to be copied, ROMs included. A QEMU that waits for a migration leaves the firmware's block (pc.bios) and
+ * others empty, as they come with the stream; a guest taken over without them runs, until it restarts, and then for ever
+ * hangs (tried). ACPI tables (`/rom@etc/...`) are written by QEMU when the firmware has laid out PCI and asks for them.
+ * The pflash with UEFI's variables is also a drive, but no disk that needs a mirror: QEMU writes the whole block to its
+ * file when a loaded guest is started. Only a pflash on a read-only drive is left out: QEMU reads it from there.
  *
  * Obstacles are what a checkpoint would silently get wrong: memory written by other processes, state that QEMU cannot
  * save, disks that a raw copy does not cover. They are reported all at once.
@@ -27,7 +26,7 @@ export type ListedRamBlock = {
   readonly usedBytes: number;
   /** In QEMU's address space, where QEMU tells. */
   readonly address: bigint | undefined;
-  /** Equal on both sides for ever: not to be copied. */
+  /** The content of a read-only drive that both sides have: need not be copied. */
   readonly isConstant: boolean;
 };
 export type MachineDisk = {
@@ -72,11 +71,10 @@ export type Obstacle = {
 };
 
 const COMMANDS = ["xen-save-devices-state", "blockdev-mirror", "blockdev-add", "migrate-incoming"] as const;
-const CONSTANT_BLOCK = /[.]rom$|^pc[.](bios|rom)$|^isa-bios$|^system[.]rom$/;
 const FIRMWARE_QDEV = /^[/]machine[/](system[.]flash\d+)$/;
 /** Protocol drivers whose bytes are the disk's bytes. */
 const RAW_DRIVERS = new Set(["raw", "file", "host_device"]);
-const OUTSIDE_WRITER = /^vhost-user-|^vhost-vdpa|^vhost-scsi|^virtio-9p|^ivshmem/;
+const OUTSIDE_WRITER = /^vhost-user-|^vhost-vdpa|^vhost-scsi|^ivshmem/;
 const HOST_DEVICE = /^vfio-|^usb-host$|^vhost-vsock|^scsi-(generic|block)$/;
 
 export async function readMachine(qmp: QmpClient): Promise<Machine> {
@@ -140,7 +138,7 @@ export function parseRamBlocks(text: string, disks: readonly MachineDisk[]): rea
       bytes: Number(bytes),
       usedBytes: Number(usedBytes),
       address: address === undefined ? undefined : BigInt(address),
-      isConstant: CONSTANT_BLOCK.test(name) || readOnlyFirmware.has(name),
+      isConstant: readOnlyFirmware.has(name),
     };
   });
 }

@@ -203,6 +203,33 @@ describe.each(builds)("$name", (build) => {
     await expect(again).rejects.toMatchObject({ detail: { code: "NotIncoming" } });
   });
 
+  test.each(["while the firmware starts", "while it restarts"])("takes over %s", async (when) => {
+    // Only guest memory is copied: the ACPI tables, which QEMU builds when the firmware asks, are the standby's own.
+    for (const afterMs of [0, 40, 80, 120, 160]) {
+      const guest = await start({ build, machine: "q35" });
+      const standbyQemu = await startStandby(guest);
+      const standby = await Standby.prepare(standbyQemu.qmp, join(standbyQemu.directory, "incoming"));
+      const checkpointer = await openCheckpointer(guest);
+      if (when === "while it restarts") {
+        await guest.waitForTick(3);
+        await guest.qmp.execute("system_reset", {});
+      }
+      await sleep(afterMs);
+      const state = Buffer.alloc(STATE_BYTES_MAX);
+      const { stateBytes } = await checkpointer.capture(() => {
+        copyMemory(guest, standbyQemu);
+      }, state);
+      await guest.kill();
+      await standby.activate(state.subarray(0, stateBytes));
+      const dots = standbyQemu.serialText().length;
+      await until(() => standbyQemu.serialText().length >= dots + 5);
+      await standbyQemu.qmp.execute("system_reset", {}); // And the firmware of the standby finds its tables.
+      const again = standbyQemu.serialText().length;
+      await until(() => standbyQemu.serialText().length >= again + 5);
+      await standbyQemu.kill();
+    }
+  });
+
   test("a QEMU that expects a configuration section gets one", async () => {
     const guest = await start({ build, extra: ["-global", "migration.send-configuration=on"] });
     await guest.waitForTick(5);
@@ -243,6 +270,13 @@ describe.each(builds)("$name", (build) => {
     expect(await canLock(standbyQemu.diskPath)).toBe(false);
   });
 });
+
+async function until(holds: () => boolean): Promise<void> {
+  for (const deadlineMs = performance.now() + 20_000; !holds(); ) {
+    expect(performance.now()).toBeLessThan(deadlineMs);
+    await sleep(10);
+  }
+}
 
 /** An engine that kills itself at the worst moments of a capture. */
 function dyingEngine(guest: GuestQemu, fifo: string, when: string): string {
