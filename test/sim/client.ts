@@ -9,10 +9,15 @@ import { type World } from "./world.ts";
 
 const WINDOW = 3;
 const RETRANSMIT_MS = 200;
+/** Detection takes up to 2.2 s in some runs, a lost packet is sent again after up to 1.5 s. */
+const OUTAGE_MS_MAX = 6_000;
 
 export class SimClient {
   /** Replies taken, in order, each once. */
   taken = 0;
+  /** The longest time without a new reply around a fault that struck a protected pair alone. */
+  outageMs = 0;
+  #progressMs = 0;
   #sent = 0;
   readonly #world: World;
   readonly #replies = new Map<number, History>();
@@ -83,8 +88,24 @@ export class SimClient {
       `the client got two different replies to request ${entry.request}`,
     );
     this.#replies.set(entry.request, entry);
+    const before = this.taken;
     while (this.#replies.has(this.taken + 1)) {
       this.taken += 1;
+    }
+    if (this.taken > before) {
+      this.#noteProgress();
+    }
+  }
+
+  #noteProgress(): void {
+    const { clock, faults } = this.#world;
+    const sinceMs = this.#progressMs;
+    const ms = clock.nowMs - sinceMs;
+    this.#progressMs = clock.nowMs;
+    if (faults.hasStruckAloneSince(sinceMs) && ms > this.outageMs) {
+      this.outageMs = ms;
+      this.#world.checks.expect(ms <= OUTAGE_MS_MAX, `one fault kept a client waiting for ${ms.toFixed(0)} ms`);
+      this.#world.log(() => `the client waited ${ms.toFixed(0)} ms`);
     }
   }
 

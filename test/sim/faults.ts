@@ -80,6 +80,10 @@ const STEPS = [
   "startGuest",
 ] as const;
 
+/** Faults that count as two: nothing here can help a client that is cut off from a host. */
+const NOT_TOLERATED: ReadonlySet<FaultName> = new Set(["bothPowerLost", "guestShutDown", "clientCut"]);
+const CALM_MS = 1_000;
+
 type Trigger = {
   readonly step: string;
   readonly when: "before" | "after";
@@ -97,6 +101,8 @@ export class Faults {
   readonly #healings = new Set<() => void>();
   #triggers: Trigger[] = [];
   #isOver = false;
+  #lastMs = -Infinity;
+  #beforeLastMs = -Infinity;
 
   constructor(world: World) {
     this.#world = world;
@@ -198,7 +204,7 @@ export class Faults {
       return;
     }
     this.count += 1;
-    this.#noteFault(fault === "bothPowerLost" || fault === "guestShutDown" ? 2 : 1);
+    this.#noteFault(NOT_TOLERATED.has(fault) ? 2 : 1);
     const { random } = this.#world;
     const lastsMs = random.chance(0.5) ? 50 + random.below(900) : 500 + random.below(6_000);
     this.#world.log(() => `FAULT ${fault} ${node}, for ${lastsMs} ms if it lasts`);
@@ -207,7 +213,15 @@ export class Faults {
     }
   }
 
+  /** Whether exactly one fault came after that moment, none had for a second before, and it struck a protected pair. */
+  hasStruckAloneSince(sinceMs: number): boolean {
+    const { sinceProtected } = this;
+    return sinceProtected === 1 && this.#lastMs >= sinceMs && this.#beforeLastMs < sinceMs - CALM_MS;
+  }
+
   #noteFault(weight: number): void {
+    this.#beforeLastMs = this.#lastMs;
+    this.#lastMs = this.#world.clock.nowMs;
     if (this.#healings.size === 0 && this.#world.isProtected()) {
       this.sinceProtected = 0;
     }

@@ -13,7 +13,12 @@ import { type Outcome, World } from "./world.ts";
 
 type Totals = Counts & { seeds: number; events: number; faults: number; replies: number; virtualMs: number };
 type Failed = { readonly seed: number; readonly violation: string };
-type Batch = { readonly totals: Totals; readonly failed: readonly Failed[]; readonly slowestMs: number };
+type Batch = {
+  readonly totals: Totals;
+  readonly failed: readonly Failed[];
+  readonly slowestMs: number;
+  readonly outageMs: number;
+};
 type Range = { readonly from: number; readonly count: number };
 
 const FAILURES_SHOWN = 10;
@@ -27,15 +32,17 @@ function runSeeds({ from, count }: Range): Batch {
   const totals = zeroTotals();
   const failed: Failed[] = [];
   let slowestMs = 0;
+  let outageMs = 0;
   for (let seed = from; seed < from + count; seed += 1) {
     const outcome = new World(seed).run();
     addOutcome(totals, outcome);
     slowestMs = Math.max(slowestMs, outcome.recoveredMs ?? 0);
+    outageMs = Math.max(outageMs, outcome.outageMs);
     if (outcome.violation !== undefined) {
       failed.push({ seed, violation: outcome.violation });
     }
   }
-  return { totals, failed, slowestMs };
+  return { totals, failed, slowestMs, outageMs };
 }
 
 function zeroTotals(): Totals {
@@ -97,18 +104,24 @@ function report(batches: readonly Batch[], seconds: number): number {
     print(`seed ${seed}: ${violation.split("\n")[0] ?? ""}\n  replay: node test/sim/main.ts --seed ${seed}`);
   }
   const slowestMs = Math.max(0, ...batches.map((batch) => batch.slowestMs));
+  const outageMs = Math.max(0, ...batches.map((batch) => batch.outageMs));
   const { seeds, faults, takeovers, switchovers, coldBoots, lossyBoots, virtualMs } = totals;
+  const hours = (virtualMs / 3_600_000).toFixed(1);
+  print(`${seeds} seeds in ${seconds.toFixed(1)} s (${(seeds / seconds).toFixed(0)}/s): ${hours} h of virtual time,`);
+  print(`  ${totals.events} events, ${faults} faults, ${totals.epochs} epochs, ${totals.replies} replies`);
   print(
-    `${seeds} seeds in ${seconds.toFixed(1)} s (${(seeds / seconds).toFixed(0)}/s): ${(virtualMs / 3_600_000).toFixed(1)} h of ` +
-      `virtual time, ${totals.events} events, ${faults} faults, ${totals.epochs} epochs, ${totals.replies} replies`,
+    `  ${takeovers} takeovers (${switchovers} planned), ${totals.deltas} delta and ${totals.fullCopies} full copies`,
   );
+  print(`  ${coldBoots} boots from disk (unprotected, or two faults); ${lossyBoots} of a disk that lagged behind`);
   print(
-    `${takeovers} takeovers (${switchovers} planned), ${coldBoots} boots from disk after double faults (${lossyBoots} of them lost ` +
-      `what a disk had not written yet), ${totals.deltas} delta and ${totals.fullCopies} full copies, slowest return of protection ` +
-      `${(slowestMs / 1000).toFixed(1)} s`,
+    `  slowest return of protection ${inSeconds(slowestMs)}, longest wait of a client after one fault ${inSeconds(outageMs)}`,
   );
   print(failed.length === 0 ? "all hold" : `${failed.length} seeds FAILED`);
   return failed.length === 0 ? 0 : 1;
+}
+
+function inSeconds(ms: number): string {
+  return `${(ms / 1000).toFixed(1)} s`;
 }
 
 function runOne(seed: number): number {

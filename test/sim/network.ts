@@ -238,7 +238,8 @@ export function connect(
   const { clock, random } = world;
   const to = peerOf(from);
   const ways = [world.way(link, from), world.way(link, to)];
-  const roundMs = 1 + random.fraction() * 4 + ways.reduce((sum, { slowMs, distanceMs }) => sum + slowMs + distanceMs, 0);
+  const roundMs =
+    1 + random.fraction() * 4 + ways.reduce((sum, { slowMs, distanceMs }) => sum + slowMs + distanceMs, 0);
   const timeOut = (): void => {
     clock.after(1_000, () => {
       whenOver(undefined);

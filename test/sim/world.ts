@@ -38,6 +38,7 @@ export type Outcome = Readonly<Counts> & {
   readonly events: number;
   readonly faults: number;
   readonly replies: number;
+  readonly outageMs: number;
   /** From the end of the faults to protection; undefined when the guest has shut itself down. */
   readonly recoveredMs: number | undefined;
   readonly violation: string | undefined;
@@ -141,6 +142,7 @@ export class World {
       events: this.#events,
       faults: this.faults.count,
       replies: this.client.taken,
+      outageMs: this.client.outageMs,
       recoveredMs,
       violation,
       traces: { a: (a.trace ?? []).join(""), b: (b.trace ?? []).join("") },
