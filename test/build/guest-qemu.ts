@@ -14,6 +14,10 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
+import { SHIM_PATH } from "../../src/memory/fake-guest.ts";
+import { type PlacedBlock, planRamBlocks } from "../../src/memory/ram-blocks.ts";
+import { openShim } from "../../src/memory/shim.ts";
+import { readMachine } from "../../src/qemu/machine.ts";
 import { connectWithRetry, type QmpClient } from "../../src/qemu/qmp-client.ts";
 import { provideImage } from "../lab/images.ts";
 
@@ -69,9 +73,10 @@ case $arguments in *memory*)
   while :; do dd if=/dev/urandom of=/tmp/memory bs=64k count=16; done >/dev/null 2>&1 & ;;
 esac
 case $arguments in *net*)
+  echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+  ip link set eth0 arp off
   ip link set eth0 up
   ip address add 10.99.0.2/24 dev eth0
-  ip neighbor add 10.99.0.1 lladdr 52:54:00:99:00:01 dev eth0 nud permanent
   syslogd -R 10.99.0.1:514
   sleep 1
   (i=0; while :; do i=$((i + 1)); logger "packet $i."; usleep 10000; done) & ;;
@@ -117,12 +122,15 @@ export class GuestQemu {
     const log = openSync(join(directory, "qemu.log"), "w");
     // setpriv: a QEMU that is left over because a test died would burn the machine's processors for ever.
     const command = ["--pdeathsig", "KILL", options.build.binary, ...(await listArguments(options))];
-    const process = spawn("setpriv", command, { stdio: ["ignore", log, log] });
+    // The shim notes where RAM blocks are; newer builds tell that themselves, and start through a script of their own.
+    const preload = options.build.binary.includes("/") ? {} : { LD_PRELOAD: SHIM_PATH, TWINRUN_SHIM: "1" };
+    const child = { stdio: ["ignore", log, log] as ("ignore" | number)[], env: { ...process.env, ...preload } };
+    const qemu = spawn("setpriv", command, child);
     closeSync(log);
     try {
-      return new GuestQemu(options, process, await connectWithRetry(join(directory, "qmp"), { withinMs: 20_000 }));
+      return new GuestQemu(options, qemu, await connectWithRetry(join(directory, "qmp"), { withinMs: 20_000 }));
     } catch (error) {
-      process.kill("SIGKILL");
+      qemu.kill("SIGKILL");
       throw new Error(`QEMU did not start: ${readFileSync(join(directory, "qemu.log"), "utf8")}`, { cause: error });
     }
   }
@@ -172,6 +180,19 @@ export class GuestQemu {
     }
   }
 
+  /** Where each RAM block is in QEMU's address space. */
+  async placeBlocks(): Promise<readonly PlacedBlock[]> {
+    const { ramBlocks } = await readMachine(this.qmp);
+    const told = ramBlocks.flatMap(({ name, bytes, address }) => (address === undefined ? [] : [{ name, bytes, address }]));
+    if (told.length === ramBlocks.length) {
+      return told;
+    }
+    const shim = openShim(this.pid);
+    const placed = planRamBlocks(ramBlocks, shim.mappings);
+    shim.close();
+    return placed;
+  }
+
   /** The guest's memory, as QEMU shares it. */
   openMemory(): { readonly descriptor: number; readonly bytes: number } {
     const folder = `/proc/${this.pid}/fd`;
@@ -204,6 +225,22 @@ export function copyMemory(source: GuestQemu, target: GuestQemu): void {
   }
   closeSync(from.descriptor);
   closeSync(to.descriptor);
+}
+
+/** Everything of every RAM block, ROMs too. */
+export async function copyBlocks(source: GuestQemu, target: GuestQemu): Promise<void> {
+  const places = new Map((await target.placeBlocks()).map(({ name, address }) => [name, Number(address)]));
+  const from = openSync(`/proc/${source.pid}/mem`, "r");
+  const to = openSync(`/proc/${target.pid}/mem`, "r+");
+  for (const { name, address, bytes } of await source.placeBlocks()) {
+    const chunk = Buffer.alloc(Math.min(COPY_BYTES, bytes));
+    for (let at = 0; at < bytes; at += chunk.length) {
+      readSync(from, chunk, 0, chunk.length, Number(address) + at);
+      writeSync(to, chunk, 0, chunk.length, (places.get(name) ?? 0) + at);
+    }
+  }
+  closeSync(from);
+  closeSync(to);
 }
 
 export function readMemory(guest: GuestQemu): Buffer {

@@ -12,7 +12,7 @@ import { watchGuest } from "../../src/qemu/guest-events.ts";
 import { releaseWriter } from "../../src/qemu/held-pipe.ts";
 import { connectWithRetry } from "../../src/qemu/qmp-client.ts";
 import { readMachineType, Standby } from "../../src/qemu/standby.ts";
-import { copyMemory, GuestQemu, provideQemuBuilds, readMemory } from "../build/guest-qemu.ts";
+import { copyBlocks, copyMemory, GuestQemu, provideQemuBuilds, readMemory } from "../build/guest-qemu.ts";
 
 const STATE_BYTES_MAX = 2 << 20;
 const builds = await provideQemuBuilds();
@@ -204,7 +204,7 @@ describe.each(builds)("$name", (build) => {
   });
 
   test.each(["while the firmware starts", "while it restarts"])("takes over %s", async (when) => {
-    // Only guest memory is copied: the ACPI tables, which QEMU builds when the firmware asks, are the standby's own.
+    // All blocks are copied once, as a first copy does, and guest memory again while stopped.
     for (const afterMs of [0, 40, 80, 120, 160]) {
       const guest = await start({ build, machine: "q35" });
       const standbyQemu = await startStandby(guest);
@@ -215,6 +215,7 @@ describe.each(builds)("$name", (build) => {
         await guest.qmp.execute("system_reset", {});
       }
       await sleep(afterMs);
+      await copyBlocks(guest, standbyQemu);
       const state = Buffer.alloc(STATE_BYTES_MAX);
       const { stateBytes } = await checkpointer.capture(() => {
         copyMemory(guest, standbyQemu);
