@@ -62,11 +62,12 @@ export class Guest {
     releaseWriter(join(config.runDirectory, "state.fifo"));
     const qmp = await QmpClient.connect(found.qmpPath, { connectTimeoutMs: 10_000 });
     const shim = openShim(found.pid);
+    // Before looking at the disks: under a mirror a raw disk looks like one that is none.
+    const left = await removeLeftoverMirrors(qmp);
     const machine = await readMachine(qmp);
     const blocks = placeRamBlocks(machine, shim.mappings);
     const memory = GuestMemory.open({ pid: found.pid, blocks, shim, method: config.tracker });
     const guest = new Guest({ found, qmp, shim, memory, machine, process }, config.runDirectory);
-    const left = await removeLeftoverMirrors(qmp);
     log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
     guest.#watch(listener);
     for (const cpu of await qmp.execute("query-cpus-fast", {})) {
