@@ -132,7 +132,10 @@ function fence(draft: Draft): Draft {
 }
 
 function boot(draft: Draft): Draft {
-  return draft.disarm("retry", "look", "coldGrace").becomePrimary({ tag: "booting" }).add({ tag: "startGuest", as: "primary" });
+  return draft
+    .disarm("retry", "look", "coldGrace")
+    .becomePrimary({ tag: "booting" })
+    .add({ tag: "startGuest", as: "primary" });
 }
 
 function whileBooting(draft: Draft, event: SideEvent): Draft {

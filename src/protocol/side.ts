@@ -119,7 +119,7 @@ function whileStarting(draft: Draft, event: SideEvent): Draft {
 }
 
 function withoutRecord(draft: Draft): Draft {
-  return draft.side.createsRecord ? draft.askFor({ tag: "create", peer: draft.side.peer }) : draft.arm("retry");
+  return draft.side.createsRecord ? draft.askFor({ tag: "create", peer: draft.side.peer }) : draft.arm("look");
 }
 
 function whenCreateAnswered(draft: Draft, event: Extract<SideEvent, { tag: "quorumAnswered" }>): Draft {
@@ -141,7 +141,7 @@ function whenCreateAnswered(draft: Draft, event: Extract<SideEvent, { tag: "quor
 function enterRole(draft: Draft, record: QuorumRecord): Draft {
   const { node, state } = draft.side;
   const found = state.tag === "starting" ? state.found : "none";
-  draft.disarm("retry");
+  draft.disarm("retry", "look");
   if (record.owner === node) {
     return enterOwner(draft, found);
   }

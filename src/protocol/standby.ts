@@ -138,7 +138,10 @@ function becomeHolding(draft: Draft, state: In<"asking">): Draft {
 function whileWaiting(draft: Draft, event: SideEvent, state: In<"waiting">): Draft {
   switch (event.tag) {
     case "guestReady":
-      return draft.becomeStandby({ ...state, ready: true }).add({ tag: "openLinks", as: "listen" }).arm("look");
+      return draft
+        .becomeStandby({ ...state, ready: true })
+        .add({ tag: "openLinks", as: "listen" })
+        .arm("look");
     case "guestFailed":
       return draft.end("failed", "the standby's QEMU could not be started");
     case "received":

@@ -78,6 +78,12 @@ const STEPS = [
   "beginReceiving",
   "readRecord",
   "startGuest",
+  "killGuest",
+  "pauseGuest",
+  "resumeGuest",
+  "openLinks",
+  "closeLink",
+  "exit",
 ] as const;
 
 /** Faults that count as two: nothing here can help a client that is cut off from a host. */

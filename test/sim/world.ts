@@ -181,7 +181,8 @@ export class World {
   isProtected(): boolean {
     const { a, b } = this.hosts;
     const states = [a.engine?.state, b.engine?.state];
-    return states.includes("protected") && states.includes("holding");
+    const haveGuests = a.guest?.isAlive === true && b.guest?.isAlive === true;
+    return haveGuests && states.includes("protected") && states.includes("holding");
   }
 
   /** The guest switched itself off: one side rests, and the other must not run it on. */
