@@ -1,6 +1,6 @@
 /**
- * The process behind fake-guest.ts. It looks to this folder like a QEMU: started with the shim preloaded it maps RAM blocks the way QEMU
- * does, writes pages when told, sends packets into a tap and event lines into a monitor socket.
+ * The process behind fake-guest.ts. It looks to this folder like a QEMU: started with the shim preloaded it maps RAM blocks the
+ * way QEMU does, writes pages when told, sends packets into a tap and event lines into a monitor socket.
  *
  * The tap lies in a network namespace of this process's own (unshare), together with a UDP socket that receives what leaves the
  * gate: nothing is left behind when the process ends, however it ends. Packets carry their number, so order, loss and

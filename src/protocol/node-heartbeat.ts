@@ -9,9 +9,9 @@
  *   | magic | version | type | sequence    | sentAtMs (float64) |
  *   +-------+---------+------+-------------+--------------------+
  *
- * magic 0x5448. type 1 ping, 2 pong; 16 is added while an uplink of the sender is down. The answer to a ping is a pong with the same sequence and the same sentAtMs, a time
- * of the asker's own clock, so that nobody keeps a table and clocks of two hosts never meet. Another version is refused
- * with both named.
+ * magic 0x5448. type 1 ping, 2 pong; 16 is added while an uplink of the sender is down. The answer to a ping is a pong with
+ * the same sequence and the same sentAtMs, a time of the asker's own clock, so that nobody keeps a table and clocks of two
+ * hosts never meet. Another version is refused with both named.
  */
 import { Failure } from "../lib/failure.ts";
 

@@ -15,7 +15,12 @@ import { killProcess, listEnvironments } from "../../src/agent/linux-process.ts"
 import { type GuestStatus } from "../../src/agent/guest-runner.ts";
 import { type PeerLinkStatus } from "../../src/agent/node-heartbeat.ts";
 import { createAuthority, issueCertificate } from "../../src/net/pki.ts";
-import { type AgentMessage, type EngineMessage, type GuestAssignment, type TlsFiles } from "../../src/protocol/assignment.ts";
+import {
+  type AgentMessage,
+  type EngineMessage,
+  type GuestAssignment,
+  type TlsFiles,
+} from "../../src/protocol/assignment.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import type { FakeEngineScript } from "./fake-engine.ts";
 
@@ -123,7 +128,10 @@ export class AgentHost {
         ...["--cache-directory", CACHE, "--stop-timeout-ms", "1000"],
         ...flags,
       ],
-      { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_COMPILE_CACHE: CACHE, TWINRUN_TEST: this.directory } },
+      {
+        stdio: ["ignore", "pipe", "pipe"],
+        env: { ...process.env, NODE_COMPILE_CACHE: CACHE, TWINRUN_TEST: this.directory },
+      },
     );
     this.#agents.push(agent);
     for (const stream of [agent.stdout, agent.stderr]) {
@@ -156,11 +164,16 @@ export class AgentHost {
   /** Over TCP; undefined when the connection is not let in. */
   askSecurely(method: string, path: string, port: number, credentials: Partial<TlsFiles>): Promise<Answer | undefined> {
     const { certPath, keyPath } = credentials;
-    const own = certPath === undefined || keyPath === undefined ? {} : { cert: readFileSync(certPath), key: readFileSync(keyPath) };
+    const own =
+      certPath === undefined || keyPath === undefined
+        ? {}
+        : { cert: readFileSync(certPath), key: readFileSync(keyPath) };
     const ca = readFileSync(this.tls.caPath);
     // Certificates name nodes, not addresses.
     const checkServerIdentity = (): undefined => undefined;
-    return readAnswer(secureRequest({ host: "127.0.0.1", port, method, path, ca, ...own, checkServerIdentity, agent: false }));
+    return readAnswer(
+      secureRequest({ host: "127.0.0.1", port, method, path, ca, ...own, checkServerIdentity, agent: false }),
+    );
   }
 
   async status(): Promise<NodeStatus | undefined> {
@@ -184,7 +197,9 @@ export class AgentHost {
   async close(): Promise<void> {
     await this.end("SIGKILL");
     this.#agents.forEach((agent) => agent.kill("SIGKILL"));
-    const mine = listEnvironments((environment) => environment.some((entry) => entry.includes(`=${this.runDirectory}`)));
+    const mine = listEnvironments((environment) =>
+      environment.some((entry) => entry.includes(`=${this.runDirectory}`)),
+    );
     await Promise.all(mine.map(({ identity }) => killProcess(identity, silentLog)));
     rmSync(this.directory, { recursive: true, force: true });
   }

@@ -8,7 +8,13 @@
  */
 import { appendFileSync, existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { type AgentMessage, type EngineConfig, type EngineExitReason, type EngineMessage, type GuestShape } from "../../src/protocol/assignment.ts";
+import {
+  type AgentMessage,
+  type EngineConfig,
+  type EngineExitReason,
+  type EngineMessage,
+  type GuestShape,
+} from "../../src/protocol/assignment.ts";
 
 export type FakeEngineScript = {
   readonly wants?: GuestShape;
@@ -61,7 +67,9 @@ function configure(config: EngineConfig): void {
   }
   const { leaves } = script;
   if (leaves !== undefined) {
-    setTimeout(() => { leave(leaves.reason); }, leaves.afterMs);
+    setTimeout(() => {
+      leave(leaves.reason);
+    }, leaves.afterMs);
   }
 }
 

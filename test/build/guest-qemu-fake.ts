@@ -4,7 +4,12 @@
  */
 import { createServer, type Server, type Socket } from "node:net";
 
-type Request = { readonly execute?: string; readonly "exec-oob"?: string; readonly id?: number; readonly [key: string]: unknown };
+type Request = {
+  readonly execute?: string;
+  readonly "exec-oob"?: string;
+  readonly id?: number;
+  readonly [key: string]: unknown;
+};
 type Answer = { readonly return: unknown } | { readonly error: { readonly class: string; readonly desc: string } };
 type Command = (args: Readonly<Record<string, unknown>>) => Answer;
 

@@ -183,7 +183,9 @@ export class GuestQemu {
   /** Where each RAM block is in QEMU's address space. */
   async placeBlocks(): Promise<readonly PlacedBlock[]> {
     const { ramBlocks } = await readMachine(this.qmp);
-    const told = ramBlocks.flatMap(({ name, bytes, address }) => (address === undefined ? [] : [{ name, bytes, address }]));
+    const told = ramBlocks.flatMap(({ name, bytes, address }) =>
+      address === undefined ? [] : [{ name, bytes, address }],
+    );
     if (told.length === ramBlocks.length) {
       return told;
     }
@@ -246,7 +248,7 @@ export async function copyBlocks(source: GuestQemu, target: GuestQemu): Promise<
 export function readMemory(guest: GuestQemu): Buffer {
   const { descriptor, bytes } = guest.openMemory();
   const memory = Buffer.alloc(bytes);
-  for (let at = 0; at < bytes; ) {
+  for (let at = 0; at < bytes;) {
     at += readSync(descriptor, memory, at, Math.min(COPY_BYTES, bytes - at), at);
   }
   closeSync(descriptor);
@@ -263,7 +265,9 @@ function readLink(path: string): string {
 
 async function listArguments({ directory, load, machine = "pc", extra = [] }: GuestQemuOptions): Promise<string[]> {
   return [
-    ...`-machine ${machine},accel=tcg,memory-backend=ram -cpu qemu64 -m ${MEMORY_MIB} -nodefaults -no-user-config`.split(" "),
+    ...`-machine ${machine},accel=tcg,memory-backend=ram -cpu qemu64 -m ${MEMORY_MIB} -nodefaults -no-user-config`.split(
+      " ",
+    ),
     ...["-display", "none", "-object", `memory-backend-memfd,id=ram,size=${MEMORY_MIB}M,share=on`],
     ...(load === undefined ? [] : await listLinuxArguments(directory, load)),
     ...["-serial", `file:${directory}/serial.log`, "-qmp", `unix:${directory}/qmp,server=on,wait=off`],

@@ -2,7 +2,7 @@
  * Output held by QEMU's own filters, against real QEMUs. The guest numbers its datagrams and they come out of QEMU as UDP
  * (a socket netdev), so that order, lateness and loss can be seen.
  */
-import { afterEach, describe, expect, test } from "@jest/globals";
+import { afterEach, expect, test } from "@jest/globals";
 import { createSocket, type Socket } from "node:dgram";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,7 +15,7 @@ const builds = await provideQemuBuilds();
 const PATIENCE_MS = 60_000;
 const QUIET_MS = 200;
 const TEST_TIMEOUT_MS = 180_000;
-const cleanUps: (() => Promise<unknown> | void)[] = [];
+const cleanUps: (() => unknown)[] = [];
 
 afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) {

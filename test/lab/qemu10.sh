@@ -67,7 +67,8 @@ chmod 755 "$cache/root.new/usr/sbin/policy-rc.d"
 cp /etc/resolv.conf "$cache/root.new/etc/resolv.conf" 2>/dev/null || true
 cp /etc/hosts "$cache/root.new/etc/hosts" 2>/dev/null || true
 if [ -d /etc/apt/apt.conf.d ]; then # A proxy that the machine needs is needed in there too.
-  grep -rhi '^ *acquire::.*proxy' /etc/apt/apt.conf /etc/apt/apt.conf.d >"$cache/root.new/etc/apt/apt.conf.d/90proxy" 2>/dev/null || true
+  grep -rhi '^ *acquire::.*proxy' /etc/apt/apt.conf /etc/apt/apt.conf.d 2>/dev/null \
+    >"$cache/root.new/etc/apt/apt.conf.d/90proxy" || true
 fi
 {
   DEBIAN_FRONTEND=noninteractive chroot "$cache/root.new" apt-get -q update &&

@@ -73,7 +73,8 @@ static uint8_t *ring;
 static void open_userfaultfd(void) {
   enum { USER_MODE_ONLY = 1 };
   struct uffdio_api api = { .api = UFFD_API,
-    .features = 1u << 0 /* PAGEFAULT_FLAG_WP */ | 1u << 12 /* HUGETLBFS_SHMEM */ | 1u << 13 /* UNPOPULATED */ | 1u << 15 /* ASYNC */ };
+    .features = 1u << 0 /* PAGEFAULT_FLAG_WP */ | 1u << 12 /* HUGETLBFS_SHMEM */ | 1u << 13 /* UNPOPULATED */
+      | 1u << 15 /* ASYNC */ };
   int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | USER_MODE_ONLY);
   if (fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0) {
     shared->userfaultfd = fd;
@@ -113,7 +114,9 @@ __attribute__((constructor)) static void start(void) {
   fresh->version = VERSION;
   fresh->ring_bytes = ring_bytes;
   fresh->ring_offset = RING_OFFSET;
-  fresh->mode = !output ? MODE_OPEN : strcmp(output, "held") == 0 ? MODE_HELD : strcmp(output, "closed") == 0 ? MODE_CLOSED : MODE_OPEN;
+  fresh->mode = !output ? MODE_OPEN
+    : strcmp(output, "held") == 0 ? MODE_HELD
+    : strcmp(output, "closed") == 0 ? MODE_CLOSED : MODE_OPEN;
   fresh->userfaultfd = -1;
   fresh->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   ring = (uint8_t *)at + RING_OFFSET;
@@ -160,7 +163,8 @@ static bool hold(int fd, const struct iovec *iov, int count, uint32_t bytes) {
   uint8_t *at = ring + (head & (size - 1));
   memcpy(at, &(uint32_t[2]){ bytes, (uint32_t)fd }, 8);
   at += 8;
-  for (int i = 0; i < count; i++) { /* One record whatever the iovec looks like (vnet header, fragments): a tap takes one packet a write. */
+  /* One record whatever the iovec looks like (vnet header, fragments): a tap takes one packet a write. */
+  for (int i = 0; i < count; i++) {
     memcpy(at, iov[i].iov_base, iov[i].iov_len);
     at += iov[i].iov_len;
   }
@@ -213,7 +217,8 @@ ssize_t writev(int fd, const struct iovec *iov, int count) {
 
 ssize_t write(int fd, const void *from, size_t bytes) {
   /* Shorter than an Ethernet header: mostly eventfds, which are too frequent for an fstat each. */
-  return shared && bytes >= 14 && is_tap(fd) ? gate(fd, &(struct iovec){ (void *)from, bytes }, 1) : syscall(SYS_write, fd, from, bytes);
+  return shared && bytes >= 14 && is_tap(fd) ? gate(fd, &(struct iovec){ (void *)from, bytes }, 1)
+    : syscall(SYS_write, fd, from, bytes);
 }
 
 /* ---- 2. guest memory ---- */
@@ -268,7 +273,8 @@ static bool is_quiet_event(const struct msghdr *message) {
   if (!shared || !shared->quiet || message->msg_iovlen != 1 || message->msg_controllen != 0) {
     return false;
   }
-  static const char start[] = "{\"timestamp\": {", stop[] = "}, \"event\": \"STOP\"}\r\n", resume[] = "}, \"event\": \"RESUME\"}\r\n";
+  static const char start[] = "{\"timestamp\": {";
+  static const char stop[] = "}, \"event\": \"STOP\"}\r\n", resume[] = "}, \"event\": \"RESUME\"}\r\n";
   const char *line = message->msg_iov->iov_base;
   size_t bytes = message->msg_iov->iov_len, tail = 0;
   if (bytes > 160 || bytes < sizeof start + sizeof resume || memcmp(line, start, sizeof start - 1) != 0) {
