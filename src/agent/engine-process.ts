@@ -39,7 +39,7 @@ export type EngineEnded = {
  * at 60 checkpoints a second spent a fifth of its time on collections. One worker thread for V8 is enough beside one busy
  * main thread on hosts with few cores.
  */
-const NODE_FLAGS = ["--max-semi-space-size=16", "--max-old-space-size=192", "--v8-pool-size=1"];
+const NODE_FLAGS = ["--max-semi-space-size=8", "--expose-gc", "--max-old-space-size=192", "--v8-pool-size=1"];
 const MARKER = "TWINRUN_ENGINE";
 const WARM_UP_TIMEOUT_MS = 20_000;
 

@@ -31,6 +31,7 @@ import { planTiming, type Timing, timerMs } from "../protocol/timing.ts";
 import { encodeTraceEvent, encodeTraceHead } from "../protocol/trace.ts";
 import { unreachable } from "../lib/assert.ts";
 import { readStartTime } from "../memory/guest-process.ts";
+import { releaseOwnMemory } from "../memory/own-memory.ts";
 import { applyHole } from "../memory/sparse-file.ts";
 import { PageSet } from "../memory/page-runs.ts";
 import { QuorumConnection } from "../net/quorum-connection.ts";
@@ -61,6 +62,8 @@ export type EngineOptions = {
 
 const REPORT_MS = 1_000;
 const SYNC_MS = 1_000;
+/** After a synchronisation, when the pair has settled: once, for it costs a few milliseconds. */
+const TIDY_AFTER_MS = 3_000;
 
 export class Engine {
   readonly #config: EngineConfig;
@@ -92,6 +95,7 @@ export class Engine {
   #takeoversCount = 0;
   #switchovers: string[] = [];
   #isActivating = false;
+  #tidying: NodeJS.Timeout | undefined;
   #problems = new Map<string, string>();
   #trace: WriteStream | undefined;
   readonly #intervals: NodeJS.Timeout[] = [];
@@ -270,6 +274,10 @@ export class Engine {
     this.#options.sendToAgent({ tag: "transition", transition });
     this.#applyLimits();
     this.#report();
+    if (transition.to === "protected" || transition.to === "holding") {
+      clearTimeout(this.#tidying);
+      this.#tidying = setTimeout(releaseOwnMemory, TIDY_AFTER_MS).unref();
+    }
   }
 
   #perform(effect: Effect): void {

@@ -25,6 +25,8 @@ export type GuestListener = {
 
 /** QEMU's main loop carries every stop, save and packet: it goes before the work of the virtual CPUs. */
 const MAIN_LOOP_NICE = -10;
+/** Part of the takeover time, against 20 µs a look. */
+const DYING_LOOK_MS = 15;
 
 export class Guest {
   readonly found: FoundGuest;
@@ -144,7 +146,7 @@ export class Guest {
     // Not its death: the kernel takes the memory of a killed QEMU apart first, which is 100 ms and more for a large guest.
     this.process.onDying(() => {
       once("the process ended");
-    });
+    }, DYING_LOOK_MS);
     void this.qmp.closed.then((why) => {
       once(`the monitor closed: ${why}`);
     });

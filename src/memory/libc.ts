@@ -67,6 +67,7 @@ export const schedSetscheduler = c.func("int sched_setscheduler(int pid, int pol
   policy: number,
   parameter: Bytes,
 ) => number;
+export const mallocTrim = c.func("int malloc_trim(size_t kept)") as (kept: number) => number;
 const syscall = c.func("long syscall(long number, long a, long b, long c, long d, long e)") as (
   number: number,
   a: number,

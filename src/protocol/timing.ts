@@ -27,7 +27,7 @@ export const DETECTION_TIMEOUT_MS = 600;
 
 export function planTiming(detectionTimeoutMs: number = DETECTION_TIMEOUT_MS): Timing {
   return {
-    heartbeatMs: Math.max(10, Math.round(detectionTimeoutMs / 10)),
+    heartbeatMs: Math.max(10, Math.round(detectionTimeoutMs / 7)),
     primarySilenceMs: Math.round(detectionTimeoutMs * 0.65),
     standbySilenceMs: Math.round(detectionTimeoutMs * 0.83),
     graceSilentMs: Math.round(detectionTimeoutMs * 0.17),
