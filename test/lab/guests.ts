@@ -27,7 +27,10 @@ export type GuestOptions = {
   readonly memoryMiB: number;
   /** A standard VGA adapter: 16 MiB more of RAM that changes. Nothing listens; the display itself is off. */
   readonly display: boolean;
-  /** UEFI from pflash: where the code and this guest's own variables are. */
+  /**
+   * UEFI from pflash: where the code and this guest's own variables are. With one vCPU only: Debian 12's OVMF falls over when it
+   * starts the second one of an emulated i440FX machine.
+   */
   readonly firmware?: { readonly code: string; readonly variables: string };
   /** Whether a virtio notification goes through an eventfd to the main loop, or is served by the vCPU thread itself. */
   readonly ioeventfd: boolean;
@@ -68,6 +71,10 @@ export const defaultOptions: Readonly<Record<GuestKind, GuestOptions>> = {
 /** The whole argument list of QEMU for `guest`, without what the agent adds. */
 export function listGuestArguments(guest: GuestSpec): string[] {
   const { options } = guest;
+  assert(
+    options.firmware === undefined || options.vcpuCount === 1,
+    "a guest with firmware has one vCPU, see GuestOptions",
+  );
   assert(guest.disks.length > 0 && guest.nics.length > 0, `guest ${guest.name} needs a disk and a NIC`);
   return [
     ...["-name", guest.name, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"],

@@ -15,6 +15,8 @@ export type Measured = { readonly perSecond: number; readonly latency: LatencyFi
 type Base = Partial<ConversationOptions> & {
   /** The first of the guest's numbered services that this load takes. */
   readonly firstConnection?: number;
+  /** Of the guest: with two, the odd connections of the synced service are on the second. */
+  readonly disksCount?: number;
 };
 
 /** Request-reply with a synced write. */

@@ -72,8 +72,8 @@ async function runSoak(lab: Lab, signal: AbortSignal): Promise<boolean> {
 async function soakCluster(cluster: Cluster, signal: AbortSignal): Promise<boolean> {
   say(`seed ${seed}, ${killsMax} kills; starting ${cluster.guests.length} guests`);
   cluster.start();
-  await Promise.all(cluster.guests.map((guest) => waitForGuest(guest, 120_000)));
-  await cluster.waitUntilProtected(120_000);
+  await Promise.all(cluster.guests.map((guest) => waitForGuest(guest, 300_000)));
+  await cluster.waitUntilProtected(300_000);
   const options = { connectionsCount: 4, thinkMs: 20, stallMs: 60_000 };
   const witnesses = cluster.guests.flatMap((guest) => startWitnesses(cluster.lab, guest, options));
   const chosenFaults = chosen === undefined ? {} : { faults: chosen };
