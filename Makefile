@@ -13,7 +13,7 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build format lint unit test sim soak demo traces bench clean
+.PHONY: help setup modules build format lint unit test sim model soak demo traces bench clean
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,14 +40,17 @@ lint: modules ## Types, lint rules, who imports whom, formatting, shell scripts
 	else echo "lint: shell scripts are not checked, there is no shellcheck (make setup)"; fi; \
 	[ -z "$$failed" ]
 
-unit: modules build ## The unit tests alone; TEST=PATH for one of them
-	@$(JEST) --maxWorkers=2 $(or $(TEST),$(CURDIR)/src/ $(CURDIR)/test/tidy)
+unit: modules build ## The tests that start no guest of the lab; TEST=PATH for the tests of one file or folder
+	@$(if $(TEST),$(JEST) $(TEST),$(NODE) test/main.ts unit)
 
 test: setup ## Everything that must pass, stage by stage, on a plain machine without KVM
 	@$(NODE) test/main.ts
 
 sim: modules ## Ten thousand simulated lives of a pair; SEED=N replays one with its log
 	@$(NODE) test/sim/main.ts $(if $(SEED),--seed $(SEED),--seeds 10000)
+
+model: modules ## Every interleaving of a small pair and its quorum, to the end; prints the number of states
+	@$(NODE) test/model/main.ts
 
 soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
 	@$(NODE) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))

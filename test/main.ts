@@ -34,13 +34,17 @@ const jest = (...paths: string[]): string[] => [
 
 const root = resolve(import.meta.dirname, "..");
 
+/** Tests that start no guest: two at a time. All others have the machine to themselves. */
+const light = "(tidy|fuzz|sim|model|traces)";
+
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
-  { name: "unit", command: jest(`${root}/src/`, `${root}/test/tidy`, "--maxWorkers=2"), countedBy: "jest" },
+  { name: "unit", command: jest(`${root}/src/`, `${root}/test/${light}`, "--maxWorkers=2"), countedBy: "jest" },
   { name: "simulation", command: [node, "test/sim/main.ts", "--seeds", "10000"] },
+  { name: "model", command: [node, "test/model/main.ts"] },
   {
     name: "integration",
-    command: jest(`${root}/test/`, "--testPathIgnorePatterns", "test/tidy", "--runInBand"),
+    command: jest(`${root}/test/`, "--testPathIgnorePatterns", `/test/${light}`, "--runInBand"),
     countedBy: "jest",
   },
   { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30", "--directory", "build/soak"] },
