@@ -14,6 +14,7 @@ import { provideImage } from "../lab/images.ts";
 import { Bench } from "./bench.ts";
 import { measureDatabase } from "./database.ts";
 import { measureProcessor } from "./processor.ts";
+import { type ProcessorShares } from "./processor-time.ts";
 import { measureRequestReply } from "./request-reply.ts";
 import { formatTable, type Figure } from "./row.ts";
 import { measureCrowd, measureIdle } from "./standing.ts";
@@ -35,6 +36,9 @@ const { values: flags } = parseArgs({
     quick: { type: "boolean", default: false },
   },
 });
+
+/** Of a core, taken by programs outside of the lab: more than that and a figure is not worth much. */
+const disturbingPercent = 10;
 
 const startedAtMs = Date.now();
 const say = (line: string): void => {
@@ -90,6 +94,12 @@ for (const name of chosen) {
 const missed = figures.filter(({ row }) => !row.met).length;
 process.stdout.write(`\n${formatTable(figures.map(({ row }) => row))}\n\n`);
 say(`${figures.length} figures in ${flags.json}, ${missed} of them off their target`);
+for (const { row } of figures) {
+  const others = (row.detail?.["processor"] as ProcessorShares | undefined)?.["others"] ?? 0;
+  if (others > disturbingPercent) {
+    say(`disturbed: other programs took ${others.toFixed(0)} % of a core while this was measured: ${row.name}`);
+  }
+}
 if (broken.length > 0) {
   say(`NOT measured: ${broken.join(", ")}`);
   process.exitCode = 1;
