@@ -21,6 +21,7 @@ export class FailPoints {
   constructor(runDirectory: string, environment: NodeJS.ProcessEnv = process.env) {
     this.#path = join(runDirectory, "fail-point");
     if (environment["TWINRUN_FAIL_POINTS"] === "1") {
+      this.#look(); // A new engine takes its first steps sooner than the timer looks.
       this.#timer = setInterval(() => {
         this.#look();
       }, 100);
