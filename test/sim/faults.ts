@@ -1,5 +1,6 @@
 /**
- * What goes wrong: a plan drawn from the seed. Some wait until the pair is protected again, others do not; some faults come at a moment, some at a step of the protocol: just before or
+ * What goes wrong: a plan drawn from the seed. Some plans wait for protection after each fault, others do not. Some faults come
+ * at a moment, some at a step of the protocol: just before or
  * after a side performs a certain effect. Every lasting fault heals; when the plan is over everything is healed.
  */
 import { type Effect } from "../../src/protocol/side-state.ts";
@@ -90,7 +91,8 @@ const STEPS = [
 const NOT_TOLERATED: ReadonlySet<FaultName> = new Set(["bothPowerLost", "guestShutDown", "clientCut"]);
 const CALM_MS = 1_000;
 
-type Trigger = {
+/** A fault at a step of the protocol; `there` is the side that does not take the step. */
+export type Trigger = {
   readonly step: string;
   readonly when: "before" | "after";
   readonly fault: FaultName;
@@ -142,7 +144,7 @@ export class Faults {
     for (let index = 0; index < count; index += 1) {
       const fault = this.#draw();
       if (random.chance(0.35)) {
-        this.#arm(fault, startMs);
+        this.#drawTrigger(fault, startMs);
         continue;
       }
       // Faults like company: half of them come soon after another.
@@ -165,7 +167,11 @@ export class Faults {
     return "engineKilled";
   }
 
-  #arm(fault: FaultName, startMs: number): void {
+  arm(trigger: Trigger): void {
+    this.#triggers.push(trigger);
+  }
+
+  #drawTrigger(fault: FaultName, startMs: number): void {
     const { random, clock } = this.#world;
     const trigger: Trigger = {
       step: STEPS[random.below(STEPS.length)] ?? "activate",
@@ -176,7 +182,7 @@ export class Faults {
       skips: random.chance(0.6) ? 0 : random.below(6),
     };
     clock.after(startMs * random.fraction() - clock.nowMs, () => {
-      this.#triggers.push(trigger);
+      this.arm(trigger);
     });
   }
 

@@ -2,7 +2,8 @@
 import { decideQuorumRequest } from "../../src/protocol/quorum-record.ts";
 import { step } from "../../src/protocol/side.ts";
 import { type Effect, type Side, type SideEvent, type Step } from "../../src/protocol/side-state.ts";
-import { PRODUCTION, type Rules } from "./world.ts";
+import { type LinkName, type NodeName } from "./network.ts";
+import { PRODUCTION, type Rules, type World } from "./world.ts";
 
 function withStep(broken: (side: Side, event: SideEvent) => Step): Rules {
   return { ...PRODUCTION, step: broken };
@@ -95,3 +96,52 @@ export const mutants: Readonly<Record<string, Rules>> = {
       : stepped;
   }),
 };
+
+/**
+ * For rules that matter only when faults meet in one way, what has to go wrong; seeds vary the rest. The simulator finds these
+ * by chance as well, one in a few thousand seeds.
+ */
+export const plans: Readonly<Record<string, (world: World) => void>> = {
+  "a new engine believes a record that says Stale": ({ quorum, faults }) => {
+    quorum.slowMs = 2_000;
+    faults.arm({ step: "declareInSync", when: "after", fault: "engineKilled", at: "here", delayMs: 5, skips: 0 });
+  },
+  "no answer counts as leave to take over": (world) => {
+    whenProtected(world, () => {
+      cutFromQuorum(world, "a", "to");
+      world.faults.arm({ step: "takeOver", when: "before", fault: "quorumCut", at: "here", delayMs: 0, skips: 0 });
+      world.faults.apply("allLinksCut", "a");
+    });
+  },
+  "a standby keeps its claim while a new copy overwrites it": (world) => {
+    const { hosts, faults, random } = world;
+    whenProtected(world, () => {
+      const state = hosts.a.engine?.side.state;
+      if (state === undefined || !("link" in state) || state.link === null) {
+        return;
+      }
+      // The primary cannot ask, so it syncs again over the other link while the record still says InSync.
+      cutFromQuorum(world, "a", "to");
+      const delayMs = 10 + random.below(80);
+      faults.arm({ step: "beginSync", when: "after", fault: "powerLost", at: "here", delayMs, skips: 0 });
+      hosts.a.engine?.breakConnection(state.link as LinkName);
+    });
+  },
+};
+
+function cutFromQuorum({ hosts, clock }: World, node: NodeName, way: "to" | "from"): void {
+  hosts[node].quorumPath[way] = false;
+  clock.after(4_000, () => {
+    hosts[node].quorumPath[way] = true;
+  });
+}
+
+function whenProtected(world: World, strike: () => void): void {
+  world.clock.after(20, () => {
+    if (world.isProtected()) {
+      strike();
+    } else {
+      whenProtected(world, strike);
+    }
+  });
+}

@@ -30,6 +30,8 @@ export type WorldOptions = {
   /** Takes lines of a log for people. */
   readonly log?: (line: string) => void;
   readonly keepsTraces?: boolean;
+  /** What goes wrong, instead of what the seed says. */
+  readonly plan?: (world: World) => void;
 };
 
 export type Outcome = Readonly<Counts> & {
@@ -58,17 +60,19 @@ export class World {
   readonly client: SimClient;
   readonly faults: Faults;
   readonly #ways: Readonly<Record<string, Way>>;
+  readonly #plan: ((world: World) => void) | undefined;
   readonly #log: ((line: string) => void) | undefined;
   #ids = 0;
   #events = 0;
 
-  constructor(seed: number, { rules = PRODUCTION, log, keepsTraces = false }: WorldOptions = {}) {
+  constructor(seed: number, { rules = PRODUCTION, log, keepsTraces = false, plan }: WorldOptions = {}) {
     this.seed = seed;
     this.rules = rules;
     this.random = new Random(seed);
     this.timing = planTiming(this.random.chance(0.7) ? undefined : 200 + this.random.below(2_000));
     this.keepsTraces = keepsTraces;
     this.#log = log;
+    this.#plan = plan;
     this.checks = new Checks(this);
     this.quorum = new SimQuorum(this);
     this.hosts = { a: new SimHost(this, "a"), b: new SimHost(this, "b") };
@@ -120,7 +124,9 @@ export class World {
     this.client.start();
     const startMs = random.chance(0.25) ? random.below(1_500) : 1_500 + random.below(1_500);
     const endMs = startMs + 1_500 + random.below(random.chance(0.3) ? 20_000 : 6_000);
-    if (random.chance(0.4)) {
+    if (this.#plan !== undefined) {
+      this.#plan(this);
+    } else if (random.chance(0.4)) {
       this.faults.planPatiently(12);
     } else {
       this.faults.plan(startMs, endMs);

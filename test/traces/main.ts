@@ -1,6 +1,6 @@
 /**
  * Checks the traces that engines wrote: each is replayed through the production step function, all of a guest are held against
- * one another (cross-check.ts). A directory must hold the traces of one run: the record of another one is another record.
+ * one another (cross-check.ts). Each directory must hold the traces of one run: the record of another one is another record.
  *
  * usage: node test/traces/main.ts DIRECTORY      reads every *.jsonl in it and below
  *

@@ -1,4 +1,4 @@
-/** All traces of a run: each replayed, those of one guest held against one another. */
+/** All traces of some runs: each replayed, those of one guest in one directory, and so of one run, held against one another. */
 import { type Side } from "../../src/protocol/side-state.ts";
 import { CrossCheck } from "./cross-check.ts";
 import { FileReplay, type StepFunction, type TraceStep } from "./replay.ts";
@@ -24,8 +24,9 @@ export class TraceCheck {
     let guest: CrossCheck | undefined;
     const watcher = {
       begin: (first: Side, where: string): void => {
-        guest = this.#guests.get(first.guest) ?? new CrossCheck();
-        this.#guests.set(first.guest, guest);
+        const key = `${name.slice(0, name.lastIndexOf("/") + 1)}${first.guest}`;
+        guest = this.#guests.get(key) ?? new CrossCheck();
+        this.#guests.set(key, guest);
         guest.begin(where);
       },
       take: (step: TraceStep): void => {
