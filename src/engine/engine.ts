@@ -17,7 +17,7 @@ import {
   type OutputMode,
 } from "../protocol/assignment.ts";
 import { type Frame } from "../protocol/frames.ts";
-import { type MachineShape, type SyncBasis } from "../protocol/messages.ts";
+import { type MachineShape, type Message, type SyncBasis } from "../protocol/messages.ts";
 import { isPrimary, startSide, step } from "../protocol/side.ts";
 import {
   type Effect,
@@ -312,11 +312,11 @@ export class Engine {
         this.#links.closeLink(effect.link);
         return;
       case "send":
+        this.#noteAnswer(effect.message);
         this.#links.send(effect.link, effect.message);
         return;
       case "reportRefusal":
-        this.#problems.set("refusal", effect.message);
-        this.#log.warn({ code: effect.code }, effect.message);
+        this.#noteRefusal(effect.code, effect.message);
         return;
       case "exit":
         this.#end(effect);
@@ -428,6 +428,22 @@ export class Engine {
     }
     this.#problems.set("guest", obstacle);
     this.#log.error({ obstacles: this.#guest?.obstacles }, "the guest cannot be protected");
+  }
+
+  /** What keeps the two sides apart is shown on both, and goes when they have found together. */
+  #noteAnswer(message: Message): void {
+    if (message.tag === "refuse") {
+      this.#noteRefusal(message.code, message.message);
+    } else if (message.tag === "welcome" || message.tag === "syncBegin") {
+      this.#problems.delete("refusal");
+    }
+  }
+
+  #noteRefusal(code: string, message: string): void {
+    if (this.#problems.get("refusal") !== message) {
+      this.#problems.set("refusal", message);
+      this.#log.warn({ code }, message);
+    }
   }
 
   #startTimer(timer: TimerName): void {

@@ -112,6 +112,10 @@ function planLinks({ links, problems }: EngineSnapshot): EngineCondition {
   if (down.length === 0) {
     return { type: "LinksHealthy", status: "True", reason: "Healthy", message: "every replication link is up" };
   }
+  const refusal = problems.get("refusal");
+  if (refusal !== undefined) {
+    return { type: "LinksHealthy", status: "Unknown", reason: "Refused", message: `the links work, but: ${refusal}` };
+  }
   const why = down.map((name) => `${name}${problems.has(name) ? ` (${problems.get(name) ?? ""})` : ""}`).join(", ");
   return { type: "LinksHealthy", status: "False", reason: "LinkDown", message: `not connected: ${why}` };
 }
