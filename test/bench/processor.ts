@@ -10,8 +10,8 @@ const turns = 50_000;
 
 /** The interval is from the end of a pause to the next, so it leaves room for the pause. */
 const rates = [
-  { perSecond: 20, intervalMs: 44, slowerPercentMax: 20 },
-  { perSecond: 40, intervalMs: 20, slowerPercentMax: 35 },
+  { perSecond: 20, intervalMs: 43, slowerPercentMax: 20 },
+  { perSecond: 40, intervalMs: 19, slowerPercentMax: 35 },
 ] as const;
 
 export async function measureProcessor(bench: Bench): Promise<Figure[]> {
