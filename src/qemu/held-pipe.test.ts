@@ -1,7 +1,7 @@
 /** The pipe against a writer that is a process of its own and, like QEMU, blocks. */
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -82,11 +82,21 @@ test("a writer left waiting by a dead process is let go", async () => {
   while (!existsSync(path)) {
     await sleep(5);
   }
-  const writer = write(200_000);
-  await sleep(50);
-  expect(writer.isDone()).toBe(false);
+  const marker = join(directory, "marker");
+  const script = 'echo >"$1"; exec head -c 200000 /dev/zero >"$0"';
+  const writer = spawn("sh", ["-c", script, path, marker], { stdio: "ignore" });
+  const ended = new Promise<unknown>((resolve) =>
+    writer.once("exit", (status, signal) => {
+      resolve(status ?? signal);
+    }),
+  );
+  while (!existsSync(marker) || !/ \(sh\) S /.test(readFileSync(`/proc/${writer.pid ?? -1}/stat`, "utf8"))) {
+    await sleep(5);
+  }
+  await sleep(20);
+  expect(writer.exitCode).toBeNull();
   releaseWriter(path);
-  expect(await writer.ended).not.toBeNull();
+  expect(await ended).not.toBe(0); // Its reader is gone again: the write fails.
   expect(existsSync(path)).toBe(false);
   releaseWriter(path); // Nothing there: nothing happens.
   pipe = await HeldPipe.create(path, 0o600);
