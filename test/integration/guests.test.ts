@@ -1,0 +1,49 @@
+/** Guests of other shapes than the ones the soak kills: each survives the death of its QEMU, and nobody notices. */
+import { expect, test } from "@jest/globals";
+import { setTimeout as sleep } from "node:timers/promises";
+import { createCluster, type ClusterOptions } from "../lab/cluster.ts";
+import { waitForGuest } from "../lab/guest-health.ts";
+import { withLab } from "../lab/hosts.ts";
+import { provideImage } from "../lab/images.ts";
+import { countReplies, startWitnesses, stopWitnesses, sumVerdicts } from "../lab/load.ts";
+import { placeGuest, type GuestRequest } from "../lab/placement.ts";
+
+const patienceMs = 300_000;
+
+type Variety = {
+  readonly name: string;
+  readonly request?: Partial<GuestRequest>;
+  readonly options?: Partial<ClusterOptions>;
+};
+
+const varieties: readonly Variety[] = [
+  { name: "a VGA display", request: { options: { display: true } } },
+  { name: "full comparison as its tracker", options: { tracker: "comparison" } },
+];
+
+test.each(varieties)(
+  "a guest with $name survives a kill of its QEMU",
+  async ({ request = {}, options = {} }) => {
+    await withLab({}, async (lab) => {
+      const image = await provideImage("busybox", () => undefined);
+      const guest = placeGuest(lab, { name: "guest", kind: "busybox", image, index: 0, ...request }, "a");
+      const cluster = await createCluster(lab, { guests: [guest], firstPrimary: "a", ...options });
+      cluster.start();
+      await waitForGuest(guest, patienceMs);
+      await cluster.waitUntilProtected(patienceMs);
+      const witnesses = startWitnesses(lab, guest, { connectionsCount: 2, thinkMs: 20, stallMs: 60_000 });
+      await sleep(2000);
+
+      await cluster.killQemu("a", guest.name);
+      await cluster.waitFor("the guest runs on B", ([view]) => view?.primary === "b", patienceMs);
+      await cluster.waitUntilProtected(patienceMs);
+      const repliesCount = countReplies(witnesses);
+      await sleep(2000);
+
+      const verdict = sumVerdicts(await stopWitnesses(witnesses));
+      expect(verdict).toMatchObject({ survived: 2, lost: 0, duplicated: 0, reordered: 0, broken: 0, wrong: 0 });
+      expect(verdict.replies).toBeGreaterThan(repliesCount);
+    });
+  },
+  patienceMs,
+);
