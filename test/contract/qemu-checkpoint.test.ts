@@ -50,14 +50,20 @@ async function openCheckpointer(guest: GuestQemu): Promise<Checkpointer> {
   return checkpointer;
 }
 
+async function untilIdle(checkpointer: Checkpointer): Promise<void> {
+  while (checkpointer.isCapturing) {
+    await sleep(5);
+  }
+}
+
 describe.each(builds)("$name", (build) => {
   test("neither QEMU nor the guest writes memory between the stop and the end of the save", async () => {
     const guest = await start({ build, machine: "q35", load: ["disk", "memory"], extra: ["-device", "VGA"] });
     await guest.waitForTick(5);
     const checkpointer = await openCheckpointer(guest);
     const state = Buffer.alloc(STATE_BYTES_MAX);
-    let before = Buffer.alloc(0);
-    let during = Buffer.alloc(0);
+    let before: Buffer = Buffer.alloc(0);
+    let during: Buffer = Buffer.alloc(0);
     for (let round = 0; round < 8; round++) {
       await sleep(60);
       let tick = 0;
@@ -135,18 +141,16 @@ describe.each(builds)("$name", (build) => {
     guest.process.kill("SIGSTOP");
     const stopTimedOut = checkpointer.capture(() => undefined, state, { timeoutMs: 200 });
     await expect(stopTimedOut).rejects.toMatchObject({ detail: { code: "StopTimedOut" } });
-    await expect(checkpointer.capture(() => undefined, state)).rejects.toMatchObject({ detail: { code: "CheckpointBusy" } });
+    await expect(checkpointer.capture(() => undefined, state)).rejects.toMatchObject({
+      detail: { code: "CheckpointBusy" },
+    });
     guest.process.kill("SIGCONT");
-    while (checkpointer.isCapturing) {
-      await sleep(5);
-    }
+    await untilIdle(checkpointer);
     await checkpointer.capture(() => undefined, state);
     const frozen = checkpointer.capture(() => guest.process.kill("SIGSTOP"), state, { timeoutMs: 200 });
     await expect(frozen).rejects.toMatchObject({ detail: { code: "SaveTimedOut" } });
     guest.process.kill("SIGCONT");
-    while (checkpointer.isCapturing) {
-      await sleep(5);
-    }
+    await untilIdle(checkpointer);
     await checkpointer.capture(() => undefined, state);
     await guest.waitForTick(guest.lastTick() + 5);
   });
@@ -159,7 +163,11 @@ describe.each(builds)("$name", (build) => {
     const engine = spawn(process.execPath, ["--input-type=module", "-e", dyingEngine(guest, fifo, when)], {
       stdio: ["ignore", "inherit", "inherit"],
     });
-    const signal = await new Promise((resolve) => engine.once("exit", (_code, killer) => { resolve(killer); }));
+    const signal = await new Promise((resolve) =>
+      engine.once("exit", (_code, killer) => {
+        resolve(killer);
+      }),
+    );
     expect(signal).toBe("SIGKILL");
     if (when === "beforeOpen") {
       guest.process.kill("SIGCONT");
@@ -273,7 +281,7 @@ describe.each(builds)("$name", (build) => {
 });
 
 async function until(holds: () => boolean): Promise<void> {
-  for (const deadlineMs = performance.now() + 20_000; !holds(); ) {
+  for (const deadlineMs = performance.now() + 20_000; !holds();) {
     expect(performance.now()).toBeLessThan(deadlineMs);
     await sleep(10);
   }

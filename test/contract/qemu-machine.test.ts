@@ -26,13 +26,20 @@ describe.each(builds)("$name", (build) => {
       rmSync(directory, { recursive: true });
     });
     mkdirSync(join(directory, "guest"));
-    const guest = await GuestQemu.start({ build, machine, directory: join(directory, "guest"), extra: extra(directory) });
+    const guest = await GuestQemu.start({
+      build,
+      machine,
+      directory: join(directory, "guest"),
+      extra: extra(directory),
+    });
     cleanUps.push(() => guest.kill());
     return guest;
   };
 
   test("an ordinary machine: its shape is read, nothing is in the way", async () => {
-    const guest = await start(() => [..."-smp 2 -device VGA -netdev user,id=n0 -device virtio-net-pci,netdev=n0".split(" ")]);
+    const guest = await start(() => [
+      ..."-smp 2 -device VGA -netdev user,id=n0 -device virtio-net-pci,netdev=n0".split(" "),
+    ]);
     const machine = await readMachine(guest.qmp);
     expect(machine).toMatchObject({ runState: "running", vcpus: 2, nics: [{ netdev: "n0", type: "user", queues: 1 }] });
     expect(machine.type).toMatch(/^pc-q35-\d+\.\d+$/);
