@@ -210,6 +210,8 @@ function environmentOf(program: EngineProgram, runDirectory: string): NodeJS.Pro
     NODE_COMPILE_CACHE: program.cacheDirectory,
     // Two malloc arenas instead of eight per core: threads of libuv's pool otherwise keep freed memory apart.
     MALLOC_ARENA_MAX: "2",
+    // A checkpoint learns of the stop through a thread of the pool: it must not queue behind reads of disks.
+    UV_THREADPOOL_SIZE: "12",
     TWINRUN_LOG_LEVEL: program.logLevel,
     [MARKER]: runDirectory,
   };

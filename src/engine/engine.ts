@@ -529,12 +529,23 @@ export class Engine {
     const disks = await PrimaryDisks.open(this.#config.disks);
     disks.onMirrorLost = (device, reason) => {
       this.#log.warn({ device, reason }, "a disk is not mirrored any more");
-      this.#problems.set(`mirror ${device}`, reason);
-      this.#failSession();
+      if (this.#guest === guest && guest.qmp.isOpen && !this.#isOver) {
+        this.#problems.set(`mirror ${device}`, reason);
+        this.#failSession();
+        this.#mirrorsReady = this.#restartMirrors(disks, guest, device);
+        this.#mirrorsReady.catch(() => undefined);
+      }
     };
     this.#primaryDisks = disks;
     this.#mirrorsReady = disks.startMirrors(guest.qmp, this.#config.runDirectory);
     this.#mirrorsReady.catch(() => undefined);
+  }
+
+  /** No session begins before every write is seen again. */
+  async #restartMirrors(disks: PrimaryDisks, guest: Guest, device: string): Promise<void> {
+    await this.#mirrorsReady.catch(() => undefined);
+    await disks.restartMirrors(guest.qmp, this.#config.runDirectory);
+    this.#problems.delete(`mirror ${device}`);
   }
 
   #shape(): MachineShape | null {

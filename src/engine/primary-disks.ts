@@ -48,6 +48,8 @@ export class PrimaryDisks implements MirrorSink {
   #epoch = 0;
   /** False until every write since some known moment has been seen. */
   #known = false;
+  /** Writes went unseen since the last full comparison. */
+  #hasGap = false;
   onMirrorLost: (device: string, reason: string) => void = () => undefined;
 
   private constructor(disks: readonly PrimaryDisk[]) {
@@ -69,7 +71,7 @@ export class PrimaryDisks implements MirrorSink {
 
   /** Whether the maps hold everything since the last session: then a delta suffices. */
   get isKnown(): boolean {
-    return this.#known;
+    return this.#known && !this.#hasGap;
   }
 
   /** Begins to see the guest's writes. */
@@ -77,6 +79,20 @@ export class PrimaryDisks implements MirrorSink {
     const socketPath = join(runDirectory, "mirror.sock");
     const exports = this.#disks.map(({ assignment, bytes }) => ({ name: assignment.id, bytes }));
     this.#target = await MirrorTarget.listen(socketPath, exports, this);
+    await this.#mirrorAll(qmp, socketPath);
+  }
+
+  /** After a mirror was lost: all of them anew. What was written in between is unknown, so disks will be compared. */
+  async restartMirrors(qmp: QmpClient, runDirectory: string): Promise<void> {
+    const mirrors = this.#mirrors;
+    this.#mirrors = [];
+    for (const mirror of mirrors) {
+      await mirror.stop();
+    }
+    await this.#mirrorAll(qmp, join(runDirectory, "mirror.sock"));
+  }
+
+  async #mirrorAll(qmp: QmpClient, socketPath: string): Promise<void> {
     for (const [index, { assignment }] of this.#disks.entries()) {
       const mirror = await DiskMirror.start(qmp, {
         device: assignment.id,
@@ -85,8 +101,8 @@ export class PrimaryDisks implements MirrorSink {
         exportName: assignment.id,
       });
       void mirror.ended.then((end) => {
-        if (end.tag === "failed") {
-          this.#known = false;
+        if (end.tag === "failed" && this.#mirrors.includes(mirror)) {
+          this.#hasGap = true;
           this.onMirrorLost(assignment.id, end.reason);
         }
       });
@@ -126,6 +142,7 @@ export class PrimaryDisks implements MirrorSink {
     this.#epoch = 0;
     this.#unacknowledged = [];
     if (basis === "all") {
+      this.#hasGap = false;
       for (const { lacking } of this.#disks) {
         lacking.clearAll(); // The comparison of hashes, or markAll, says what is lacking.
       }
