@@ -15,7 +15,6 @@ set -euo pipefail
 
 suite=trixie
 major=10
-mirror=$("$(dirname "$0")/debian-mirror.sh")
 cache=${TWINRUN_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/twinrun}/qemu10
 root=$cache/root
 command=$cache/qemu-system-x86_64
@@ -55,6 +54,7 @@ fi
 [ "$(id -u)" = 0 ] || { say "needs root for debootstrap: run it once as root with TWINRUN_CACHE set to your cache"; exit 1; }
 command -v debootstrap >/dev/null || { say "debootstrap is missing: apt-get install debootstrap"; exit 1; }
 
+mirror=$("$(dirname "$0")/debian-mirror.sh")
 # Made under another name and moved when whole: a run that was cut off leaves nothing that looks ready.
 rm -rf "$root" "$cache/root.new"
 say "debootstrap $suite from $mirror"
