@@ -1,0 +1,97 @@
+/** What the model explores: small worlds, each with its faults, together everything the rules are about. */
+import { explore, type Explored, isProtected } from "./explore.ts";
+import { fingerprintWorld } from "./fingerprint.ts";
+import { type Fault, listMoves, makeMove } from "./moves.ts";
+import { productionRules, type Rules } from "./shell.ts";
+import { type Budget, createWorld, type World } from "./world.ts";
+
+export type Configuration = {
+  readonly name: string;
+  readonly from: "nothing" | "protected";
+  readonly links: number;
+  readonly budget: Budget;
+  /** Where so much is broken at once that a guest may lose its memory. */
+  readonly mayBootCold?: boolean;
+  readonly faults: readonly Fault[];
+};
+
+const crashes: readonly Fault[] = ["linkLost", "engineCrash", "guestCrash", "hostCrash"];
+const quorum: readonly Fault[] = ["answerLost", "requestLost", "duplicate"];
+
+export const configurations: readonly Configuration[] = [
+  {
+    name: "start",
+    from: "nothing",
+    links: 1,
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0 },
+    faults: [...crashes, ...quorum, "guestFailed"],
+  },
+  {
+    name: "any fault",
+    from: "protected",
+    links: 1,
+    budget: { faults: 1, outputs: 1, epochs: 1, switchovers: 0 },
+    faults: [...crashes, ...quorum, "haste", "applyFailed", "guestFailed", "shutDown"],
+  },
+  {
+    name: "switchover",
+    from: "protected",
+    links: 1,
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 1 },
+    faults: [...crashes, ...quorum, "haste", "applyFailed", "guestFailed"],
+  },
+  {
+    name: "links and quorum",
+    from: "protected",
+    links: 1,
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0 },
+    faults: ["linkLost", "answerLost", "duplicate"],
+  },
+  {
+    name: "links and engines",
+    from: "protected",
+    links: 1,
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0 },
+    faults: ["linkLost", "engineCrash", "haste"],
+  },
+  {
+    name: "two links",
+    from: "protected",
+    links: 2,
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0 },
+    faults: ["linkLost", "engineCrash"],
+  },
+];
+
+export function runConfiguration(configuration: Configuration, rules: Rules = productionRules): Explored {
+  const { from, links, budget, faults, mayBootCold = false } = configuration;
+  const none = { faults: 0, outputs: 0, epochs: 0, switchovers: 0 };
+  const start = from === "nothing" ? createWorld(links, budget) : { ...startProtected(links, none), budget };
+  return explore({ start, faults: new Set(faults), rules, worldsMax: 4_000_000, mayBootCold });
+}
+
+/** The nearest protected world with production's rules. */
+function startProtected(links: number, budget: Budget): World {
+  const seen = new Set<string>();
+  let level: World[] = [createWorld(links, budget)];
+  while (level.length > 0) {
+    const found = level.find(isProtected);
+    if (found !== undefined) {
+      return found;
+    }
+    const next: World[] = [];
+    for (const world of level) {
+      for (const move of listMoves(world, new Set())) {
+        const after = makeMove(world, move, productionRules);
+        const { low, high } = fingerprintWorld(after);
+        const key = `${low}.${high}`;
+        if (!seen.has(key)) {
+          seen.add(key);
+          next.push(after);
+        }
+      }
+    }
+    level = next;
+  }
+  throw new Error("without any fault the pair never becomes protected");
+}
