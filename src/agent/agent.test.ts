@@ -347,7 +347,7 @@ describe("a change of assignments", () => {
     host.writeAssignments("guests: [{ guest: web ");
     const problem = await until("the problem shows", async () => (await host.status())?.assignmentProblem ?? undefined);
     expect(problem).toMatch(/is not YAML/);
-    expect(host.output).toMatch(/is not YAML/);
+    await until("the problem is logged", () => /is not YAML/.test(host.output) || undefined); // Its pipe may be read later.
     expect((await host.ask("GET", "/metrics"))?.body).toMatch(/^twinrun_assignments_good 0$/m);
     await host.end("SIGKILL");
     await host.start();

@@ -22,6 +22,7 @@ export const configurations: readonly Configuration[] = [
   {
     name: "start",
     from: "nothing",
+    mayBootCold: true,
     links: 1,
     budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0 },
     faults: [...crashes, ...quorum, "guestFailed"],
@@ -36,6 +37,7 @@ export const configurations: readonly Configuration[] = [
   {
     name: "switchover",
     from: "protected",
+    mayBootCold: true,
     links: 1,
     budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 1 },
     faults: [...crashes, ...quorum, "haste", "applyFailed", "guestFailed"],
@@ -50,9 +52,18 @@ export const configurations: readonly Configuration[] = [
   {
     name: "links and engines",
     from: "protected",
+    mayBootCold: true,
     links: 1,
     budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0 },
     faults: ["linkLost", "engineCrash", "haste"],
+  },
+  {
+    name: "crashes",
+    from: "protected",
+    mayBootCold: true,
+    links: 1,
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0 },
+    faults: ["engineCrash", "guestCrash", "hostCrash", "applyFailed"],
   },
   {
     name: "two links",

@@ -272,7 +272,8 @@ export class Shell {
   }
 
   #ask(host: HostIndex, { request }: EffectOf<"askQuorum">): void {
-    if (request.change.tag === "takeOver" && this.#content(host) === null) {
+    const { guest } = this.world.hosts[host];
+    if (request.change.tag === "takeOver" && guest !== null && guest.holds === null) {
       throw new Violation(`${NODES[host]} asks for the guest without a complete state`);
     }
     this.world.calls = [...this.world.calls, { tag: "ask", host, request, decision: null }];
