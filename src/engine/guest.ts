@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { type EngineConfig, type FoundGuest } from "../protocol/assignment.ts";
 import { type MachineShape } from "../protocol/messages.ts";
 import { GuestMemory } from "../memory/guest-memory.ts";
+import { enlargePipe } from "../memory/libc.ts";
 import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ram-blocks.ts";
 import { applyNice, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
 import { type Shim, openShim } from "../memory/shim.ts";
@@ -107,7 +108,8 @@ export class Guest {
   }
 
   async openCheckpointer(): Promise<void> {
-    this.checkpointer = await Checkpointer.open(this.qmp, join(this.#runDirectory, "state.fifo"), { mode: 0o666 });
+    const options = { mode: 0o666, enlarge: enlargePipe };
+    this.checkpointer = await Checkpointer.open(this.qmp, join(this.#runDirectory, "state.fifo"), options);
   }
 
   shape(disks: MachineShape["disks"]): MachineShape {

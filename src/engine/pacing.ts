@@ -38,8 +38,8 @@ export type PacingMoment = {
   readonly isBusy: boolean;
 };
 
-const GAP_PAUSES_MAX = 2.2;
-const GAP_PAUSES_MIN = 0.8;
+const GAP_PAUSES_MAX = 5;
+const GAP_PAUSES_MIN = 3;
 const PACKETS_FOR_MAX_GAP = 24;
 const DIRTY_PAGES_TARGET = 4096;
 const SMOOTHING = 0.2;

@@ -12,9 +12,10 @@ import { type GuestMemory } from "../memory/guest-memory.ts";
 import { type FrameConnection } from "../net/frame-connection.ts";
 import { GRANULE_BYTES } from "./dirty-map.ts";
 import { hashGranules } from "./primary-disks.ts";
+import { DeviceStates } from "./device-states.ts";
 import { type StandbyDisk } from "./standby-disk.ts";
 
-type PagesFrame = Extract<Frame, { tag: "pages" | "zeroPages" }>;
+type PagesFrame = Extract<Frame, { tag: "pages" | "zeroPages" | "pageDeltas" }>;
 type DiskFrame = Extract<Frame, { tag: "diskWrite" | "diskZero" }>;
 type Staged = {
   pages: PagesFrame[];
@@ -43,6 +44,7 @@ export class Reception {
   readonly #events: ReceptionEvents;
   readonly #staged = new Map<number, Staged>();
   readonly #runs = new PageRuns();
+  readonly #states = new DeviceStates();
   #deviceState: Uint8Array | undefined;
   #committed = 0;
   #ended = false;
@@ -86,11 +88,11 @@ export class Reception {
         if (frame.epoch === 0) {
           this.#applyPages(frame);
         } else {
-          const staged = this.#stageOf(frame.epoch);
-          staged.pages.push(frame);
-          staged.bytes += frame.payloadBytes;
-          staged.pageCount += sum(frame.counts);
+          this.#stagePages(frame, sum(frame.counts));
         }
+        return;
+      case "pageDeltas":
+        this.#stagePages(frame, frame.pages.length);
         return;
       case "diskWrite":
       case "diskZero":
@@ -102,13 +104,12 @@ export class Reception {
           staged.bytes += frame.payloadBytes;
         }
         return;
-      case "deviceState": {
-        const staged = this.#stageOf(frame.epoch);
-        staged.deviceState = frame.data;
-        staged.deviceStateBytes = frame.rawBytes;
-        staged.bytes += frame.payloadBytes;
+      case "deviceState":
+        this.#stageState(frame, this.#states.take(frame.rawBytes, frame.data));
         return;
-      }
+      case "stateDelta":
+        this.#stageState(frame, this.#states.derive(frame));
+        return;
       case "epochEnd":
         this.#whenEpochEnds(frame);
         return;
@@ -120,6 +121,20 @@ export class Reception {
       default:
         return;
     }
+  }
+
+  #stagePages(frame: PagesFrame, pageCount: number): void {
+    const staged = this.#stageOf(frame.epoch);
+    staged.pages.push(frame);
+    staged.bytes += frame.payloadBytes;
+    staged.pageCount += pageCount;
+  }
+
+  #stageState(frame: Extract<Frame, { tag: "deviceState" | "stateDelta" }>, state: Uint8Array): void {
+    const staged = this.#stageOf(frame.epoch);
+    staged.deviceState = state;
+    staged.deviceStateBytes = frame.rawBytes;
+    staged.bytes += frame.payloadBytes;
   }
 
   #stageOf(epoch: number): Staged {
@@ -159,6 +174,7 @@ export class Reception {
       staged.disk.forEach((frame) => {
         this.#applyDisk(frame);
       });
+      this.#states.giveBack(this.#deviceState);
       this.#deviceState = staged.deviceState;
       this.#committed = epoch;
     } catch (error) {
@@ -177,6 +193,10 @@ export class Reception {
   }
 
   #applyPages(frame: PagesFrame): void {
+    if (frame.tag === "pageDeltas") {
+      this.#memory.writeBlocks(frame.pages, frame.masks, frame.data);
+      return;
+    }
     this.#runs.clear();
     for (const [index, start] of frame.starts.entries()) {
       this.#runs.add(start, frame.counts[index] ?? 0);

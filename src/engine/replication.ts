@@ -17,12 +17,15 @@ import {
   encodeDiskZero,
   encodeDiskHashesWanted,
   encodeEpochEnd,
+  encodePageDeltas,
   encodePages,
+  encodeStateDelta,
   encodeZeroPages,
   type Frame,
   type FrameParts,
   PAGES_PER_FRAME_MAX,
   payloadBytesOf,
+  WIRE_BLOCK_BYTES,
 } from "../protocol/frames.ts";
 import { type SyncBasis } from "../protocol/messages.ts";
 import { PageRuns, type PageSet, subtract, union } from "../memory/page-runs.ts";
@@ -37,6 +40,7 @@ import { type Guest } from "./guest.ts";
 import { observeEpoch, type PacingState, planCapture, startPacing } from "./pacing.ts";
 import { type DiskStream, type PrimaryDisks } from "./primary-disks.ts";
 import { RamCopy } from "./ram-copy.ts";
+import { DeltaBuffer, SentPages, SentState } from "./sent-pages.ts";
 
 const EPOCHS_IN_FLIGHT = 3;
 /** Device state is 0.1 to 0.5 MiB; what is never touched of this costs nothing. */
@@ -45,6 +49,8 @@ const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
 const CAPTURE_FAILURES_MAX = 3;
 /** A guest that fell idle before its gap was over is checkpointed this much later at most. */
 const BUSY_LOOK_MS = 1;
+/** A guest with one client falls idle this soon after its reply, too soon for a timer. */
+const LOOK_CLOSELY_MS = 0.5;
 const compressPages = promisify(zstdCompress);
 /** The fastest level: what counts is that it is faster than the link. */
 const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
@@ -62,12 +68,13 @@ type Epoch = {
 };
 
 /** Memory of one epoch on its way; used again once it was sent. */
-type Slot = { pages: Buffer; state: Buffer };
+type Slot = { pages: Buffer; readonly state: Buffer; readonly deltas: DeltaBuffer; readonly whole: PageRuns };
 
 type ShipOrder = {
   readonly epoch: Epoch;
   readonly slot: Slot;
   readonly stateBytes: number;
+  readonly startedMs: number;
 };
 
 export type ReplicationEvents = {
@@ -93,6 +100,8 @@ export class Replication implements DiskStream {
   readonly #merged = new PageRuns();
   readonly #slots: Slot[] = [];
   readonly #inFlight: Epoch[] = [];
+  readonly #sentPages = new SentPages();
+  readonly #sentState = new SentState();
   #contract: CheckpointContract;
   #pacing: PacingState;
   /** 0 while bulk data goes out, then the epoch the guest is in. */
@@ -292,32 +301,36 @@ export class Replication implements DiskStream {
   }
 
   #schedule(): void {
-    if (this.#ended || !this.#isRunningEpochs || this.#isCapturing || this.#isStoppedForGood) {
-      return;
+    if (!this.#mayCapture()) {
+      return; // The end of the capture, or the next acknowledgement, asks again.
     }
-    if (this.#inFlight.length >= (this.#throttled ? 1 : EPOCHS_IN_FLIGHT) && !this.#finalWanted) {
-      return; // The next acknowledgement asks again.
-    }
-    const moment = {
-      startedAtMs: this.#startedAtMs,
-      resumedAtMs: this.#resumedAtMs,
-      outputSinceMs: this.#outputSinceMs,
-      isBusy: this.#outputSinceMs !== undefined && this.#guest.isBusy(),
-    };
-    const dueMs = this.#finalWanted ? 0 : planCapture(this.#pacing, moment, this.#contract) - monotonicMs();
+    const nowMs = monotonicMs();
+    const outputSinceMs = this.#outputSinceMs;
+    const isBusy = outputSinceMs !== undefined && this.#guest.isBusy();
+    const moment = { startedAtMs: this.#startedAtMs, resumedAtMs: this.#resumedAtMs, outputSinceMs, isBusy };
+    const dueMs = this.#finalWanted ? 0 : planCapture(this.#pacing, moment, this.#contract) - nowMs;
     clearTimeout(this.#timer);
     this.#timer = undefined;
     if (dueMs < 0.3) {
       void this.#capture();
+    } else if (isBusy && nowMs - outputSinceMs < LOOK_CLOSELY_MS) {
+      setImmediate(() => {
+        this.#schedule();
+      });
     } else {
-      this.#timer = setTimeout(
-        () => {
-          this.#timer = undefined;
-          this.#schedule();
-        },
-        moment.isBusy ? Math.min(dueMs, BUSY_LOOK_MS) : dueMs,
-      );
+      const again = (): void => {
+        this.#timer = undefined;
+        this.#schedule();
+      };
+      this.#timer = setTimeout(again, isBusy ? Math.min(dueMs, BUSY_LOOK_MS) : dueMs);
     }
+  }
+
+  #mayCapture(): boolean {
+    if (this.#ended || !this.#isRunningEpochs || this.#isCapturing || this.#isStoppedForGood) {
+      return false;
+    }
+    return this.#finalWanted || this.#inFlight.length < (this.#throttled ? 1 : EPOCHS_IN_FLIGHT);
   }
 
   async #capture(): Promise<void> {
@@ -408,54 +421,87 @@ export class Replication implements DiskStream {
       this.#lacking.add(epoch.runs);
       return;
     }
-    const nowMs = monotonicMs();
     this.#inFlight.push(epoch);
-    this.#figures.addCheckpoint(epoch.runs.pageCount, nowMs);
-    const rawBytes = epoch.runs.pageCount * PAGE_BYTES;
-    const { compress, state } = planPages(this.#compression, rawBytes);
+    this.#figures.addCheckpoint(epoch.runs.pageCount, monotonicMs());
+    const order = { epoch, slot, stateBytes, startedMs: monotonicMs() };
+    this.#sortPages(order);
+    const { compress, state } = planPages(this.#compression, slot.whole.pageCount * PAGE_BYTES);
     this.#compression = state;
-    const order = { epoch, slot, stateBytes };
     if (compress || this.#compressing !== undefined) {
-      this.#compressing = (this.#compressing ?? Promise.resolve()).then(() => this.#sendCompressed(order));
+      const rest = this.#encodeRest(order);
+      this.#compressing = (this.#compressing ?? Promise.resolve()).then(() => this.#sendCompressed(order, rest));
     } else {
-      this.#sendEpoch(order, encodeEpochPages(epoch, slot.pages));
+      this.#sendEpoch(order, [...encodeEpochPages(epoch.epoch, slot.whole, slot.pages), ...this.#encodeRest(order)]);
     }
     this.#events.onCaptured(epoch.epoch, final);
   }
 
-  async #sendCompressed(order: ShipOrder): Promise<void> {
+  /** Into pages the standby has an older version of, and pages that go whole. */
+  #sortPages({ epoch, slot }: ShipOrder): void {
+    if (epoch.runs.pageCount <= PAGES_PER_FRAME_MAX) {
+      this.#sentPages.sort(epoch.runs, slot.pages, slot.deltas, slot.whole);
+      return;
+    }
+    // A guest that wrote all over its memory: comparing would be in vain.
+    this.#sentPages.forget();
+    slot.deltas.clear(0);
+    slot.whole.copyFrom(epoch.runs);
+  }
+
+  /** What is no whole page. Deltas are made in the order of epochs, whenever they are sent. */
+  #encodeRest({ epoch: { epoch }, slot, stateBytes }: ShipOrder): FrameParts[] {
+    const frames: FrameParts[] = [];
+    const { deltas, state } = slot;
+    if (deltas.pageCount > 0) {
+      frames.push(
+        encodePageDeltas(epoch, {
+          pages: deltas.pages.subarray(0, deltas.pageCount),
+          masks: deltas.masks.subarray(0, 2 * deltas.pageCount),
+          data: deltas.data.subarray(0, deltas.blockCount * WIRE_BLOCK_BYTES),
+        }),
+      );
+    }
+    if (!this.#sentState.compare(state, stateBytes)) {
+      frames.push(encodeDeviceState(epoch, state.subarray(0, stateBytes)));
+      return frames;
+    }
+    const { masks, changes } = this.#sentState;
+    const data = Buffer.from(changes.data.subarray(0, changes.blockCount * WIRE_BLOCK_BYTES));
+    frames.push(encodeStateDelta(epoch, { rawBytes: stateBytes, masks, data }));
+    return frames;
+  }
+
+  async #sendCompressed(order: ShipOrder, rest: readonly FrameParts[]): Promise<void> {
     const startedMs = monotonicMs();
+    const { slot, epoch } = order;
     const frames: FrameParts[] = [];
     let rawBytes = 0;
     let bytes = 0;
-    for (const { starts, counts, from, to } of splitRuns(order.epoch.runs)) {
-      const raw = order.slot.pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES);
+    for (const { starts, counts, from, to } of splitRuns(slot.whole)) {
+      const raw = slot.pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES);
       const data = await compressPages(raw, COMPRESSION);
       rawBytes += raw.length;
       bytes += data.length;
-      frames.push(encodePages(order.epoch.epoch, { starts, counts }, data, raw.length));
+      frames.push(encodePages(epoch.epoch, { starts, counts }, data, raw.length));
     }
     if (rawBytes > 0) {
       this.#compression = observeCompressed(this.#compression, { rawBytes, bytes, ms: monotonicMs() - startedMs });
     }
-    this.#sendEpoch(order, frames);
-    if (order.epoch === this.#inFlight.at(-1)) {
+    this.#sendEpoch(order, [...frames, ...rest]);
+    if (epoch === this.#inFlight.at(-1)) {
       this.#compressing = undefined; // Nobody waits behind it.
     }
   }
 
-  #sendEpoch({ epoch, slot, stateBytes }: ShipOrder, pages: readonly FrameParts[]): void {
-    const startedMs = monotonicMs();
-    const frames = [...pages, encodeDeviceState(epoch.epoch, slot.state.subarray(0, stateBytes))];
+  #sendEpoch({ epoch, slot, stateBytes, startedMs }: ShipOrder, frames: readonly FrameParts[]): void {
     const frameBytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), 0);
     const totals = {
-      pageCount: epoch.runs.pageCount,
+      pageCount: slot.whole.pageCount + slot.deltas.pageCount,
       diskRecords: epoch.diskRecords,
       bytes: epoch.diskBytes + frameBytes,
       deviceStateBytes: stateBytes,
     };
-    frames.push(encodeEpochEnd(epoch.epoch, totals));
-    this.#send(frames.flat(), () => {
+    this.#send([...frames, encodeEpochEnd(epoch.epoch, totals)].flat(), () => {
       const ms = monotonicMs() - startedMs;
       this.#figures.addPhase("ship", ms);
       this.#compression = observeSent(this.#compression, frameBytes, ms);
@@ -574,25 +620,22 @@ export class Replication implements DiskStream {
 }
 
 function newSlot(): Slot {
-  return { pages: Buffer.allocUnsafeSlow(PAGES_BYTES_FIRST), state: Buffer.allocUnsafeSlow(STATE_BYTES_MAX) };
+  return {
+    pages: Buffer.allocUnsafeSlow(PAGES_BYTES_FIRST),
+    state: Buffer.allocUnsafeSlow(STATE_BYTES_MAX),
+    deltas: new DeltaBuffer(),
+    whole: new PageRuns(256),
+  };
 }
 
-/** The pages of an epoch as frames of a size both sides allow. */
-function encodeEpochPages(epoch: Epoch, pages: Buffer): FrameParts[] {
-  const { runs } = epoch;
+/** Whole pages as frames of a size both sides allow. */
+function encodeEpochPages(epoch: number, runs: PageRuns, pages: Buffer): FrameParts[] {
   if (runs.pageCount <= PAGES_PER_FRAME_MAX) {
-    return runs.length === 0
-      ? []
-      : [
-          encodePages(
-            epoch.epoch,
-            { starts: runs.starts.subarray(0, runs.length), counts: runs.counts.subarray(0, runs.length) },
-            pages.subarray(0, runs.pageCount * PAGE_BYTES),
-          ),
-        ];
+    const table = { starts: runs.starts.subarray(0, runs.length), counts: runs.counts.subarray(0, runs.length) };
+    return runs.length === 0 ? [] : [encodePages(epoch, table, pages.subarray(0, runs.pageCount * PAGE_BYTES))];
   }
   return splitRuns(runs).map(({ starts, counts, from, to }) =>
-    encodePages(epoch.epoch, { starts, counts }, pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES)),
+    encodePages(epoch, { starts, counts }, pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES)),
   );
 }
 

@@ -2,6 +2,7 @@
  * The property that everything rests on: a copy kept up to date by scans and reads equals the memory itself.
  */
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { countSetBits } from "../lib/bits.ts";
 import { FakeGuest } from "./fake-guest.ts";
 import { GuestMemory, type GuestMemoryOptions } from "./guest-memory.ts";
 import { PageRuns } from "./page-runs.ts";
@@ -71,6 +72,38 @@ function applyScan(copy: Buffer, activity: "stopped" | "running"): number {
   }
   return runs.pageCount;
 }
+
+test("writes single blocks, in every block of RAM, and nothing beside them", () => {
+  open("auto");
+  const count = 700; // More ranges than one system call takes.
+  const pages = Uint32Array.from({ length: count }, (_, index) => (index * 7) % PAGES);
+  const masks = Uint32Array.from({ length: 2 * count }, (_, index) =>
+    index % 5 === 0 ? 0xffff_ffff : (0x8421_0f81 * (index + 1)) >>> 0,
+  );
+  const data = Buffer.alloc(64 * countSetBits(masks));
+  for (let at = 0; at < data.length; at += 64) {
+    data.fill(1 + ((at >>> 6) % 255), at, at + 64);
+  }
+  const expected = readAll();
+  let from = 0;
+  for (let index = 0; index < count; index += 1) {
+    for (let block = 0; block < 64; block += 1) {
+      if ((((masks[2 * index + (block >>> 5)] ?? 0) >>> (block & 31)) & 1) === 1) {
+        data.copy(expected, (pages[index] ?? 0) * PAGE_BYTES + block * 64, from, from + 64);
+        from += 64;
+      }
+    }
+  }
+  memory.writeBlocks(pages, masks, data);
+  expect(readAll().equals(expected)).toBe(true);
+  expect(() => {
+    memory.writeBlocks(pages, masks, data.subarray(64));
+  }).toThrow(RangeError);
+  expect(() => {
+    memory.writeBlocks(Uint32Array.of(PAGES), Uint32Array.of(1, 0), Buffer.alloc(64));
+  }).toThrow(/outside of the guest/);
+  expect(readAll().equals(expected)).toBe(true);
+});
 
 const methods = ["userfaultfd", "comparison", ...(hasSoftDirty() ? (["softDirty"] as const) : [])] as const;
 

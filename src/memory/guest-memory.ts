@@ -111,6 +111,11 @@ export class GuestMemory {
     this.#copy.write(runs, source, offset);
   }
 
+  /** Writes single 64-byte blocks of pages, as a `pageDeltas` frame has them; see {@link PageCopy.writeBlocks}. */
+  writeBlocks(pages: Uint32Array, masks: Uint32Array, source: Uint8Array): void {
+    this.#copy.writeBlocks(pages, masks, source);
+  }
+
   /** Replaces `runs` by the pages that may hold something else than zeros: all a first copy has to read. */
   listPopulated(runs: PageRuns): void {
     runs.clear();

@@ -56,6 +56,11 @@ export const fallocate = c.func("int fallocate(int fd, int mode, int64_t offset,
   length: number,
 ) => number;
 export const flock = c.func("int flock(int fd, int operation)") as (fd: number, operation: number) => number;
+const fcntl = c.func("int fcntl(int fd, int command, int argument)") as (
+  fd: number,
+  command: number,
+  argument: number,
+) => number;
 export const usleep = c.func("int usleep(uint microseconds)") as (microseconds: number) => number;
 export const setpriority = c.func("int setpriority(int which, uint who, int priority)") as (
   which: number,
@@ -121,6 +126,13 @@ export function openMapping(fd: number, bytes: number): Mapping {
   }
   // SAFETY: exactly the bytes mapped above. The owner drops every view before close() unmaps them.
   return { bytes: koffi.view(at, bytes), close: () => void munmap(at, bytes) };
+}
+
+/** Makes the pipe behind `fd` hold at least `bytes`; returns what it holds then, or -1 when the kernel refuses. */
+export function enlargePipe(fd: number, bytes: number): number {
+  const F_SETPIPE_SZ = 1031;
+  // SAFETY: integers only.
+  return fcntl(fd, F_SETPIPE_SZ, bytes);
 }
 
 export function openPidfd(pid: number): number {

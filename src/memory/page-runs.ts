@@ -6,6 +6,7 @@
  * every epoch: the arrays only grow, so a running engine allocates nothing here.
  */
 import { assert } from "../lib/assert.ts";
+import { countSetBits } from "../lib/bits.ts";
 
 /** Ascending, non-overlapping runs of pages; touching runs are merged when added. */
 export class PageRuns {
@@ -152,11 +153,7 @@ export class PageSet {
 
   /** Pages in the set. */
   size(): number {
-    let size = 0;
-    for (const word of this.#words) {
-      size += countBits(word);
-    }
-    return size;
+    return countSetBits(this.#words);
   }
 
   /**
@@ -208,10 +205,4 @@ export class PageSet {
       page += bits;
     }
   }
-}
-
-function countBits(word: number): number {
-  const pairs = word - ((word >>> 1) & 0x5555_5555);
-  const nibbles = (pairs & 0x3333_3333) + ((pairs >>> 2) & 0x3333_3333);
-  return Math.imul((nibbles + (nibbles >>> 4)) & 0x0f0f_0f0f, 0x0101_0101) >>> 24;
 }

@@ -11,6 +11,7 @@
  * the 64 KiB of the read it came with.
  */
 import { present } from "../lib/assert.ts";
+import { countSetBits } from "../lib/bits.ts";
 import {
   DEVICE_STATE_BYTES_MAX,
   DISK_HASH_BYTES,
@@ -25,6 +26,8 @@ import {
   PAGES_PER_FRAME_MAX,
   PAYLOAD_LIMITS,
   type RunTable,
+  STATE_MASK_BYTES,
+  WIRE_BLOCK_BYTES,
   WIRE_PAGE_BYTES,
 } from "./frames.ts";
 import { parseMessageText } from "./message-codec.ts";
@@ -207,6 +210,8 @@ const DECODERS: Readonly<Record<FrameTag, (payload: Payload) => Frame>> = {
   diskHashesWanted: decodeDiskHashesWanted,
   diskHashesEnd: (payload) => ({ tag: "diskHashesEnd", disk: readDisk(payload, 4) }),
   bulkEnd: () => ({ tag: "bulkEnd" }),
+  pageDeltas: decodePageDeltas,
+  stateDelta: decodeStateDelta,
 };
 
 function decodePayload(payload: Payload): Frame {
@@ -321,19 +326,62 @@ function decodeDiskHashesWanted(payload: Payload): Frame {
   return { tag: "diskHashesWanted", disk, granuleBytes };
 }
 
+function decodePageDeltas(payload: Payload): Frame {
+  const { header, view } = payload;
+  const { tag, epoch, length } = header;
+  const count = view.getUint32(0, true);
+  const dataAt = 4 + 12 * count;
+  if (count === 0 || count > PAGES_PER_FRAME_MAX || dataAt >= length) {
+    throw bad(tag, `deltas of ${count} pages`);
+  }
+  const table = readTable(payload, 4, 3 * count);
+  const masks = table.subarray(count);
+  checkBlocks(tag, masks, length - dataAt);
+  const data = keep(payload, dataAt);
+  return { tag: "pageDeltas", epoch, payloadBytes: length, pages: table.subarray(0, count), masks, data };
+}
+
+function decodeStateDelta(payload: Payload): Frame {
+  const { header, view } = payload;
+  const { tag, epoch, length } = header;
+  const rawBytes = view.getUint32(0, true);
+  const maskCount = Math.ceil(rawBytes / STATE_MASK_BYTES);
+  const dataAt = 4 + 4 * maskCount;
+  if (rawBytes === 0 || rawBytes > DEVICE_STATE_BYTES_MAX || dataAt > length) {
+    throw bad(tag, `${rawBytes} raw bytes`);
+  }
+  const masks = readTable(payload, 4, maskCount);
+  const blocksOfLast = Math.ceil(rawBytes / WIRE_BLOCK_BYTES) - 32 * (maskCount - 1);
+  if (blocksOfLast < 32 && (masks[maskCount - 1] ?? 0) >>> blocksOfLast !== 0) {
+    throw bad(tag, "a block behind the end");
+  }
+  checkBlocks(tag, masks, length - dataAt);
+  return { tag: "stateDelta", epoch, payloadBytes: length, rawBytes, masks, data: keep(payload, dataAt) };
+}
+
+function checkBlocks(tag: FrameTag, masks: Uint32Array, bytes: number): void {
+  const blocks = countSetBits(masks);
+  if (blocks * WIRE_BLOCK_BYTES !== bytes) {
+    throw bad(tag, `${blocks} blocks with ${bytes} bytes`);
+  }
+}
+
 /** The payload from `from` on, in memory that nothing else needs. */
 function keep({ bytes, owned }: Payload, from: number): Uint8Array {
   return owned ? bytes.subarray(from) : bytes.slice(from);
 }
 
-function readRuns({ bytes, owned }: Payload, tableAt: number, runCount: number): RunTable {
-  const at = bytes.byteOffset + tableAt;
-  if (owned && at % 4 === 0) {
-    const starts = new Uint32Array(bytes.buffer, at, runCount);
-    return { starts, counts: new Uint32Array(bytes.buffer, at + 4 * runCount, runCount) };
-  }
-  const table = new Uint32Array(bytes.slice(tableAt, tableAt + 8 * runCount).buffer);
+function readRuns(payload: Payload, tableAt: number, runCount: number): RunTable {
+  const table = readTable(payload, tableAt, 2 * runCount);
   return { starts: table.subarray(0, runCount), counts: table.subarray(runCount) };
+}
+
+/** `count` numbers of 32 bits, in memory that nothing else needs. */
+function readTable({ bytes, owned }: Payload, tableAt: number, count: number): Uint32Array {
+  const at = bytes.byteOffset + tableAt;
+  return owned && at % 4 === 0
+    ? new Uint32Array(bytes.buffer, at, count)
+    : new Uint32Array(bytes.slice(tableAt, tableAt + 4 * count).buffer);
 }
 
 function countPages({ starts, counts }: RunTable, tag: FrameTag): number {

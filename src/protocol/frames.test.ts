@@ -66,6 +66,20 @@ test.each<{ what: string; parts: frames.FrameParts; are: string }>([
     parts: frames.encodeDiskHashesEnd(3),
     are: "5457 01 0a 0000 0000 00000000 04000000  03 000000",
   },
+  {
+    what: "changes of pages",
+    parts: frames.encodePageDeltas(1, {
+      pages: Uint32Array.of(3, 9),
+      masks: Uint32Array.of(0x80000000, 0, 0, 1),
+      data: new Uint8Array(128).fill(0xdd),
+    }),
+    are: `5457 01 0c 0000 0000 01000000 9c000000  02000000 03000000 09000000 00000080 00000000 00000000 01000000 ${"dd".repeat(128)}`,
+  },
+  {
+    what: "changes of the device state",
+    parts: frames.encodeStateDelta(1, { rawBytes: 2049, masks: Uint32Array.of(0, 1), data: new Uint8Array(64) }),
+    are: `5457 01 0d 0000 0000 01000000 4c000000  01080000 00000000 01000000 ${"00".repeat(64)}`,
+  },
   { what: "the end of the bulk", parts: frames.encodeBulkEnd(), are: "5457 01 0b 0000 0000 00000000 00000000" },
 ])("the bytes of $what", ({ parts, are }) => {
   expect(hex(parts)).toBe(bytes(are));
@@ -107,6 +121,14 @@ describe("a sender that would be refused dies instead", () => {
     ["device state of no epoch", () => frames.encodeDeviceState(0, page)],
     ["no device state", () => frames.encodeDeviceState(1, new Uint8Array(0))],
     ["an epoch past the last", () => frames.encodeDeviceState(2 ** 48, page)],
+    [
+      "changes without their blocks",
+      () => frames.encodePageDeltas(1, { pages: Uint32Array.of(0), masks: Uint32Array.of(3, 0), data: page }),
+    ],
+    [
+      "device state with a mask too few",
+      () => frames.encodeStateDelta(1, { rawBytes: 2049, masks: Uint32Array.of(0), data: new Uint8Array(0) }),
+    ],
     ["half a hash", () => frames.encodeDiskHashes(0, 0, new Uint8Array(24))],
     ["hashes past the last granule", () => frames.encodeDiskHashes(0, 2 ** 32 - 1, new Uint8Array(32))],
     ["a message that is too long", () => frames.encodeMessage(longHello())],

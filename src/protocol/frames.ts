@@ -25,14 +25,20 @@
  *    9 diskHashesWanted     0  u8 disk, 3 zero bytes, u32 granuleBytes
  *   10 diskHashesEnd        0  u8 disk, 3 zero bytes                                                    (from the standby)
  *   11 bulkEnd              0  nothing
+ *   12 pageDeltas         > 0  u32 pageCount, u32 pages[pageCount], u64 masks[pageCount], 64 bytes a bit that is set
+ *   13 stateDelta         > 0  u32 rawBytes, u32 masks[ceil(rawBytes / 2048)], 64 bytes a bit that is set
  *
  * The epoch is the one whose state the frame is part of; 0 is the bulk copy before the first. 32 bits would be used up
  * within a year at 200 checkpoints a second. A run is `counts[i]` guest pages from global page number `starts[i]`; page
- * bytes stand in the order of the runs, 4096 each. Runs may overlap: what stands later in the stream wins. `bytes` of
+ * bytes stand in the order of the runs, 4096 each. Runs may overlap: what stands later in the stream wins. A delta is
+ * against what the stream held of the same page, or of the device state, before it: bit i of a mask (the lowest is 0) says
+ * that the i-th block of 64 bytes is there anew; blocks stand in the order of their bits. Device state has `rawBytes` as
+ * before; its last block is filled up with anything. `bytes` of
  * epochEnd is the sum of the payload lengths of the epoch's other frames, so that a standby notices a frame that its
  * primary never sent. What is not described here is an error; there is no skipping of what is unknown.
  */
 import { assert } from "../lib/assert.ts";
+import { countSetBits } from "../lib/bits.ts";
 import { encodeMessageText } from "./message-codec.ts";
 import { type Message, PROTOCOL_VERSION } from "./messages.ts";
 import { Failure } from "../lib/failure.ts";
@@ -42,6 +48,10 @@ export const MAGIC = 0x5754;
 export const FLAG_COMPRESSED = 1;
 /** The unit of guest memory on the wire, whatever pages the host or the guest use. */
 export const WIRE_PAGE_BYTES = 4096;
+/** The unit of a delta: a cache line. */
+export const WIRE_BLOCK_BYTES = 64;
+/** Bytes that one 32-bit mask of a stateDelta speaks of. */
+export const STATE_MASK_BYTES = 32 * WIRE_BLOCK_BYTES;
 export const DISK_HASH_BYTES = 16;
 
 export const FRAME_TYPES = {
@@ -56,6 +66,8 @@ export const FRAME_TYPES = {
   diskHashesWanted: 9,
   diskHashesEnd: 10,
   bulkEnd: 11,
+  pageDeltas: 12,
+  stateDelta: 13,
 } as const;
 export type FrameTag = keyof typeof FRAME_TYPES;
 
@@ -80,10 +92,23 @@ export const PAYLOAD_LIMITS: Readonly<Record<FrameTag, { readonly minBytes: numb
   diskHashesWanted: { minBytes: 8, maxBytes: 8 },
   diskHashesEnd: { minBytes: 4, maxBytes: 4 },
   bulkEnd: { minBytes: 0, maxBytes: 0 },
+  pageDeltas: {
+    minBytes: 4 + 12 + WIRE_BLOCK_BYTES,
+    maxBytes: 4 + PAGES_PER_FRAME_MAX * (12 + WIRE_PAGE_BYTES),
+  },
+  stateDelta: {
+    minBytes: 4 + 4,
+    maxBytes: 4 + (DEVICE_STATE_BYTES_MAX / STATE_MASK_BYTES) * 4 + DEVICE_STATE_BYTES_MAX,
+  },
 };
 
 const IN_ANY_EPOCH: ReadonlySet<FrameTag> = new Set<FrameTag>(["pages", "zeroPages", "diskWrite", "diskZero"]);
-const IN_NUMBERED_EPOCH: ReadonlySet<FrameTag> = new Set<FrameTag>(["deviceState", "epochEnd"]);
+const IN_NUMBERED_EPOCH: ReadonlySet<FrameTag> = new Set<FrameTag>([
+  "deviceState",
+  "epochEnd",
+  "pageDeltas",
+  "stateDelta",
+]);
 
 export function isEpochAllowed(tag: FrameTag, epoch: number): boolean {
   return IN_ANY_EPOCH.has(tag) || epoch > 0 === IN_NUMBERED_EPOCH.has(tag);
@@ -93,7 +118,7 @@ export function isEpochAllowed(tag: FrameTag, epoch: number): boolean {
 export type RunTable = { readonly starts: Uint32Array; readonly counts: Uint32Array };
 
 export type EpochTotals = {
-  /** Pages in pages and zeroPages frames. */
+  /** Pages in pages, zeroPages and pageDeltas frames. */
   readonly pageCount: number;
   /** Number of diskWrite and diskZero frames. */
   readonly diskRecords: number;
@@ -102,6 +127,12 @@ export type EpochTotals = {
   /** Uncompressed. */
   readonly deviceStateBytes: number;
 };
+
+/** Changed blocks of pages; a page has two masks, the lower 32 blocks first. */
+export type PageDeltas = { readonly pages: Uint32Array; readonly masks: Uint32Array; readonly data: Uint8Array };
+
+/** Changed blocks of a device state of `rawBytes` bytes. */
+export type StateDelta = { readonly rawBytes: number; readonly masks: Uint32Array; readonly data: Uint8Array };
 
 /** Bytes that may be compressed; `rawBytes` is their length without compression. */
 export type WireData = { readonly data: Uint8Array; readonly compressed: boolean; readonly rawBytes: number };
@@ -138,7 +169,9 @@ export type Frame =
     }
   | { readonly tag: "diskHashesWanted"; readonly disk: number; readonly granuleBytes: number }
   | { readonly tag: "diskHashesEnd"; readonly disk: number }
-  | { readonly tag: "bulkEnd" };
+  | { readonly tag: "bulkEnd" }
+  | ({ readonly tag: "pageDeltas"; readonly epoch: number; readonly payloadBytes: number } & PageDeltas)
+  | ({ readonly tag: "stateDelta"; readonly epoch: number; readonly payloadBytes: number } & StateDelta);
 
 export type FrameFailureDetail =
   /** Not our protocol at all, or a stream that lost its place. */
@@ -265,6 +298,28 @@ export function encodeDiskHashesEnd(disk: number): FrameParts {
 
 export function encodeBulkEnd(): FrameParts {
   return [encodeHead({ tag: "bulkEnd", epoch: 0, bodyBytes: 0 })];
+}
+
+export function encodePageDeltas(epoch: number, { pages, masks, data }: PageDeltas): FrameParts {
+  const count = pages.length;
+  assert(count > 0 && count <= PAGES_PER_FRAME_MAX && masks.length === 2 * count, `deltas of ${count} pages`);
+  assert(data.byteLength === WIRE_BLOCK_BYTES * countSetBits(masks), "the blocks are those of the masks");
+  const head = encodeHead({ tag: "pageDeltas", epoch, bodyBytes: 4 + 12 * count, data });
+  viewOf(head).setUint32(HEADER_BYTES, count, true);
+  const table = new Uint32Array(head.buffer, HEADER_BYTES + 4, 3 * count);
+  table.set(pages);
+  table.set(masks, count);
+  return [head, data];
+}
+
+export function encodeStateDelta(epoch: number, { rawBytes, masks, data }: StateDelta): FrameParts {
+  assert(rawBytes > 0 && rawBytes <= DEVICE_STATE_BYTES_MAX, `${rawBytes} bytes of device state`);
+  assert(masks.length === Math.ceil(rawBytes / STATE_MASK_BYTES), `${masks.length} masks for ${rawBytes} bytes`);
+  assert(data.byteLength === WIRE_BLOCK_BYTES * countSetBits(masks), "the blocks are those of the masks");
+  const head = encodeHead({ tag: "stateDelta", epoch, bodyBytes: 4 + 4 * masks.length, data });
+  viewOf(head).setUint32(HEADER_BYTES, rawBytes, true);
+  new Uint32Array(head.buffer, HEADER_BYTES + 4, masks.length).set(masks);
+  return [head, data];
 }
 
 type Head = {

@@ -20,7 +20,7 @@
  *   before it connects to the monitor (`Checkpointer.open` is too late: the monitor would not answer).
  *
  * Why there is room in the pipe: filled to the brim it keeps QEMU from working in parallel. The first capture finds it
- * full, later ones leave room for half of the smallest state seen. That QEMU had to write more than the room is the proof
+ * full, later ones leave room for most of the smallest state seen. That QEMU had to write more than the room is the proof
  * that it was held; it is checked each time.
  *
  * Measured on two cores under TCG with little else running, 300 checkpoints at 25/s, guest writing to its disk through a
@@ -34,7 +34,7 @@
 import { performance } from "node:perf_hooks";
 import { assert } from "../lib/assert.ts";
 import { Failure } from "../lib/failure.ts";
-import { HeldPipe, HeldPipeFailure } from "./held-pipe.ts";
+import { type EnlargePipe, HeldPipe, HeldPipeFailure } from "./held-pipe.ts";
 import { countOwnStop } from "./own-stops.ts";
 import { type PrimedCommand, type QmpClient } from "./qmp-client.ts";
 import { type QmpCommands } from "./qmp-commands.ts";
@@ -73,6 +73,8 @@ type CaptureOrder = {
 };
 
 const CAPTURE_TIMEOUT_MS = 10_000;
+/** Of the smallest state seen; a guest that reboots has one that is smaller by a few percent. */
+const ROOM_SHARE = 0.8;
 /** "QEVM": how every QEMU migration stream begins. */
 const STREAM_MAGIC = 0x5145564d;
 const STREAM_END = 0;
@@ -128,9 +130,13 @@ export class Checkpointer {
    * that runs as another user. Captures take a thread of libuv's pool for as long as the stop lasts: a process that reads
    * disks through the pool as well sets UV_THREADPOOL_SIZE above the number of its reads.
    */
-  static async open(qmp: QmpClient, fifoPath: string, options: { readonly mode?: number } = {}): Promise<Checkpointer> {
+  static async open(
+    qmp: QmpClient,
+    fifoPath: string,
+    options: { readonly mode?: number; readonly enlarge?: EnlargePipe } = {},
+  ): Promise<Checkpointer> {
     await qmp.assertCommands(["xen-save-devices-state"]);
-    return new Checkpointer(qmp, await HeldPipe.create(fifoPath, options.mode ?? 0o600));
+    return new Checkpointer(qmp, await HeldPipe.create(fifoPath, options.mode ?? 0o600, options.enlarge));
   }
 
   /** Whether a capture of ours is under way: the guest's stops and starts are its doing then. */
@@ -148,7 +154,7 @@ export class Checkpointer {
     if (this.#attempt !== undefined) {
       throw new CheckpointFailure({ code: "CheckpointBusy" }, "the checkpoint before has not ended; wait for it");
     }
-    const roomBytes = this.#pipe.fill(this.#stateBytesMin / 2);
+    const roomBytes = this.#pipe.fill(this.#stateBytesMin * ROOM_SHARE);
     const opened = this.#pipe.opened();
     const sentAtMs = performance.now();
     const attempt = new Attempt(opened, this.#primed.fire({ timeoutMs: 0 }));

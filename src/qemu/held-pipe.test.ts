@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { enlargePipe } from "../memory/libc.ts";
 import { HeldPipe, PAGE_BYTES, releaseWriter } from "./held-pipe.ts";
 
 let directory: string;
@@ -105,4 +106,20 @@ test("a writer left waiting by a dead process is let go", async () => {
 test("a place that takes no FIFO is told", async () => {
   const nowhere = HeldPipe.create(join(directory, "no", "folder"), 0o600);
   await expect(nowhere).rejects.toMatchObject({ detail: { code: "FifoUnusable" } });
+});
+
+test("a pipe that can be enlarged leaves the room it is asked for", async () => {
+  pipe.close();
+  pipe = await HeldPipe.create(path, 0o600, enlargePipe);
+  for (let round = 0; round < 3; round++) {
+    const room = pipe.fill(300_000);
+    expect(room).toBe(round === 0 ? 0 : Math.floor(300_000 / PAGE_BYTES) * PAGE_BYTES);
+    const opened = pipe.opened();
+    const writer = write(room + 1);
+    await opened;
+    await sleep(30);
+    expect(writer.isDone()).toBe(false);
+    expect(await pipe.drain(Buffer.alloc(room + 1), 10_000)).toBe(room + 1);
+    expect(await writer.ended).toBe(0);
+  }
 });

@@ -19,6 +19,9 @@ export type HeldPipeFailureDetail =
 export class HeldPipeFailure extends Failure<HeldPipeFailureDetail> {}
 
 export const PAGE_BYTES = 4096;
+
+/** Makes the pipe behind a descriptor at least so large; returns its size, or -1 when the kernel refuses. */
+export type EnlargePipe = (descriptor: number, bytes: number) => number;
 /** How long draining may keep the event loop; a slower writer is waited for with timers. */
 const SYNCHRONOUS_WAIT_MS = 20;
 const POLL_MS = 0.03;
@@ -29,23 +32,25 @@ const run = promisify(execFile);
 export class HeldPipe {
   readonly path: string;
   readonly #keeper: number;
+  readonly #enlarge: EnlargePipe;
   readonly #junk = Buffer.alloc(64 * 1024);
   readonly #sleepCell = new Int32Array(new SharedArrayBuffer(4));
   /** Learnt by the first fill. */
   #capacityBytes = 0;
   #junkBytes = 0;
 
-  private constructor(path: string, keeper: number) {
+  private constructor(path: string, keeper: number, enlarge: EnlargePipe) {
     this.path = path;
     this.#keeper = keeper;
+    this.#enlarge = enlarge;
   }
 
-  /** A fresh FIFO at the path. `mode` such as 0o660 lets a writer of another user in. */
-  static async create(path: string, mode: number): Promise<HeldPipe> {
+  /** A fresh FIFO at the path. `mode` such as 0o660 lets a writer of another user in. Without `enlarge` it has 64 KiB. */
+  static async create(path: string, mode: number, enlarge: EnlargePipe = () => -1): Promise<HeldPipe> {
     releaseWriter(path);
     try {
       await run("mkfifo", ["-m", mode.toString(8), path]);
-      return new HeldPipe(path, openSync(path, constants.O_RDONLY | constants.O_NONBLOCK));
+      return new HeldPipe(path, openSync(path, constants.O_RDONLY | constants.O_NONBLOCK), enlarge);
     } catch (error) {
       const remedy = "the directory must exist, be writable and on a file system that takes FIFOs";
       throw new HeldPipeFailure({ code: "FifoUnusable", path }, `no FIFO at ${path}: ${remedy}`, { cause: error });
@@ -54,7 +59,7 @@ export class HeldPipe {
 
   /**
    * Fills the drained pipe so that a writer gets at most `roomBytes` in; returns the room there is, which is less when
-   * the pipe is small, and none the first time.
+   * the pipe is small and cannot be enlarged, and none the first time.
    */
   fill(roomBytes: number): number {
     const writer = openSync(this.path, constants.O_WRONLY | constants.O_NONBLOCK);
@@ -63,6 +68,9 @@ export class HeldPipe {
         this.#capacityBytes = writeUntilFull(writer, this.#junk);
         this.#junkBytes = this.#capacityBytes;
         return 0;
+      }
+      if (roomBytes + PAGE_BYTES > this.#capacityBytes) {
+        this.#capacityBytes = Math.max(this.#capacityBytes, this.#enlarge(this.#keeper, roomBytes + PAGE_BYTES));
       }
       // Whole pages: a pipe counts pages, and junk that ends inside one would leave the rest of it as room.
       const roomPages = Math.min(Math.floor(roomBytes / PAGE_BYTES), this.#capacityBytes / PAGE_BYTES - 1);

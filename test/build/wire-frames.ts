@@ -1,5 +1,6 @@
 /** Any frame there can be, for property tests: the encoded parts beside the frame they have to be decoded to. */
 import fc from "fast-check";
+import { countSetBits } from "../../src/lib/bits.ts";
 import * as frames from "../../src/protocol/frames.ts";
 import { type MachineShape, type Message, type SyncBasis } from "../../src/protocol/messages.ts";
 
@@ -141,6 +142,46 @@ const encodedDiskHashes: fc.Arbitrary<EncodedFrame> = record({
   return { frame: { tag: "diskHashes", disk, firstGranule, count: list.length, hashes }, parts };
 });
 
+const mask = fc.nat(2 ** 32 - 1);
+
+/** The blocks that `masks` name, each filled with its place. */
+function fillBlocks(masks: Uint32Array): Uint8Array {
+  return Uint8Array.from({ length: 64 * countSetBits(masks) }, (_, at) => at >>> 6);
+}
+
+const encodedPageDeltas: fc.Arbitrary<EncodedFrame> = record({
+  epoch: laterEpoch,
+  deltas: fc.array(
+    fc.tuple(
+      uint32,
+      mask,
+      mask.map((high) => (high | 1) >>> 0),
+    ),
+    { minLength: 1, maxLength: 6 },
+  ),
+}).map(({ epoch, deltas }) => {
+  const pages = Uint32Array.from(deltas, ([page]) => page);
+  const masks = Uint32Array.from(deltas.flatMap(([, low, high]) => [low, high]));
+  const changed = { pages, masks, data: fillBlocks(masks) };
+  const parts = frames.encodePageDeltas(epoch, changed);
+  return { frame: { tag: "pageDeltas", epoch, payloadBytes: frames.payloadBytesOf(parts), ...changed }, parts };
+});
+
+const encodedStateDelta: fc.Arbitrary<EncodedFrame> = record({
+  epoch: laterEpoch,
+  rawBytes: fc.integer({ min: 1, max: 9000 }),
+  seed: mask,
+}).map(({ epoch, rawBytes, seed }) => {
+  const blocks = Math.ceil(rawBytes / 64);
+  const masks = Uint32Array.from({ length: Math.ceil(rawBytes / 2048) }, (_, index) => {
+    const here = Math.min(32, blocks - 32 * index);
+    return here === 32 ? seed : seed & (2 ** here - 1);
+  });
+  const changed = { rawBytes, masks, data: fillBlocks(masks) };
+  const parts = frames.encodeStateDelta(epoch, changed);
+  return { frame: { tag: "stateDelta", epoch, payloadBytes: frames.payloadBytesOf(parts), ...changed }, parts };
+});
+
 /** One arbitrary per tag: a frame that is added without one does not type-check. */
 const encodedByTag: Readonly<Record<frames.FrameTag, fc.Arbitrary<EncodedFrame>>> = {
   message: encodedMessage,
@@ -159,6 +200,8 @@ const encodedByTag: Readonly<Record<frames.FrameTag, fc.Arbitrary<EncodedFrame>>
     frame: { tag: "diskHashesEnd", disk: number },
     parts: frames.encodeDiskHashesEnd(number),
   })),
+  pageDeltas: encodedPageDeltas,
+  stateDelta: encodedStateDelta,
   bulkEnd: fc.constant({ frame: { tag: "bulkEnd" }, parts: frames.encodeBulkEnd() }),
 };
 export const anyEncodedFrame: fc.Arbitrary<EncodedFrame> = fc.oneof(...Object.values(encodedByTag));
