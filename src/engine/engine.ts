@@ -61,7 +61,8 @@ export type EngineOptions = {
 };
 
 const REPORT_MS = 1_000;
-const SYNC_MS = 1_000;
+/** The standby's disks to stable storage: not needed for a takeover, only so that less is left to write in one go. */
+const SYNC_MS = 5_000;
 /** After a synchronisation, when the pair has settled: once, for it costs a few milliseconds. */
 const TIDY_AFTER_MS = 3_000;
 

@@ -26,8 +26,8 @@ export type GuestListener = {
 
 /** QEMU's main loop carries every stop, save and packet: it goes before the work of the virtual CPUs. */
 const MAIN_LOOP_NICE = -10;
-/** Part of the takeover time, against 20 µs a look. */
-const DYING_LOOK_MS = 15;
+/** Part of the takeover time (half of it on average), against 50 µs of processor for a look. */
+const DYING_LOOK_MS = 25;
 
 export class Guest {
   readonly found: FoundGuest;

@@ -66,7 +66,7 @@ export class Links {
       setImmediate(() => {
         this.#tick();
       });
-    }, limits.heartbeatMs / 2);
+    }, limits.heartbeatMs);
   }
 
   open(as: "dial" | "listen"): void {
@@ -215,7 +215,8 @@ export class Links {
 
   #tick(): void {
     const nowMs = monotonicMs();
-    const lateMs = nowMs - this.#tickedAtMs - this.#limits.heartbeatMs;
+    const { heartbeatMs, silenceMs } = this.#limits;
+    const lateMs = nowMs - this.#tickedAtMs - 1.5 * heartbeatMs;
     this.#tickedAtMs = nowMs;
     if (lateMs > 0) {
       // This process stood still (an overloaded host, a debugger): that is no silence of the peer's.
@@ -224,7 +225,8 @@ export class Links {
     for (const link of this.#paused) {
       this.#liveness = noteHeard(this.#liveness, link, nowMs);
     }
-    const { liveness, actions } = stepLiveness(this.#liveness, nowMs, this.#limits);
+    // Every tick is due: a timer that fires a millisecond early must not leave one out.
+    const { liveness, actions } = stepLiveness(this.#liveness, nowMs, { heartbeatMs: heartbeatMs / 2, silenceMs });
     this.#liveness = liveness;
     for (const action of actions) {
       const connection = this.#connections.get(action.link);

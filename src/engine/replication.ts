@@ -126,6 +126,8 @@ export class Replication implements DiskStream {
   #hashesLeft = new Map<number, () => void>();
   #comparing: Promise<void> = Promise.resolve();
   #packetsBefore = 0;
+  /** Whether `lacking` may hold pages; what is added to it later is for the next session. */
+  #isLacking = true;
 
   constructor(options: {
     readonly session: string;
@@ -407,10 +409,11 @@ export class Replication implements DiskStream {
 
   /** What this epoch carries: what was just scanned and what an earlier attempt left behind. */
   #takeLacking(runs: PageRuns): void {
-    if (this.#lacking.size() === 0) {
+    if (!this.#isLacking) {
       runs.copyFrom(this.#scanned);
       return;
     }
+    this.#isLacking = false;
     this.#lacking.toRuns(this.#merged);
     union(this.#scanned, this.#merged, runs);
     this.#lacking.clear();
