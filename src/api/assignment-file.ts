@@ -22,10 +22,8 @@
  */
 import { z } from "zod";
 import { parseInput } from "./checked-input.ts";
-
-/** Also names a directory and a certificate, so it keeps to what a DNS name may hold. */
-const NAME_PATTERN = /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
-const NAME_LENGTH_MAX = 63;
+import { checkpointContract, detectionTimeoutMs } from "./fault-tolerance.ts";
+import { NAME_LENGTH_MAX, NAME_PATTERN } from "./fields.ts";
 
 const name = (what: string): z.ZodString =>
   z
@@ -83,15 +81,6 @@ const qemuArgs = z
     });
   });
 
-const checkpoint = object("an object with maxAddedLatencyMs, minIntervalMs and maxIntervalMs", {
-  maxAddedLatencyMs: wholeNumber("the bound on the latency that protection adds", 1, 60_000).default(50),
-  minIntervalMs: wholeNumber("the shortest time between two checkpoints", 1, 60_000).default(5),
-  maxIntervalMs: wholeNumber("the longest time between two checkpoints", 1, 60_000).default(1_000),
-}).refine(({ minIntervalMs, maxIntervalMs }) => minIntervalMs <= maxIntervalMs, {
-  path: ["minIntervalMs"],
-  message: "must not be greater than maxIntervalMs",
-});
-
 const guest = object("a guest", {
   guest: name("the name of the guest").refine((given) => !given.endsWith(".sock"), {
     message: "must not end in .sock, for it names a directory beside the agent's socket",
@@ -109,10 +98,8 @@ const guest = object("a guest", {
     binary: z.string("the QEMU to run").min(1, "the QEMU to run, such as /usr/bin/qemu-system-x86_64"),
     args: qemuArgs,
   }),
-  checkpoint: checkpoint.prefault({}),
-  failover: object("an object with detectionTimeoutMs", {
-    detectionTimeoutMs: wholeNumber("the silence after which the peer counts as lost", 50, 60_000).default(500),
-  }).prefault({}),
+  checkpoint: checkpointContract.strict().prefault({}),
+  failover: object("an object with detectionTimeoutMs", { detectionTimeoutMs }).prefault({}),
   tracker: z
     .enum(["auto", "userfaultfd", "softDirty", "comparison"], "auto, userfaultfd, softDirty or comparison")
     .default("auto"),

@@ -1,0 +1,32 @@
+/** The latency contract and the failover timing of a FaultTolerant guest, for the agent's file and for the resources alike. */
+import { struct, wholeNumber } from "./fields.ts";
+import { withRule } from "./structural.ts";
+
+export const checkpointContract = withRule(
+  struct({
+    maxAddedLatencyMs: wholeNumber(1, 60_000)
+      .default(50)
+      .describe(
+        "The most that protection may add to the guest's answers, in milliseconds. While it cannot be kept the guest is " +
+          "slowed down, and the condition LatencyWithinBound is False while that does not suffice.",
+      ),
+    minIntervalMs: wholeNumber(1, 60_000)
+      .default(5)
+      .describe(
+        "The shortest time between two checkpoints, in milliseconds: a busy guest gets at least this long to run.",
+      ),
+    maxIntervalMs: wholeNumber(1, 60_000)
+      .default(1_000)
+      .describe("The longest time between two checkpoints, in milliseconds: that of an idle guest."),
+  }),
+  {
+    rule: "self.minIntervalMs <= self.maxIntervalMs",
+    message: "must not be greater than maxIntervalMs",
+    fieldPath: ".minIntervalMs",
+  },
+  ({ minIntervalMs, maxIntervalMs }) => minIntervalMs <= maxIntervalMs,
+).describe("How often the guest's state goes to the standby.");
+
+export const detectionTimeoutMs = wholeNumber(50, 60_000)
+  .default(500)
+  .describe("The silence on every link, in milliseconds, after which the other side counts as lost.");
