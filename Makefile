@@ -13,7 +13,7 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build format lint unit test sim model soak demo traces bench clean
+.PHONY: help setup modules build generate format lint unit test sim model soak demo traces bench clean
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ modules:
 
 build: ## Compile the preload shim, the only C there is (everything else runs from src as it is)
 	@$(SETUP) shim
+
+generate: modules ## Write crds/ anew from src/api (a test says when it is out of date)
+	@$(NODE) src/main/generate.ts
 
 format: modules ## Format everything
 	@$(PRETTIER) --write .

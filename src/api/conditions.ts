@@ -1,0 +1,126 @@
+/**
+ * Conditions: what somebody has to know about an object, in the form that kstatus, Argo CD and `kubectl wait` understand.
+ *
+ * Who writes one writes all of its object's conditions, in the order of the list here, each time; `lastTransitionTime` moves
+ * only with `status`. Reconciling and Stalled are True when something is wrong or not finished, all others when all is well.
+ */
+import { z } from "zod";
+import { counter, oneOf, struct, text, time } from "./fields.ts";
+
+/** metav1.Condition, with its limits. */
+export const condition = struct({
+  type: text(316)
+    .regex(/^([a-z0-9]([-a-z0-9.]*[a-z0-9])?\/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$/, "the type of a condition")
+    .describe("What the condition is about."),
+  status: oneOf(["True", "False", "Unknown"]).describe("Whether it holds."),
+  observedGeneration: counter().optional().describe("The metadata.generation that the condition was decided on."),
+  lastTransitionTime: time().describe("When status changed last."),
+  reason: text(1_024)
+    .regex(/^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$/, "a reason in PascalCase")
+    .describe("Why, for programs."),
+  message: z
+    .string("a text")
+    .max(32_768, "a text of at most 32768 characters")
+    .describe("Why, for people, with the remedy if there is one."),
+});
+
+export type Condition = z.output<typeof condition>;
+
+/** What the engines of a pair find out about their guest; in a ProtectedVM's status it is the primary's finding. */
+export const GUEST_CONDITION_TYPES = [
+  "InSync",
+  "QuorumReachable",
+  "LatencyWithinBound",
+  "DisksHealthy",
+  "LinksHealthy",
+] as const;
+export type GuestConditionType = (typeof GUEST_CONDITION_TYPES)[number];
+
+/** The first three are those of kstatus. */
+export const PROTECTED_VM_CONDITION_TYPES = ["Ready", "Reconciling", "Stalled", ...GUEST_CONDITION_TYPES] as const;
+export type ProtectedVmConditionType = (typeof PROTECTED_VM_CONDITION_TYPES)[number];
+
+/** Whether the guest runs and would survive the loss of either side. */
+export type ReadyReason =
+  /** The guest runs and its standby is in sync. */
+  | "Protected"
+  /** Volumes, guests and the pair are being made; nothing runs yet. */
+  | "Creating"
+  /** The guest runs and its standby receives the first or a new whole copy. */
+  | "Synchronising"
+  /** The guest runs without a standby: one was lost, or none could be made. */
+  | "Unprotected"
+  /** No side runs the guest: it ended, waits for the quorum, or its last owner's host is away. */
+  | "NotRunning"
+  /** The reason of Stalled says what a person has to do. */
+  | "Stalled"
+  /** The pair is being taken apart. */
+  | "Deleting";
+
+/** Whether the operator still has something to do. */
+export type ReconcilingReason =
+  /** The cluster is as the spec wants it. */
+  | "Settled"
+  /** Volumes, guests or the pair are being made, or made again elsewhere after a loss. */
+  | "Creating"
+  /** The standby receives a whole copy. */
+  | "Synchronising"
+  /** The guest moves to the other side, planned or not. */
+  | "ChangingSides"
+  /** The pair is being taken apart. */
+  | "Deleting";
+
+/** Whether the operator has to wait for a person. One object cannot know any of these, so they are not CEL rules. */
+export type StalledReason =
+  /** Nothing stands in the way. */
+  | "NotStalled"
+  /** There is no VirtualMachine of the name in virtualMachineRef. */
+  | "VirtualMachineNotFound"
+  /** Another ProtectedVM protects this VirtualMachine already. */
+  | "VirtualMachineTaken"
+  /** The guest has something that cannot be copied, such as a passed-through device; the message names it. */
+  | "NotProtectable"
+  /** Fewer than two nodes satisfy the placement, are ready and run an agent. */
+  | "NodesMissing"
+  /** The two nodes have no processor model or machine type in common. */
+  | "NodesDiffer"
+  /** A volume cannot be made or is too small for its disk. */
+  | "StorageUnusable"
+  /** Objects of KubeVirt or Twinrun that the operator has to write are refused by the API server. */
+  | "Refused";
+
+/** What engines report, by the condition it belongs to (src/engine/report.ts). */
+export type GuestReason =
+  /** InSync: the standby holds every acknowledged epoch. */
+  | "Protected"
+  /** InSync: a whole copy is on its way. */
+  | "Synchronising"
+  /** InSync: there is no standby, or it is stale. */
+  | "Unprotected"
+  /** QuorumReachable: the quorum answers. */
+  | "Reachable"
+  /** QuorumReachable: it does not; a healthy pair goes on, and no failover is possible. */
+  | "Unreachable"
+  /** LatencyWithinBound: 99 of the last 100 packets waited no longer than allowed. */
+  | "WithinBound"
+  /** LatencyWithinBound: they waited longer. */
+  | "BoundExceeded"
+  /** LatencyWithinBound: the guest has sent nothing yet. */
+  | "NoOutput"
+  /** DisksHealthy, LinksHealthy: nothing has failed. */
+  | "Healthy"
+  /** DisksHealthy: a disk or its mirror failed. */
+  | "DiskFailed"
+  /** LinksHealthy: a replication link is down. */
+  | "LinkDown"
+  /** LinksHealthy: the links work, but the peer refuses this side. */
+  | "Refused"
+  /** Any of them: no side has reported yet, or none reports any more. */
+  | "NotReported";
+
+/** Which reasons go with which condition; a writer of conditions takes its types from here. */
+export type ProtectedVmReason = {
+  readonly Ready: ReadyReason;
+  readonly Reconciling: ReconcilingReason;
+  readonly Stalled: StalledReason;
+} & { readonly [Type in GuestConditionType]: GuestReason };

@@ -1,0 +1,218 @@
+/**
+ * GuestPair: a protected guest as its two agents need it. The operator writes the spec, each agent its own item of
+ * status.sides, people only read it.
+ *
+ * From one spec both agents make their assignment (protocol/assignment.ts): `disks` and `links` of the side with the agent's
+ * own node give paths and local addresses, the other side gives the peer's. QEMU is started by KubeVirt, not by the agent, so
+ * instead of a command line a side names its VirtualMachineInstance and that one's pod.
+ *
+ * Who runs the guest is in the quorum's record, never here: the operator may be late or gone. `roles` counts only against the
+ * term of the record:
+ *
+ *   there is no record           roles.primary creates it, with term 1
+ *   roles.term <= record's term  nothing; the record has moved on by itself
+ *   roles.term > record's term   the owner hands over to roles.primary, once it is in sync
+ *
+ * Status is written when something changed and every ten seconds at most, never per epoch. Agents apply it server-side, each
+ * under a field manager of its own, so that neither takes away what the other wrote. There is no Ready for the pair as a
+ * whole, for nobody sees the whole: that is the ProtectedVM's.
+ */
+import { z } from "zod";
+import { parseInput } from "./checked-input.ts";
+import { condition, GUEST_CONDITION_TYPES } from "./conditions.ts";
+import { ageColumn, type CustomResource, objectOf } from "./custom-resource.ts";
+import { checkpointContract, detectionTimeoutMs } from "./fault-tolerance.ts";
+import {
+  counter,
+  listByKey,
+  measure,
+  objectName,
+  oneOf,
+  sequence,
+  shortName,
+  struct,
+  text,
+  time,
+  wholeNumber,
+} from "./fields.ts";
+import { withRule, withTransitionRule } from "./structural.ts";
+
+const host = text(253, "a host name or address");
+const port = wholeNumber(1, 65_535);
+
+const specSide = struct({
+  node: shortName().describe("The node of this side, as its agent's certificate names it."),
+  vmi: struct({ namespace: objectName(), name: objectName() }).describe("Its VirtualMachineInstance."),
+  pod: struct({ name: objectName(), uid: text(64) })
+    .optional()
+    .describe("The pod that QEMU runs in, in the namespace of the VirtualMachineInstance; absent until there is one."),
+  disks: sequence(
+    struct({
+      id: text(253).describe("The disk's node-name or drive in QEMU, the same on both sides."),
+      path: text(4_096).regex(/^\//, "an absolute path").describe("The raw image or block device, as seen by QEMU."),
+    }),
+    { max: 64 },
+  ).describe("The guest's disks on this side."),
+  links: sequence(
+    struct({
+      name: shortName().describe("The link's name, the same on both sides."),
+      host: host.describe("The address of this side's node on the link."),
+    }),
+    { min: 1, max: 8 },
+  ).describe("The replication links, the first one preferred."),
+});
+
+type SpecSide = z.output<typeof specSide>;
+
+const anySides = listByKey(specSide, "node", { min: 2, max: 2 });
+const sidesWithSameDisks = withRule(
+  anySides,
+  {
+    rule: "size(self) != 2 || self[0].disks.map(disk, disk.id) == self[1].disks.map(disk, disk.id)",
+    message: "must have the same disks on both sides, in the same order",
+  },
+  (given) => areSame(given, ({ disks }) => disks.map(({ id }) => id)),
+);
+const sides = withRule(
+  sidesWithSameDisks,
+  {
+    rule: "size(self) != 2 || self[0].links.map(link, link.name) == self[1].links.map(link, link.name)",
+    message: "must have the same links on both sides, in the same order",
+  },
+  (given) => areSame(given, ({ links }) => links.map(({ name }) => name)),
+).describe("Both places of the guest. Which of them runs it is not said here.");
+
+function areSame([one, other]: readonly SpecSide[], namesOf: (side: SpecSide) => readonly string[]): boolean {
+  return one === undefined || other === undefined || namesOf(one).join("\n") === namesOf(other).join("\n");
+}
+
+const roles = withTransitionRule(
+  struct({
+    term: wholeNumber(1, 2_147_483_647).describe("The term that the roles are meant for; 1 for a new guest."),
+    primary: shortName().describe("The node that is to run the guest in that term; the other one is the standby."),
+  }),
+  {
+    rule: "self.term > oldSelf.term || self == oldSelf",
+    message: "must be meant for a later term than the roles before",
+  },
+).describe("Who is to be primary, from the operator's point of view. The quorum's record decides.");
+
+const guest = withTransitionRule(
+  withRule(
+    shortName(),
+    { rule: "!self.endsWith('.sock')", message: "must not end in .sock, for it names a directory beside a socket" },
+    (name) => !name.endsWith(".sock"),
+  ),
+  { rule: "self == oldSelf", message: "cannot change: it names the guest's record in the quorum" },
+).describe(
+  "What agents, engines and the quorum call the guest: unique in the cluster, and never used again for another.",
+);
+
+const spec = withRule(
+  struct({
+    guest,
+    mode: oneOf(["FaultTolerant"]).describe("The level of availability."),
+    roles,
+    sides,
+    port: port.describe("The port on which the engines of this guest listen, on every link."),
+    quorum: sequence(struct({ host, port }), { min: 1, max: 9 }).describe("Where the quorum service answers."),
+    checkpoint: checkpointContract,
+    failover: struct({ detectionTimeoutMs }).describe("How the loss of a side is noticed."),
+  }),
+  {
+    rule: "self.sides.exists(side, side.node == self.roles.primary)",
+    message: "must be the node of a side",
+    fieldPath: ".roles.primary",
+  },
+  (given) => given.sides.some(({ node }) => node === given.roles.primary),
+).describe("The guest as both agents need it.");
+
+const quantiles = struct({ p50Ms: measure(), p99Ms: measure(), maxMs: measure() });
+
+const takeover = struct({
+  cause: text(1_024).describe("What had failed, as this side saw it."),
+  at: time().describe("When the guest went on."),
+  durationMs: counter()
+    .optional()
+    .describe("How long it stood still, in milliseconds; absent when it was not measured."),
+  term: counter().describe("The term that began with it."),
+  epoch: counter().describe("The checkpoint it went on from."),
+});
+
+const statusSide = struct({
+  node: shortName().describe("The node whose agent reports."),
+  observedGeneration: counter().describe("The metadata.generation that the agent has taken up."),
+  reportedAt: time().describe("When the agent wrote this."),
+  role: oneOf(["starting", "primary", "standby", "fenced"]).describe("What the side is now."),
+  state: text(64).describe("Its state inside the role, such as protected or syncing."),
+  term: counter().describe("The term of the quorum's record as last read; 0 before the first read."),
+  epoch: counter().describe("The newest checkpoint this side took or holds."),
+  primaryNode: shortName().optional().describe("The owner in the quorum's record; absent before the first read."),
+  syncPercent: measure().max(100).describe("How much of memory and disks the standby has."),
+  lagMs: measure()
+    .optional()
+    .describe("The age of the newest state the standby has acknowledged, in milliseconds; absent while there is none."),
+  outputMode: oneOf(["open", "held", "closed"]).describe("What becomes of what the guest sends."),
+  tracker: oneOf(["userfaultfd", "softDirty", "comparison", "none"]).describe("How changed pages are found."),
+  disks: listByKey(struct({ id: text(253), syncPercent: measure().max(100), dirtyBytes: counter() }), "id", {
+    max: 64,
+  }).describe("How far each disk's copy is."),
+  links: listByKey(
+    struct({ name: shortName(), alive: z.boolean("true or false"), rttMs: measure().optional() }),
+    "name",
+    {
+      max: 8,
+    },
+  ).describe("The replication links, with the round trip in milliseconds."),
+  checkpoint: struct({ perSecond: measure(), pause: quantiles, dirtyPagesP50: measure() })
+    .optional()
+    .describe("Figures of the last checkpoints; absent where none are taken."),
+  addedLatency: quantiles.optional().describe("How long what the guest sends is held back; absent where nothing is."),
+  takeoversCount: counter().describe("How often this side took over."),
+  lastTakeover: takeover.optional().describe("The last time it did."),
+  conditions: listByKey(condition, "type", { max: 16 }).describe(`What it found: ${GUEST_CONDITION_TYPES.join(", ")}.`),
+});
+
+const status = struct({
+  sides: listByKey(statusSide, "node", { max: 4 })
+    .optional()
+    .describe("What each agent reports. A node that was replaced stays until the operator removes its item."),
+}).describe("What the agents report.");
+
+const guestPairObject = objectOf("GuestPair", spec, status);
+
+export type GuestPair = z.output<typeof guestPairObject>;
+export type GuestPairSpec = z.output<typeof spec>;
+export type GuestPairStatus = z.output<typeof status>;
+
+/** A GuestPair with its defaults; `subject` says where it comes from. Throws InputFailure with every mistake. */
+export function parseGuestPair(value: unknown, subject: string): GuestPair {
+  return parseInput(guestPairObject, value, subject);
+}
+
+const ofRole = (role: string, field: string): string => `.status.sides[?(@.role=="${role}")].${field}`;
+
+export const guestPairResource: CustomResource = {
+  kind: "GuestPair",
+  plural: "guestpairs",
+  shortNames: ["gpair"],
+  categories: ["twinrun"],
+  scope: "Namespaced",
+  description: "A protected guest as its two agents need it. Written by Twinrun, not by people.",
+  spec,
+  status,
+  columns: [
+    { name: "Guest", type: "string", description: "Name of the guest.", jsonPath: ".spec.guest" },
+    { name: "Primary", type: "string", description: "Node that runs it.", jsonPath: ofRole("primary", "node") },
+    { name: "State", type: "string", description: "State of the primary.", jsonPath: ofRole("primary", "state") },
+    { name: "Term", type: "integer", description: "Term of the primary.", jsonPath: ofRole("primary", "term") },
+    { name: "Standby", type: "string", description: "Node that could go on.", jsonPath: ofRole("standby", "node") },
+    {
+      name: "Sync",
+      type: "number",
+      description: "Percent of memory and disks that the standby has.",
+      jsonPath: ofRole("primary", "syncPercent"),
+    },
+    ageColumn,
+  ],
+};
