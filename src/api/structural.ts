@@ -34,9 +34,7 @@ function addRule<S extends z.ZodType>(schema: S, described: S, cel: CelRule): S 
 
 /** An object of somebody else's: what is in `shape` is ours to check, everything else is kept as it is. */
 export function openObject<Shape extends z.core.$ZodLooseShape>(shape: Shape): z.ZodObject<Shape, z.core.$loose> {
-  return z
-    .looseObject(shape, { error: "an object" })
-    .meta({ "x-kubernetes-preserve-unknown-fields": true });
+  return z.looseObject(shape, { error: "an object" }).meta({ "x-kubernetes-preserve-unknown-fields": true });
 }
 
 /** The structural schema of what a person writes: fields with a default are not required. */

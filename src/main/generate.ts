@@ -17,6 +17,6 @@ const { values } = parseArgs({ options: { dir: { type: "string", default: checko
 const crds = join(values.dir, "crds");
 mkdirSync(crds, { recursive: true });
 for (const resource of customResources) {
-  const yaml = stringify(encodeCrd(resource), { lineWidth: 120, aliasDuplicateObjects: false });
+  const yaml = stringify(encodeCrd(resource), { lineWidth: 100, aliasDuplicateObjects: false });
   writeFileSync(join(crds, `${resource.plural}.yaml`), HEAD + yaml);
 }

@@ -1,0 +1,62 @@
+/** Custom resources for tests: calm defaults, each test spreads one difference over the spec. Not parsed: as people write them. */
+
+type Json = Readonly<Record<string, unknown>>;
+export type ResourceObject = {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly metadata: Json;
+  readonly spec: Json;
+  readonly status?: Json;
+};
+
+export function buildProtectedVm(spec: Json = {}, status?: Json): ResourceObject {
+  return {
+    apiVersion: "twinrun.dev/v1alpha1",
+    kind: "ProtectedVM",
+    metadata: { name: "web", namespace: "shop" },
+    spec: {
+      mode: "FaultTolerant",
+      virtualMachineRef: { name: "web" },
+      placement: { nodes: ["node-a", "node-b"] },
+      ...spec,
+    },
+    ...(status === undefined ? {} : { status }),
+  };
+}
+
+/** The spec of a VirtualMachineInstance as a ProtectedVM brings it along; goes into `buildProtectedVm`. */
+export function buildTemplate(instanceSpec: Json = {}): Json {
+  const spec = { domain: { memory: { guest: "1Gi" } }, terminationGracePeriodSeconds: 30, ...instanceSpec };
+  return { virtualMachineRef: undefined, virtualMachineTemplate: { spec: { template: { spec } } } };
+}
+
+export function buildSide(node: string, difference: Json = {}): Json {
+  return {
+    node,
+    vmi: { namespace: "shop", name: `web-${node}` },
+    pod: { name: `virt-launcher-web-${node}`, uid: "1b4e28ba-2fa1-11d2-883f-0016d3cca427" },
+    disks: [{ id: "system", path: `/dev/${node}-system` }],
+    links: [{ name: "direct", host: `${node}.example` }],
+    ...difference,
+  };
+}
+
+export function buildGuestPair(spec: Json = {}, status?: Json): ResourceObject {
+  return {
+    apiVersion: "twinrun.dev/v1alpha1",
+    kind: "GuestPair",
+    metadata: { name: "web", namespace: "shop" },
+    spec: {
+      guest: "shop.web",
+      mode: "FaultTolerant",
+      roles: { term: 1, primary: "node-a" },
+      sides: [buildSide("node-a"), buildSide("node-b")],
+      port: 7_500,
+      quorum: [{ host: "quorum.example", port: 7_400 }],
+      checkpoint: {},
+      failover: {},
+      ...spec,
+    },
+    ...(status === undefined ? {} : { status }),
+  };
+}
