@@ -60,6 +60,11 @@ test.each<{ when: string; guest?: object; file?: unknown; says: RegExp }>([
     says: /qemu\.args\[2\]: remove --daemonize/,
   },
   {
+    when: "a field of the contract is misspelt",
+    guest: { checkpoint: { maxLatencyMs: 9 } },
+    says: /checkpoint\.maxLatencyMs: no such field; remove it or correct/,
+  },
+  {
     when: "the intervals cross",
     guest: { checkpoint: { minIntervalMs: 9, maxIntervalMs: 8 } },
     says: /checkpoint\.minIntervalMs: must not be greater/,

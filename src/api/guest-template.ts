@@ -32,19 +32,15 @@ const anyDevices = openObject({
   hostDevices: deviceList,
   networkInterfaceMultiqueue: z.boolean("true or false").optional(),
 });
-const withoutFilesystems = refuseDevices(
-  anyDevices,
-  "filesystems",
-  "what virtiofs writes into the guest's memory is not seen",
-);
-const withoutGpus = refuseDevices(withoutFilesystems, "gpus", "the state of a passed-through device cannot be copied");
-const withoutPassthrough = refuseDevices(
-  withoutGpus,
-  "hostDevices",
-  "the state of a passed-through device cannot be copied",
-);
+const passedThrough = "the state of a passed-through device cannot be copied";
+const REFUSED_DEVICES = [
+  { field: "filesystems", why: "what virtiofs writes into the guest's memory is not seen" },
+  { field: "gpus", why: passedThrough },
+  { field: "hostDevices", why: passedThrough },
+];
+
 const devices = withRule(
-  withoutPassthrough,
+  REFUSED_DEVICES.reduce((schema, { field, why }) => refuseDevices(schema, field, why), anyDevices),
   {
     rule: "!has(self.networkInterfaceMultiqueue) || !self.networkInterfaceMultiqueue",
     message: "must not be true: what the guest sends is held back on one queue",
