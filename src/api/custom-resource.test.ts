@@ -130,6 +130,11 @@ describe("the checker of these tests finds", () => {
       schema: struct({ a: struct({ b: text }, { default: { c: 1 } }) }),
       fault: ".a: the default holds unknown fields",
     },
+    {
+      when: "a default that breaks a rule as long as the defaults inside are not there",
+      schema: struct({ a: struct({ b: { ...text, default: "x" } }, { default: {}, ...rule("self.b == 'x'") }) }),
+      fault: ".a: the default is refused",
+    },
     { when: "what is no CEL", schema: struct({ a: text }, rule("self.a ===")), fault: ": not CEL: self.a ===" },
     {
       when: "a rule about an unknown field",

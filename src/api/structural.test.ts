@@ -30,11 +30,18 @@ test("an object of somebody else's is kept whole, its named fields are checked",
   expect(encodeStructural(openObject({}))).toEqual({ type: "object", "x-kubernetes-preserve-unknown-fields": true });
 });
 
-test("a default of {} takes the defaults inside with it, in zod as on the API server", () => {
-  const schema = struct({ inner: struct({ size: wholeNumber(1, 9).default(3) }).prefault({}) });
-  expect(schema.parse({})).toEqual({ inner: { size: 3 } });
+test("a default of {} is spelled out, for the API server applies rules to it as it stands", () => {
+  const inner = struct({ size: wholeNumber(1, 9).default(3), name: text(9).optional() });
+  const schema = struct({
+    outer: struct({ inner: inner.prefault({}), list: sequence(inner, { max: 2 }) })
+      .partial()
+      .prefault({}),
+  });
+  expect(schema.parse({})).toEqual({ outer: { inner: { size: 3 } } });
   expect(encodeStructural(schema)).toMatchObject({
-    properties: { inner: { default: {}, properties: { size: { default: 3 } } } },
+    properties: {
+      outer: { default: { inner: { size: 3 } }, properties: { inner: { default: { size: 3 } } } },
+    },
   });
 });
 

@@ -49,8 +49,43 @@ export function encodeStructural(schema: z.ZodType): SchemaNode {
       rewrite(jsonSchema);
     },
   });
-  assertLaws(root, "");
-  return root;
+  const structural = withWholeDefaults(root);
+  assertLaws(structural, "");
+  return structural;
+}
+
+/**
+ * A default of `{}` becomes what it stands for. The API server fills in the defaults inside only when an object is written; at
+ * installation it holds the default against the CEL rules as it stands, and a rule about a field that is not there fails.
+ */
+function withWholeDefaults(node: SchemaNode): SchemaNode {
+  const properties = mapValues(
+    node["properties"] as Readonly<Record<string, SchemaNode>> | undefined,
+    withWholeDefaults,
+  );
+  const items = node["items"] === undefined ? undefined : withWholeDefaults(node["items"] as SchemaNode);
+  return {
+    ...node,
+    ...(node["properties"] === undefined ? {} : { properties }),
+    ...(items === undefined ? {} : { items }),
+    ...(node["default"] === undefined ? {} : { default: fillIn(properties, node["default"]) }),
+  };
+}
+
+/** The properties have whole defaults already. */
+function fillIn(properties: Readonly<Record<string, SchemaNode>>, value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return value;
+  }
+  const missing = Object.entries(properties).filter(([, { default: inner }]) => inner !== undefined);
+  return { ...Object.fromEntries(missing.map(([name, { default: inner }]) => [name, inner])), ...value };
+}
+
+function mapValues<Value>(
+  record: Readonly<Record<string, Value>> | undefined,
+  change: (value: Value) => Value,
+): Readonly<Record<string, Value>> {
+  return Object.fromEntries(Object.entries(record ?? {}).map(([name, value]) => [name, change(value)]));
 }
 
 function rewrite(node: Record<string, unknown>): void {

@@ -19,10 +19,18 @@ export function admit(crd: SchemaNode, object: unknown, before?: unknown): Admis
 }
 
 /** The same for a part of a schema. */
-export function admitNode(schema: SchemaNode, value: unknown, before?: unknown): Admission {
-  const taken = withDefaults(schema, prune(schema, value));
-  const problems = checkValue(schema, taken, "");
-  return { object: taken, problems: problems.length > 0 ? problems : checkRules(schema, { value: taken, before }, "") };
+function admitNode(schema: SchemaNode, value: unknown, before: unknown): Admission {
+  return checkNode(schema, withDefaults(schema, prune(schema, value)), before);
+}
+
+function checkNode(schema: SchemaNode, object: unknown, before?: unknown): Admission {
+  const problems = checkValue(schema, object, "");
+  return { object, problems: problems.length > 0 ? problems : checkRules(schema, { value: object, before }, "") };
+}
+
+/** What is made of a schema's own default at installation: pruned, then checked as it stands, without the defaults inside. */
+export function admitDefault(schema: SchemaNode): Admission {
+  return checkNode(schema, prune(schema, schema["default"]));
 }
 
 export const propertiesOf = (schema: SchemaNode): Readonly<Record<string, SchemaNode>> =>
@@ -166,9 +174,7 @@ type Rule = { readonly rule: string; readonly message: string; readonly fieldPat
 function checkRules(schema: SchemaNode, { value, before }: Change, path: string): Problem[] {
   const rules = (schema["x-kubernetes-validations"] ?? []) as readonly Rule[];
   const broken = rules.filter(({ rule }) =>
-    rule.includes("oldSelf")
-      ? before !== undefined && !isCelTrue(rule, { self: value, oldSelf: before })
-      : !isCelTrue(rule, { self: value }),
+    rule.includes("oldSelf") ? before !== undefined && isBroken(rule, value, before) : isBroken(rule, value),
   );
   return [
     ...broken.map(({ message, fieldPath = "" }) => ({ path: `${path}${fieldPath}`, message })),
@@ -176,6 +182,15 @@ function checkRules(schema: SchemaNode, { value, before }: Change, path: string)
       checkRules(child.schema, { value: child.value, before: findBefore(schema, before, child) }, child.path),
     ),
   ];
+}
+
+/** A rule that cannot be evaluated, say for want of a field, refuses too. */
+function isBroken(rule: string, self: unknown, oldSelf?: unknown): boolean {
+  try {
+    return !isCelTrue(rule, oldSelf === undefined ? { self } : { self, oldSelf });
+  } catch {
+    return true;
+  }
 }
 
 /** Items of a list are the same item only if the list says by which key. */

@@ -5,7 +5,7 @@
  */
 import { type SchemaNode } from "../../src/api/structural.ts";
 import { assertCel, isRe2 } from "./cel.ts";
-import { admitNode, isObject, propertiesOf } from "./crd-admission.ts";
+import { admitDefault, isObject, propertiesOf } from "./crd-admission.ts";
 
 type Law = (node: SchemaNode, place: Place) => readonly (string | false)[];
 type Place = {
@@ -101,24 +101,16 @@ function checkListType(node: SchemaNode): (string | false)[] {
   ];
 }
 
-/** A default must survive pruning and be valid as it stands. */
+/** A default must survive pruning, be valid and keep the rules as it stands. */
 function checkDefault(node: SchemaNode): (string | false)[] {
   if (!has(node, "default")) {
     return [];
   }
-  const { default: value, ...schema } = node;
-  const { object, problems } = admitNode(withoutDefaults(schema), value);
+  const { object, problems } = admitDefault(node);
   return [
-    JSON.stringify(object) !== JSON.stringify(value) && "the default holds unknown fields",
+    JSON.stringify(object) !== JSON.stringify(node["default"]) && "the default holds unknown fields",
     ...problems.map(({ path, message }) => `the default is refused: ${path} ${message}`),
   ];
-}
-
-/** Without rules too: those about fields with defaults hold only once the defaults are there. */
-function withoutDefaults(node: SchemaNode): SchemaNode {
-  const kept = Object.entries(node).filter(([keyword]) => !["default", "x-kubernetes-validations"].includes(keyword));
-  const inner = Object.entries(propertiesOf(node)).map(([name, child]) => [name, withoutDefaults(child)]);
-  return { ...Object.fromEntries(kept), ...(has(node, "properties") ? { properties: Object.fromEntries(inner) } : {}) };
 }
 
 function checkRules(node: SchemaNode, { hasBefore }: Place): (string | false)[] {
