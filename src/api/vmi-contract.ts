@@ -1,0 +1,27 @@
+/**
+ * What the operator, the hook and the agent agree on about a protected VirtualMachineInstance of KubeVirt.
+ *
+ * The operator writes the annotations before it creates the VMI; KubeVirt hands the whole VMI to the hook, which edits the
+ * domain by them; the agent finds that QEMU by its environment and its second monitor. They are fixed for the life of a VMI:
+ * a standby that took over keeps `standby`, for it says in what shape its QEMU was started.
+ */
+
+/** Annotations of the VMI (of a VM's template, where there is a VM). */
+export const vmiAnnotations = {
+  /** The guest that this VMI is a side of: the same on both VMIs, a name as in the assignment file. */
+  guest: "twinrun.dev/guest",
+  /** One of {@link VMI_SHAPES}. */
+  startedAs: "twinrun.dev/started-as",
+} as const;
+
+export const VMI_SHAPES = ["primary", "standby"] as const;
+export type VmiShape = (typeof VMI_SHAPES)[number];
+
+/** Names of guests and nodes: the value goes into paths, environments and quorum records. */
+export const GUEST_NAME_PATTERN = /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/;
+
+/** QEMU's second monitor, as seen inside the pod's compute container; the first one is libvirt's. */
+export const QMP_PATH_IN_POD = "/var/run/kubevirt-private/twinrun.qmp";
+
+/** The environment of a QEMU that the hook prepared; the agent looks for it in /proc. */
+export const qemuEnvironment = { guest: "TWINRUN_GUEST", node: "TWINRUN_NODE" } as const;
