@@ -42,44 +42,29 @@ function listMemoryObstacles(domain: XmlElement): readonly DomainObstacle[] {
 }
 
 function listDeviceObstacles(device: XmlElement): readonly DomainObstacle[] {
-  const type = readAttribute(device, "type");
   const name = nameOf(device);
   switch (device.name) {
     case "interface":
-      return listInterfaceObstacles(type, name);
+      return listInterfaceObstacles(readAttribute(device, "type") ?? "no type", name);
     case "disk":
       return listDiskObstacles(device, name);
-    case "filesystem":
-      return [writesMemory(`${name} is shared with the host or served by virtiofsd`, "use a disk")];
-    case "vsock":
-    case "shmem":
-      return [writesMemory(`${name} is served outside of QEMU`, "remove it")];
     case "video":
-      return readAttribute(findChild(device, "driver"), "name") === "vhostuser"
-        ? [writesMemory(`${name} is drawn by another process`, "use a video device of QEMU's own")]
-        : [];
-    case "hostdev":
-      return [isOfHost(name)];
-    case "tpm":
-      return [
-        {
-          code: "DeviceStateIsElsewhere",
-          message: `${name} keeps its state outside of QEMU, where no checkpoint reaches it; remove the TPM`,
-        },
-      ];
-    case "memory":
-      return [
-        {
-          code: "MemoryHotplug",
-          message: `${name} can be plugged in and out; give the guest all its memory (memory.maxGuest = memory.guest)`,
-        },
-      ];
-    default:
-      return [];
+      return listVideoObstacles(device, name);
+    default: {
+      const refuse = REFUSED_DEVICES.get(device.name);
+      return refuse === undefined ? [] : [refuse(name)];
+    }
   }
 }
 
-function listInterfaceObstacles(type: string | undefined, name: string): readonly DomainObstacle[] {
+function listVideoObstacles(video: XmlElement, name: string): readonly DomainObstacle[] {
+  const driver = readAttribute(findChild(video, "driver"), "name");
+  return driver === "vhostuser"
+    ? [writesMemory(`${name} is drawn by another process`, "use a video device of QEMU's own")]
+    : [];
+}
+
+function listInterfaceObstacles(type: string, name: string): readonly DomainObstacle[] {
   switch (type) {
     case "ethernet":
     case "bridge":
@@ -90,7 +75,7 @@ function listInterfaceObstacles(type: string | undefined, name: string): readonl
     case "hostdev":
       return [isOfHost(name)];
     default: {
-      const message = `${name} (${type ?? "no type"}) is no tap, and only what leaves by a tap can be held; use a bridge binding`;
+      const message = `${name} (${type}) is no tap, and only what leaves by a tap can be held; use a bridge binding`;
       return [{ code: "OutputCannotBeHeld", message }];
     }
   }
@@ -127,6 +112,28 @@ const isOfHost = (name: string): DomainObstacle => ({
   code: "DeviceIsOfTheHost",
   message: `${name} is hardware of this host and cannot follow to another; remove it`,
 });
+
+/** Devices that are an obstacle whatever they are set to. */
+const REFUSED_DEVICES: ReadonlyMap<string, (name: string) => DomainObstacle> = new Map([
+  ["filesystem", (name) => writesMemory(`${name} is shared with the host or served by virtiofsd`, "use a disk")],
+  ["vsock", (name) => writesMemory(`${name} is served by the host's kernel`, "remove it")],
+  ["shmem", (name) => writesMemory(`${name} is memory shared with other programs`, "remove it")],
+  ["hostdev", isOfHost],
+  [
+    "tpm",
+    (name) => ({
+      code: "DeviceStateIsElsewhere",
+      message: `${name} keeps its state outside of QEMU, where no checkpoint reaches it; remove the TPM`,
+    }),
+  ],
+  [
+    "memory",
+    (name) => ({
+      code: "MemoryHotplug",
+      message: `${name} can be plugged in and out; give the guest all its memory (memory.maxGuest = memory.guest)`,
+    }),
+  ],
+]);
 
 /** `disk rootdisk`, as the VMI calls it; libvirt's aliases of users begin with ua-. */
 function nameOf(device: XmlElement): string {
