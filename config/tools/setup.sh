@@ -40,6 +40,9 @@ requirements=(
   "xz xz-utils"
   "mke2fs e2fsprogs"
   "unshare util-linux"
+  "virsh libvirt-clients"
+  "/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so libvirt-daemon-driver-qemu"
+  "xmllint libxml2-utils"
 )
 
 say() { echo "setup: $*"; }
