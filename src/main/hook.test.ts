@@ -15,6 +15,9 @@ const domainXML = readFileSync(new URL("../../test/golden/hook/kubevirt.xml", im
 const golden = (name: string): string =>
   readFileSync(new URL(`../../test/golden/hook/${name}`, import.meta.url), "utf8");
 
+/** What src/main/hook.ts says about how it has to be started. */
+const HEAP_LIMITS = ["--max-semi-space-size=1", "--max-old-space-size=24"];
+
 type Hook = {
   readonly child: ChildProcess;
   readonly directory: string;
@@ -30,12 +33,14 @@ afterEach(() => {
   }
 });
 
-function spawnHook(args: readonly string[] = []): Hook {
+function spawnHook(args: readonly string[] = [], compileCache?: string): Hook {
   const directory = mkdtempSync(join(tmpdir(), "twinrun-hook-"));
   const shim = join(directory, "given.so");
   writeFileSync(shim, "\x7fELF");
-  const child = spawn(process.execPath, [SCRIPT, "--socket-directory", directory, "--shim", shim, ...args], {
-    env: { ...process.env, CONTAINER_NAME: "hook-sidecar-0" },
+  const command = [...HEAP_LIMITS, SCRIPT, "--socket-directory", directory, "--shim", shim, ...args];
+  const cache = compileCache === undefined ? {} : { NODE_COMPILE_CACHE: compileCache };
+  const child = spawn(process.execPath, command, {
+    env: { ...process.env, ...cache, CONTAINER_NAME: "hook-sidecar-0" },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let said = "";
@@ -49,8 +54,8 @@ function spawnHook(args: readonly string[] = []): Hook {
   return hook;
 }
 
-async function startHook(args: readonly string[] = []): Promise<Hook> {
-  const hook = spawnHook(args);
+async function startHook(args: readonly string[] = [], compileCache?: string): Promise<Hook> {
+  const hook = spawnHook(args, compileCache);
   while (!hook.said().includes("hook listens")) {
     expect(hook.child.exitCode).toBeNull();
     await sleep(10);
@@ -112,6 +117,31 @@ describe("the folder that virt-launcher sees", () => {
     const delivered = join(directory, "lib/twinrun-shim.so");
     expect(readFileSync(delivered, "latin1")).toBe("\x7fELF");
     expect([statSync(delivered).mode & 0o777, statSync(join(directory, "lib")).mode & 0o777]).toEqual([0o555, 0o755]);
+  });
+});
+
+describe("the 64 MB of a sidecar", () => {
+  /** What cannot be taken from the process again; of the rest, Node's binary and libraries, the kernel keeps what has room. */
+  const readAnonymousMb = (pid: number | undefined): number =>
+    (Number(/^RssAnon:\s+([0-9]+) kB/m.exec(readFileSync(`/proc/${pid ?? 0}/status`, "utf8"))?.[1]) * 1024) / 1e6;
+
+  test("have room for it, and for the largest messages one after the other", async () => {
+    const cache = mkdtempSync(join(tmpdir(), "twinrun-hook-cache-"));
+    try {
+      const first = await startHook([], cache);
+      await callHook(first.socketPath, "v1alpha3.Callbacks", "Shutdown");
+      await once(first.child, "exit");
+
+      const { socketPath, child } = await startHook([], cache);
+      expect(readAnonymousMb(child.pid)).toBeLessThan(22); // 16.5 measured.
+      const large = onDefineDomain(aVmi() + " ".repeat(1_000_000));
+      for (let count = 0; count < 40; count += 1) {
+        expect(await callHook(socketPath, "v1alpha3.Callbacks", "OnDefineDomain", large)).toMatchObject({ status: 0 });
+      }
+      expect(readAnonymousMb(child.pid)).toBeLessThan(45); // 34 measured.
+    } finally {
+      rmSync(cache, { recursive: true, force: true });
+    }
   });
 });
 
