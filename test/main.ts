@@ -35,7 +35,7 @@ const jest = (...paths: string[]): string[] => [
 const root = resolve(import.meta.dirname, "..");
 
 /** Tests that start no guest: two at a time. All others have the machine to themselves. */
-const light = "(tidy|fuzz|sim|model|traces)";
+const light = "(tidy|golden|fuzz|sim|model|traces)";
 
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },

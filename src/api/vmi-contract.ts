@@ -17,7 +17,7 @@ export const vmiAnnotations = {
 export const VMI_SHAPES = ["primary", "standby"] as const;
 export type VmiShape = (typeof VMI_SHAPES)[number];
 
-/** Names of guests and nodes: the value goes into paths, environments and quorum records. */
+/** It goes into paths, environments and quorum records. */
 export const GUEST_NAME_PATTERN = /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/;
 
 /** QEMU's second monitor, as seen inside the pod's compute container; the first one is libvirt's. */

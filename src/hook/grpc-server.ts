@@ -149,6 +149,10 @@ export class GrpcServer {
     } else {
       this.#log.warn({ path, code: failure.detail.code, says: failure.message }, "a call was refused");
     }
+    if (stream.headersSent || stream.destroyed) {
+      stream.destroy(); // It failed in the middle of an answer: no status can be sent any more.
+      return;
+    }
     const headers = {
       ":status": 200,
       "content-type": CONTENT_TYPE,
