@@ -8,6 +8,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "@jest/globals";
 import { execFileSync, spawn, spawnSync, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { once } from "node:events";
 import {
   chmodSync,
   copyFileSync,
@@ -122,7 +123,9 @@ withLibvirt("libvirt", () => {
   });
 
   afterAll(async () => {
+    const ended = once(virsh.child, "close");
     virsh.child.stdin.end();
+    await ended; // It writes into its folder until then.
     for (const { identity } of listQemus()) {
       await killProcess(identity, silentLog);
     }
