@@ -60,15 +60,15 @@ export class Bench {
     return placeGuest(lab, { name, kind, image: this.#images[kind], index }, "a");
   }
 
-  /** Runs `body` against the guest on its own, and takes the guest away afterwards. */
-  async withUnprotected<T>(lab: Lab, guest: PlacedGuest, body: () => Promise<T>): Promise<T> {
-    const qemu = startUnprotected(lab, guest, "a");
-    const ended = new Promise((resolve) => qemu.once("exit", resolve));
+  /** Runs `body` against the guests on their own, and takes them away afterwards. */
+  async withUnprotected<T>(lab: Lab, guests: readonly PlacedGuest[], body: () => Promise<T>): Promise<T> {
+    const qemus = guests.map((guest) => startUnprotected(lab, guest, "a"));
+    const ended = Promise.all(qemus.map((qemu) => new Promise((resolve) => qemu.once("exit", resolve))));
     try {
-      await this.waitForServices(lab, guest);
+      await Promise.all(guests.map((guest) => this.waitForServices(lab, guest)));
       return await body();
     } finally {
-      qemu.kill("SIGKILL");
+      qemus.forEach((qemu) => qemu.kill("SIGKILL"));
       await ended;
     }
   }

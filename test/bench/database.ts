@@ -22,7 +22,7 @@ type Pgbench = { readonly tps: number; readonly perSecond: readonly number[]; re
 export function measureDatabase(bench: Bench): Promise<Figure[]> {
   return withLab({ say: bench.say }, async (lab) => {
     const bare = bench.place(lab, "debian", "bare");
-    const alone = await bench.withUnprotected(lab, bare, () => loadAll(bench, lab, bare, false));
+    const alone = await bench.withUnprotected(lab, [bare], () => loadAll(bench, lab, bare, false));
     const stream = await measureStream(lab, ["a", "b"], "replication1", streamBytes);
     bench.say(`raw TCP stream between the hosts: ${stream.mebibytesPerSecond.toFixed(0)} MiB/s`);
 

@@ -17,7 +17,7 @@ const rates = [
 export async function measureProcessor(bench: Bench): Promise<Figure[]> {
   const alone = await withLab({ say: bench.say }, async (lab) => {
     const bare = bench.place(lab, "busybox", "bare");
-    return bench.withUnprotected(lab, bare, () => bench.run(lab, "burn", { host: bare.address, turns }, seconds));
+    return bench.withUnprotected(lab, [bare], () => bench.run(lab, "burn", { host: bare.address, turns }, seconds));
   });
   const unprotected = alone.samples.map(({ value }) => value);
   const figures: Figure[] = [];

@@ -11,7 +11,7 @@ const warmUpSeconds = 4;
 export function measureRequestReply(bench: Bench): Promise<Figure[]> {
   return withLab({ say: bench.say }, async (lab) => {
     const bare = bench.place(lab, "busybox", "bare");
-    const alone = await bench.withUnprotected(lab, bare, async () => {
+    const alone = await bench.withUnprotected(lab, [bare], async () => {
       await bench.run(lab, "counted", { host: bare.address }, warmUpSeconds);
       return bench.run(lab, "counted", { host: bare.address }, seconds);
     });

@@ -4,12 +4,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../src/lib/assert.ts";
 import { round } from "../lab/clients/figures.ts";
 import { type Cluster, type GuestView } from "../lab/cluster.ts";
-import { withLab } from "../lab/hosts.ts";
-import { pairHosts } from "../lab/placement.ts";
-import { samplesOf, type Bench } from "./bench.ts";
+import { withLab, type Lab } from "../lab/hosts.ts";
+import { pairHosts, type PlacedGuest } from "../lab/placement.ts";
+import { samplesOf, type Bench, type Load } from "./bench.ts";
 import { readProcessorSeconds, type ProcessorShares } from "./processor-time.ts";
 import { type EngineSamples } from "./samples.ts";
-import { quantilesOf, type Figure } from "./row.ts";
+import { quantilesOf, type Figure, type Quantiles } from "./row.ts";
 
 const idleSeconds = 30;
 const crowdSeconds = 30;
@@ -85,10 +85,17 @@ function readResidentMebibytes(pid: number): number {
   return Number(present(line?.[1], `resident memory of ${pid}`)) / 1024;
 }
 
-export function measureCrowd(bench: Bench): Promise<Figure[]> {
+export async function measureCrowd(bench: Bench): Promise<Figure[]> {
+  const place = (lab: Lab): readonly PlacedGuest[] =>
+    Array.from({ length: crowdCount }, (_, index) => bench.place(lab, "busybox", `crowd${index}`, index));
+  const load = (lab: Lab, guests: readonly PlacedGuest[]): Promise<Load[]> =>
+    Promise.all(guests.map(({ address }) => bench.run(lab, "counted", { host: address, thinkMs: 200 }, crowdSeconds)));
+  const alone = await withLab({ say: bench.say }, (lab) => {
+    const guests = place(lab);
+    return bench.withUnprotected(lab, guests, () => load(lab, guests));
+  });
   return withLab({ say: bench.say }, async (lab) => {
-    const indexes = Array.from({ length: crowdCount }, (_, index) => index);
-    const guests = indexes.map((index) => bench.place(lab, "busybox", `crowd${index}`, index));
+    const guests = place(lab);
     const cluster = await bench.protect(lab, guests, { checkpoint: { maxAddedLatencyMs: crowdBoundMs } });
     const outside = new Set<string>();
     const watch = setInterval(() => {
@@ -97,27 +104,34 @@ export function measureCrowd(bench: Bench): Promise<Figure[]> {
       });
     }, 500);
     const fromMs = Date.now();
-    const { processor } = await bench.withEngineSamples(lab, guests, () =>
-      Promise.all(
-        guests.map(({ address }) => bench.run(lab, "counted", { host: address, thinkMs: 200 }, crowdSeconds)),
-      ),
-    );
+    const { value: guarded, processor } = await bench.withEngineSamples(lab, guests, () => load(lab, guests));
     clearInterval(watch);
     const interval = { fromMs, toMs: Date.now() };
     const each = await Promise.all(guests.map(({ name }) => bench.readEngineSamples(lab, [name], interval)));
-    return [summarizeCrowd(each, [...outside], processor)];
+    return [summarizeCrowd(each, { outside: [...outside], processor, alone, guarded })];
   });
 }
+
+/** Of all requests of all clients, from asking to the reply. */
+const repliesOf = (loads: readonly Load[]): Quantiles =>
+  quantilesOf(loads.flatMap(({ samples }) => samples.map(({ value }) => value)));
 
 /** The engine's own word on its contract. */
 const isOutsideBound = ({ report }: GuestView): boolean =>
   report?.conditions.some(({ type, status }) => type === "LatencyWithinBound" && status === "False") === true;
 
-function summarizeCrowd(
-  each: readonly EngineSamples[],
-  outside: readonly string[],
-  processor: ProcessorShares,
-): Figure {
+type CrowdContext = {
+  readonly outside: readonly string[];
+  readonly processor: ProcessorShares;
+  readonly alone: readonly Load[];
+  readonly guarded: readonly Load[];
+};
+
+function summarizeCrowd(each: readonly EngineSamples[], context: CrowdContext): Figure {
+  const { outside, processor, alone, guarded } = context;
+  const phases = ["pause", "stop", "acknowledge"].map(
+    (phase) => [phase, quantilesOf(each.flatMap((samples) => [...samplesOf(samples, phase)]))] as const,
+  );
   const latencies = each.map((samples) => samplesOf(samples, "addedLatency"));
   const worstP99 = Math.max(...latencies.map((samples) => quantilesOf(samples).p99));
   const { count, ...all } = quantilesOf(latencies.flat());
@@ -128,7 +142,16 @@ function summarizeCrowd(
       ...all,
       target: `p99 of each ≤ its bound of ${crowdBoundMs}`,
       met: worstP99 <= crowdBoundMs && outside.length === 0,
-      detail: { samplesCount: count, worstP99, saidToBeOutside: outside, processor },
+      detail: {
+        samplesCount: count,
+        worstP99,
+        saidToBeOutside: outside,
+        phases: Object.fromEntries(phases),
+        // The same eight clients wait for the two processors without protection too.
+        unprotectedReplies: repliesOf(alone),
+        protectedReplies: repliesOf(guarded),
+        processor,
+      },
     },
     samples: { addedLatencyMs: latencies },
   };
