@@ -29,6 +29,7 @@ import {
 } from "../protocol/frames.ts";
 import { type SyncBasis } from "../protocol/messages.ts";
 import { PageRuns, type PageSet, subtract, union } from "../memory/page-runs.ts";
+import { PreciseTimer } from "../memory/precise-timer.ts";
 import { PAGE_BYTES } from "../memory/ram-blocks.ts";
 import { type FrameConnection } from "../net/frame-connection.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
@@ -47,10 +48,14 @@ const EPOCHS_IN_FLIGHT = 3;
 const STATE_BYTES_MAX = 16 * 1024 * 1024;
 const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
 const CAPTURE_FAILURES_MAX = 3;
+/** How long to wait for the end of a checkpoint of the session before. */
+const BUSY_CHECKPOINT_MS = 2;
+const DUE_NOW_MS = 0.05;
 /** A guest that fell idle before its gap was over is checkpointed this much later at most. */
-const BUSY_LOOK_MS = 1;
-/** A guest with one client falls idle this soon after its reply, too soon for a timer. */
+const BUSY_LOOK_MS = 0.5;
+/** A guest with one client falls idle this soon after its reply. */
 const LOOK_CLOSELY_MS = 0.5;
+const CLOSE_LOOK_MS = 0.1;
 const compressPages = promisify(zstdCompress);
 /** The fastest level: what counts is that it is faster than the link. */
 const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
@@ -112,7 +117,9 @@ export class Replication implements DiskStream {
   #finalWanted = false;
   #isStoppedForGood = false;
   #throttled = false;
-  #timer: NodeJS.Timeout | undefined;
+  readonly #timer = new PreciseTimer(() => {
+    this.#schedule();
+  });
   #startedAtMs = 0;
   #resumedAtMs = 0;
   #outputSinceMs: number | undefined;
@@ -311,20 +318,12 @@ export class Replication implements DiskStream {
     const isBusy = outputSinceMs !== undefined && this.#guest.isBusy();
     const moment = { startedAtMs: this.#startedAtMs, resumedAtMs: this.#resumedAtMs, outputSinceMs, isBusy };
     const dueMs = this.#finalWanted ? 0 : planCapture(this.#pacing, moment, this.#contract) - nowMs;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    if (dueMs < 0.3) {
+    if (dueMs < DUE_NOW_MS) {
+      this.#timer.disarm();
       void this.#capture();
-    } else if (isBusy && nowMs - outputSinceMs < LOOK_CLOSELY_MS) {
-      setImmediate(() => {
-        this.#schedule();
-      });
     } else {
-      const again = (): void => {
-        this.#timer = undefined;
-        this.#schedule();
-      };
-      this.#timer = setTimeout(again, isBusy ? Math.min(dueMs, BUSY_LOOK_MS) : dueMs);
+      const lookMs = isBusy && nowMs - outputSinceMs < LOOK_CLOSELY_MS ? CLOSE_LOOK_MS : BUSY_LOOK_MS;
+      this.#timer.arm(isBusy ? Math.min(dueMs, lookMs) : dueMs);
     }
   }
 
@@ -561,7 +560,7 @@ export class Replication implements DiskStream {
       return;
     }
     this.#ended = true;
-    clearTimeout(this.#timer);
+    this.#timer.close();
     this.#ramCopy?.stop();
     for (const { epoch, runs } of this.#inFlight) {
       if (epoch > acked) {
@@ -588,7 +587,7 @@ export class Replication implements DiskStream {
     const code = (error as { readonly detail?: { readonly code?: string } }).detail?.code;
     if (code === "CheckpointBusy") {
       // The last session's checkpoint is still under way.
-      this.#timer = setTimeout(() => void this.#capture(), 2);
+      setTimeout(() => void this.#capture(), BUSY_CHECKPOINT_MS);
       return;
     }
     this.#failures += 1;

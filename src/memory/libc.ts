@@ -61,6 +61,16 @@ const fcntl = c.func("int fcntl(int fd, int command, int argument)") as (
   command: number,
   argument: number,
 ) => number;
+export const timerfdCreate = c.func("int timerfd_create(int clock, int flags)") as (
+  clock: number,
+  flags: number,
+) => number;
+export const timerfdSettime = c.func("int timerfd_settime(int fd, int flags, void *newValue, void *oldValue)") as (
+  fd: number,
+  flags: number,
+  newValue: Bytes,
+  oldValue: Bytes | null,
+) => number;
 export const usleep = c.func("int usleep(uint microseconds)") as (microseconds: number) => number;
 export const setpriority = c.func("int setpriority(int which, uint who, int priority)") as (
   which: number,

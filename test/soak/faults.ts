@@ -43,6 +43,8 @@ export type FaultPlan = {
   readonly weight: number;
   /** Whether it is survived while the standby is not in sync yet. */
   readonly duringCopy: boolean;
+  /** The host whose power it takes: every QEMU there dies, also that of another guest. */
+  readonly powersOff?: (primary: PairHost) => PairHost;
   readonly says: (primary: PairHost) => string;
   /** Does it, and undoes what does not heal by itself. Returns when it struck. */
   readonly strike: (situation: Situation) => Promise<number>;
@@ -123,12 +125,14 @@ const plainFaults: Readonly<Record<PlainFaultName, FaultPlan>> = {
   powerOffPrimary: {
     weight: 5,
     duringCopy: false,
+    powersOff: (primary) => primary,
     says: (primary) => `power off of ${label(primary)}, the primary's host`,
     strike: (situation) => cyclePower(situation, situation.primary),
   },
   powerOffStandby: {
     weight: 3,
     duringCopy: true,
+    powersOff: otherHost,
     says: (primary) => `power off of ${label(otherHost(primary))}, the standby's host`,
     strike: (situation) => cyclePower(situation, otherHost(situation.primary)),
   },
