@@ -325,8 +325,10 @@ function isTooEarly(world: World, host: HostIndex, timer: TimerName): boolean {
   if (timer === "ackOverdue") {
     return true;
   }
+  // An owner without its guest waits for the standby as long as that one may be granted what it asks for.
   const state = world.hosts[other(host)].engine?.side.state.tag;
-  return timer === "coldGrace" && (state === "holding" || state === "asking" || state === "activating");
+  const mayTakeOver = world.record?.peerState === "InSync" || state === "activating";
+  return timer === "coldGrace" && mayTakeOver && (state === "holding" || state === "asking" || state === "activating");
 }
 
 // Guests.
