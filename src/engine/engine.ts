@@ -125,6 +125,7 @@ export class Engine {
         this.#post({ tag: "linkDown", link, by });
       },
       onMessage: (link, message) => {
+        this.#noteWord(message);
         this.#post({ tag: "received", link, message });
       },
       onData: (link, frame) => {
@@ -275,6 +276,9 @@ export class Engine {
     this.#options.sendToAgent({ tag: "transition", transition });
     this.#applyLimits();
     this.#report();
+    if (transition.to === "protected") {
+      this.#problems.delete("standby");
+    }
     if (transition.to === "protected" || transition.to === "holding") {
       clearTimeout(this.#tidying);
       this.#tidying = setTimeout(releaseOwnMemory, TIDY_AFTER_MS).unref();
@@ -437,6 +441,14 @@ export class Engine {
       this.#noteRefusal(message.code, message.message);
     } else if (message.tag === "welcome" || message.tag === "syncBegin") {
       this.#problems.delete("refusal");
+    }
+  }
+
+  /** Why the standby cannot follow is shown here too: it starts over, and here is where a person looks. */
+  #noteWord(message: Message): void {
+    if (message.tag === "stale") {
+      this.#problems.set("standby", `the standby cannot follow: ${message.reason}`);
+      this.#log.warn({ reason: message.reason }, "the standby cannot follow");
     }
   }
 

@@ -47,6 +47,8 @@ export class Reception {
   readonly #states = new DeviceStates();
   #deviceState: Uint8Array | undefined;
   #committed = 0;
+  /** Resolves when the disks of the first copy are written. */
+  #copied: Promise<unknown> | undefined;
   #ended = false;
   #isUnderPressure = false;
 
@@ -62,6 +64,11 @@ export class Reception {
     this.#disks = options.disks;
     this.#connection = options.connection;
     this.#events = options.events;
+    for (const disk of this.#disks) {
+      disk.onFailed = (failure) => {
+        this.#fail(failure);
+      };
+    }
   }
 
   /** The device state of the last committed epoch. */
@@ -157,7 +164,22 @@ export class Reception {
     if (!isWhole || (this.#committed > 0 && end.epoch !== this.#committed + 1)) {
       throw new Error(`epoch ${end.epoch} is not whole: both sides must run the same release`);
     }
-    this.#events.onEpochHeld(end.epoch);
+    if (this.#committed > 0) {
+      this.#events.onEpochHeld(end.epoch);
+      return;
+    }
+    // The pair counts as protected from the first epoch on: what was copied has to be on the disks, not on its way to them.
+    this.#copied ??= Promise.all(this.#disks.map((disk) => disk.settle()));
+    this.#copied.then(
+      () => {
+        if (!this.#ended) {
+          this.#events.onEpochHeld(end.epoch);
+        }
+      },
+      (error: unknown) => {
+        this.#fail(error);
+      },
+    );
   }
 
   /** Applies an epoch that is held. Pages at once; disk writes are given to the disks, which keep their order. */
@@ -213,6 +235,9 @@ export class Reception {
     const disk = this.#disks[frame.disk];
     if (disk === undefined) {
       throw new Error(`a write to disk ${frame.disk}, which this side does not have`);
+    }
+    if (disk.failure !== undefined) {
+      throw disk.failure; // In a session before this one.
     }
     if (frame.tag === "diskZero") {
       disk.zero(frame.offset, frame.bytes);

@@ -63,7 +63,7 @@ function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): Engin
       message: "the standby holds every acknowledged epoch",
     };
   }
-  const why = problems.get("refusal") ?? problems.get("sync") ?? problems.get("guest");
+  const why = problems.get("refusal") ?? problems.get("standby") ?? problems.get("sync") ?? problems.get("guest");
   const message = why === undefined ? `this side is ${state}` : `this side is ${state}: ${why}`;
   return { type: "InSync", status: "False", reason: state === "syncing" ? "Synchronising" : "Unprotected", message };
 }

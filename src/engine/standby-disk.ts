@@ -29,6 +29,8 @@ export class StandbyDisk {
   #waitingBytes = 0;
   #written = false;
   failure: StandbyDiskFailure | undefined;
+  /** Called once, at the first write that fails: nothing after it is written either. */
+  onFailed: (failure: StandbyDiskFailure) => void = () => undefined;
 
   private constructor(path: string, file: FileHandle, bytes: number, punchHole: PunchHole) {
     this.path = path;
@@ -107,6 +109,7 @@ export class StandbyDisk {
         );
         this.#queue = [];
         this.#waitingBytes = 0;
+        this.onFailed(this.failure);
         return;
       }
       for (const write of batch) {

@@ -42,6 +42,8 @@ export type ClusterOptions = {
   readonly checkpoint?: Partial<CheckpointContract>;
   readonly failover?: Partial<FailoverTiming>;
   readonly tracker?: "auto" | TrackerMethod;
+  /** Hosts whose agent is not told of the shim. */
+  readonly withoutShim?: readonly PairHost[];
   /** Kept outside of the lab, for whoever replays them: traces of the engines, one file a guest and node. */
   readonly traceDirectory?: string;
   /** Of the agents, and so of the engines. */
@@ -83,6 +85,7 @@ export const nodeName = (host: PairHost): string => `host-${host}`;
 export class Cluster {
   readonly lab: Lab;
   readonly guests: readonly PlacedGuest[];
+  readonly tls: Readonly<Record<PairHost | "q", TlsFiles>>;
   readonly quorum: Supervised;
   readonly agents: Readonly<Record<PairHost, Supervised>>;
   readonly transitions: Readonly<Record<PairHost, TransitionLog>>;
@@ -93,6 +96,7 @@ export class Cluster {
     this.lab = lab;
     this.guests = options.guests;
     this.#options = options;
+    this.tls = tls;
     this.quorum = new Supervised({
       lab,
       host: "q",
@@ -158,6 +162,18 @@ export class Cluster {
       }
       await sleep(50);
     }
+  }
+
+  /** Waits until `host` says of `guest` what a person has to know: in a condition that does not hold, or as its trouble. */
+  async waitForWords(host: PairHost, guest: string, expected: RegExp, timeoutMs: number): Promise<GuestView> {
+    const isFound = (view: GuestView): boolean =>
+      view.name === guest && listWords(view.sides[host]).some((words) => expected.test(words));
+    const views = await this.waitFor(
+      `host ${host} says ${String(expected)} of ${guest}`,
+      (all) => all.some(isFound),
+      timeoutMs,
+    );
+    return present(views.find(isFound), guest);
   }
 
   waitUntilProtected(timeoutMs: number): Promise<GuestView[]> {
@@ -333,7 +349,7 @@ export class Cluster {
       assignments: join(etc, "assignments.json"),
       quorum: [{ host: addressOf("q", "management"), port: quorumPort }],
       tls,
-      shim: shimPath,
+      ...(this.#options.withoutShim?.includes(host) === true ? {} : { shim: shimPath }),
       heartbeatPort,
       cacheDirectory: join(this.lab.diskDirectory(host), "code-cache"),
       ...(this.#options.traceDirectory === undefined ? {} : { traceDirectory: this.#options.traceDirectory }),
@@ -394,6 +410,11 @@ export async function createCluster(lab: Lab, options: ClusterOptions): Promise<
 
 const isPrimary = (report: EngineReport | null | undefined): boolean => report?.role === "primary";
 const termOf = (status: GuestStatus | undefined): number => status?.report?.term ?? -1;
+
+const listWords = (side: GuestStatus | undefined): readonly string[] => [
+  ...(side?.trouble === null || side === undefined ? [] : [side.trouble]),
+  ...(side?.report?.conditions ?? []).flatMap(({ status, message }) => (status === "True" ? [] : [message])),
+];
 
 /** One line for a person who has to find out why it does not go on. */
 export function describeView({ name, sides }: GuestView): string {

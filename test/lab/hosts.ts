@@ -192,6 +192,17 @@ export class Lab {
     }
   }
 
+  /** A volume of so many bytes where the host's `directory` is, by a tmpfs: it is really full when it is full. */
+  mountVolume(directory: string, bytes: number): void {
+    mkdirSync(directory, { recursive: true });
+    runCommand(["mount", "-t", "tmpfs", "-o", `size=${bytes}`, "twinrun-lab", directory]);
+  }
+
+  /** What is in the volume stays. */
+  resizeVolume(directory: string, bytes: number): void {
+    runCommand(["mount", "-o", `remount,size=${bytes}`, directory]);
+  }
+
   /** Silence on a network: on the whole of it, or for one host only. */
   cutLink(network: NetworkName, host?: HostName): void {
     this.#setPorts(network, host, "disabled");
@@ -461,10 +472,21 @@ async function removeLeftovers(record: LabRecord): Promise<void> {
     spawnSync("ip", ["netns", "delete", name]);
   }
   for (const directory of record.directories) {
+    unmountVolumes(directory);
     rmSync(directory, { recursive: true, force: true });
   }
   rmSync(recordPath(record.id), { force: true });
   removeEmptyNamespaceMount();
+}
+
+/** The processes that used them are gone; whoever still looks into one does not keep it. */
+function unmountVolumes(directory: string): void {
+  const points = readFileSync("/proc/self/mounts", "utf8")
+    .split("\n")
+    .map((line) => line.split(" ")[1] ?? "");
+  for (const point of points.filter((path) => path.startsWith(`${directory}/`))) {
+    spawnSync("umount", ["--lazy", point], { stdio: "ignore" });
+  }
 }
 
 /** `ip netns add` makes /run/netns a mount of its own; the last one who leaves takes it away. */
