@@ -28,10 +28,19 @@ export function readBootId(): string {
 export function readIdentity(pid: number): ProcessIdentity | undefined {
   const fields = readStat(pid);
   const [state, startTime] = [fields?.[0], fields?.[19]];
-  if (state === undefined || startTime === undefined || state === "Z" || state === "X") {
+  if (state === undefined || startTime === undefined || state === "X" || (state === "Z" && !hasMoreThreads(pid))) {
     return undefined;
   }
   return { pid, startTime };
+}
+
+/** The state is that of the first thread. While another one is left, and be it on its way out, files and taps stay open. */
+function hasMoreThreads(pid: number): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/task`).length > 1;
+  } catch {
+    return false;
+  }
 }
 
 /** The session a process belongs to: the id of the process that began it. */
