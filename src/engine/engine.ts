@@ -35,6 +35,7 @@ import { releaseOwnMemory } from "../memory/own-memory.ts";
 import { applyHole } from "../memory/sparse-file.ts";
 import { PageSet } from "../memory/page-runs.ts";
 import { QuorumConnection } from "../net/quorum-connection.ts";
+import { encodePeerUri } from "../net/peer-identity.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type GuestEvent } from "../qemu/guest-events.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
@@ -363,14 +364,13 @@ export class Engine {
         void this.#command("cont");
         return;
       case "openOutput":
-        this.#guest?.shim.gate.openAndRelease();
+        this.#guest?.gate?.openAndRelease();
         return;
       case "releaseOutput":
         this.#replication?.release(effect.throughEpoch);
         return;
       case "discardOutput":
-        this.#guest?.shim.gate.setMode("closed");
-        this.#guest?.shim.gate.discard();
+        this.#discardOutput();
         return;
       default:
         this.#performOnSession(effect);
@@ -421,6 +421,12 @@ export class Engine {
       default:
         unreachable(effect);
     }
+  }
+
+  #discardOutput(): void {
+    const gate = this.#guest?.gate;
+    gate?.setMode("closed");
+    gate?.discard();
   }
 
   /** A guest with an obstacle runs on, unprotected; no standby is asked for. */
@@ -505,7 +511,7 @@ export class Engine {
     this.#isWantedAs = undefined;
     try {
       await this.#attach(found);
-      this.#guest?.shim.gate.setMode("held");
+      this.#guest?.gate?.setMode("held");
       const shape = this.#shape();
       if (shape !== null) {
         this.#post({ tag: "guestReady", shape });
@@ -528,13 +534,15 @@ export class Engine {
     };
     const guest = await Guest.attach(found, this.#config, listener, this.#log);
     this.#guest = guest;
-    this.#lacking = new PageSet(guest.memory.pageCount);
-    if (guest.standby !== undefined) {
+    this.#lacking = new PageSet(guest.pageCount);
+    if (guest.isIncoming) {
       this.#standbyDisks = await Promise.all(this.#config.disks.map(({ path }) => StandbyDisk.open(path, applyHole)));
       return "incoming";
     }
-    await this.#openPrimaryDisks(guest);
-    await this.#mirrorsReady;
+    if (guest.obstacles.length === 0) {
+      await this.#openPrimaryDisks(guest);
+      await this.#mirrorsReady;
+    }
     return guest.isRunning || guest.machine.runState === "paused" ? "running" : "none";
   }
 
@@ -815,8 +823,20 @@ export class Engine {
     this.#options.sendToAgent({ tag: "report", report: this.report() });
   }
 
+  /** Every peer refuses it, but none of them can say whose mistake it is. */
+  #noteOwnCertificate(): void {
+    const problem = findCertificateProblem(this.#options.credentials, this.#config.node);
+    if (problem === undefined) {
+      this.#problems.delete("certificate");
+    } else if (this.#problems.get("certificate") !== problem) {
+      this.#problems.set("certificate", problem);
+      this.#log.error({}, problem);
+    }
+  }
+
   report(): EngineReport {
-    const { gate } = this.#guest?.shim ?? {};
+    const gate = this.#guest?.gate;
+    this.#noteOwnCertificate();
     const snapshot: EngineSnapshot = {
       side: this.#side,
       role: roleOf(this.#side),
@@ -829,10 +849,10 @@ export class Engine {
       disks: this.#primaryDisks?.progress() ?? [],
       oldestUnacknowledgedMs: this.#replication?.oldestUnacknowledgedMs,
       heldPacketsCount: gate?.heldPackets ?? 0,
-      outputMode: (gate?.mode ?? "closed") satisfies OutputMode,
-      tracker: this.#guest?.memory.method ?? "none",
+      outputMode: (gate?.mode ?? (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
+      tracker: this.#guest?.tracker ?? "none",
       links: this.#links.figures(),
-      isQuorumReachable: this.#quorum.reachable,
+      quorumProblem: this.#quorum.problem,
       takeoversCount: this.#takeoversCount,
       problems: this.#problems,
     };
@@ -850,6 +870,19 @@ function roleOf(side: Side): EngineReport["role"] {
     return state.role;
   }
   return state.tag === "ended" ? "fenced" : "starting";
+}
+
+function findCertificateProblem(
+  { identity, files, isOfOurAuthority }: TlsCredentials,
+  node: string,
+): string | undefined {
+  const { certPath, caPath } = files;
+  if (!isOfOurAuthority) {
+    return `${certPath} was not issued by the CA of ${caPath}: issue one for node ${node} from that CA`;
+  }
+  return identity.service === "node" && identity.name === node
+    ? undefined
+    : `${certPath} speaks for ${encodePeerUri(identity)}: issue one for node ${node}`;
 }
 
 /** Where an engine keeps its sockets and FIFOs. */

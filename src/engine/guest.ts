@@ -3,13 +3,15 @@
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { type EngineConfig, type FoundGuest } from "../protocol/assignment.ts";
+import { present } from "../lib/assert.ts";
+import { type EngineConfig, type FoundGuest, type TrackerMethod } from "../protocol/assignment.ts";
 import { type MachineShape } from "../protocol/messages.ts";
 import { GuestMemory } from "../memory/guest-memory.ts";
 import { enlargePipe } from "../memory/libc.ts";
 import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ram-blocks.ts";
 import { applyNice, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
-import { type Shim, openShim } from "../memory/shim.ts";
+import { type OutputGate } from "../memory/output-gate.ts";
+import { type Shim, ShimFailure, openShim } from "../memory/shim.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
 import { releaseWriter } from "../qemu/held-pipe.ts";
 import { type GuestEvent, watchGuest } from "../qemu/guest-events.ts";
@@ -29,17 +31,21 @@ const MAIN_LOOP_NICE = -10;
 /** Part of the takeover time (half of it on average), against 50 µs of processor for a look. */
 const DYING_LOOK_MS = 25;
 
+/** What the shim gives access to. */
+type Held = { readonly shim: Shim; readonly memory: GuestMemory };
+
 export class Guest {
   readonly found: FoundGuest;
   readonly qmp: QmpClient;
-  readonly shim: Shim;
-  readonly memory: GuestMemory;
   readonly machine: Machine;
   readonly process: GuestProcess;
+  /** Why this guest cannot be protected, each with the remedy; empty when it can. It runs all the same. */
+  readonly obstacles: readonly string[];
   /** Of a running or stopped guest; a standby's comes with its activation. */
   checkpointer: Checkpointer | undefined;
   /** Of a QEMU that waits for its state. */
   standby: Standby | undefined;
+  readonly #held: Held | ShimFailure;
   #closed = false;
   /** The stat files of the threads that run virtual CPUs. */
   #cpuFds: number[] = [];
@@ -48,35 +54,38 @@ export class Guest {
   #unwatch: () => void = () => undefined;
 
   private constructor(
-    parts: Pick<Guest, "found" | "qmp" | "shim" | "memory" | "machine" | "process">,
+    parts: Pick<Guest, "found" | "qmp" | "machine" | "process"> & { readonly held: Held | ShimFailure },
     directory: string,
   ) {
     this.found = parts.found;
     this.qmp = parts.qmp;
-    this.shim = parts.shim;
-    this.memory = parts.memory;
+    this.#held = parts.held;
     this.machine = parts.machine;
     this.process = parts.process;
     this.#runDirectory = directory;
+    const others = listObstacles(this.machine, { hasShim: true }).map(({ message }) => message);
+    this.obstacles = this.#held instanceof ShimFailure ? [this.#held.message, ...others] : others;
   }
 
   static async attach(found: FoundGuest, config: EngineConfig, listener: GuestListener, log: Log): Promise<Guest> {
     const process = openGuestProcess(found.pid, found.startTime);
     releaseWriter(join(config.runDirectory, "state.fifo"));
     const qmp = await QmpClient.connect(found.qmpPath, { connectTimeoutMs: 10_000 });
-    const shim = openShim(found.pid);
+    const shim = findShim(found.pid);
     // Before looking at the disks: under a mirror a raw disk looks like one that is none.
     const left = await removeLeftoverMirrors(qmp);
     const machine = await readMachine(qmp);
-    const blocks = placeRamBlocks(machine, shim.mappings);
-    const memory = GuestMemory.open({ pid: found.pid, blocks, shim, method: config.tracker });
-    const guest = new Guest({ found, qmp, shim, memory, machine, process }, config.runDirectory);
+    const held = shim instanceof ShimFailure ? shim : { shim, memory: openMemory(found.pid, machine, shim, config) };
+    const guest = new Guest({ found, qmp, held, machine, process }, config.runDirectory);
     log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
     guest.#watch(listener);
     for (const cpu of await qmp.execute("query-cpus-fast", {})) {
       guest.#cpuFds.push(openSync(`/proc/${found.pid}/task/${cpu["thread-id"]}/stat`, "r"));
     }
     guest.#raisePriority(log);
+    if (guest.obstacles.length > 0) {
+      return guest;
+    }
     if (machine.runState === "inmigrate") {
       guest.standby = await Standby.prepare(qmp, join(config.runDirectory, "incoming.sock"));
     } else {
@@ -85,9 +94,36 @@ export class Guest {
     return guest;
   }
 
-  /** Why this guest cannot be protected, each with the remedy; empty when it can. */
-  get obstacles(): readonly string[] {
-    return listObstacles(this.machine, { hasShim: true }).map(({ message }) => message);
+  /** Only of a guest without obstacles. */
+  get shim(): Shim {
+    return present(this.#parts?.shim, "the shim");
+  }
+
+  /** Only of a guest without obstacles. */
+  get memory(): GuestMemory {
+    return present(this.#parts?.memory, "the guest's memory");
+  }
+
+  /** Undefined without the shim: then what the guest sends leaves at once. */
+  get gate(): OutputGate | undefined {
+    return this.#parts?.shim.gate;
+  }
+
+  get pageCount(): number {
+    return this.#parts?.memory.pageCount ?? 0;
+  }
+
+  get tracker(): TrackerMethod | undefined {
+    return this.#parts?.memory.method;
+  }
+
+  /** A QEMU that was started to wait for the state of another. */
+  get isIncoming(): boolean {
+    return this.machine.runState === "inmigrate";
+  }
+
+  get #parts(): Held | undefined {
+    return this.#held instanceof ShimFailure ? undefined : this.#held;
   }
 
   get isRunning(): boolean {
@@ -116,7 +152,7 @@ export class Guest {
     return {
       qemuVersion: this.machine.qemuVersion,
       machine: this.machine.type,
-      ramBlocks: this.memory.blocks.map(({ name, bytes }) => ({ name, bytes })),
+      ramBlocks: (this.#parts?.memory.blocks ?? []).map(({ name, bytes }) => ({ name, bytes })),
       disks,
     };
   }
@@ -134,8 +170,8 @@ export class Guest {
     this.#cpuFds = [];
     await this.checkpointer?.close().catch(() => undefined);
     this.qmp.close();
-    this.memory.close();
-    this.shim.close();
+    this.#parts?.memory.close();
+    this.#parts?.shim.close();
     this.process.close();
   }
 
@@ -166,6 +202,22 @@ export class Guest {
       log.debug({ error }, "QEMU's priority stays as it is");
     }
   }
+}
+
+/** A QEMU without the shim is no failure: such a guest runs, only unprotected. */
+function findShim(pid: number): Shim | ShimFailure {
+  try {
+    return openShim(pid);
+  } catch (error) {
+    if (error instanceof ShimFailure && error.detail.code === "ShimMissing") {
+      return error;
+    }
+    throw error;
+  }
+}
+
+function openMemory(pid: number, machine: Machine, shim: Shim, { tracker }: EngineConfig): GuestMemory {
+  return GuestMemory.open({ pid, blocks: placeRamBlocks(machine, shim.mappings), shim, method: tracker });
 }
 
 /** The blocks that change, where they lie in QEMU. Equal QEMUs allocate them in equal order, so the mappings tell where. */

@@ -19,7 +19,8 @@ export type EngineSnapshot = {
   readonly outputMode: EngineReport["outputMode"];
   readonly tracker: EngineReport["tracker"];
   readonly links: EngineReport["links"];
-  readonly isQuorumReachable: boolean;
+  /** Why no quorum answers; undefined while one does. */
+  readonly quorumProblem: string | undefined;
   readonly takeoversCount: number;
   /** What stands in the way, by component. */
   readonly problems: ReadonlyMap<string, string>;
@@ -63,21 +64,26 @@ function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): Engin
       message: "the standby holds every acknowledged epoch",
     };
   }
-  const why = problems.get("refusal") ?? problems.get("standby") ?? problems.get("sync") ?? problems.get("guest");
+  const why =
+    problems.get("certificate") ??
+    problems.get("refusal") ??
+    problems.get("standby") ??
+    problems.get("sync") ??
+    problems.get("guest");
   const message = why === undefined ? `this side is ${state}` : `this side is ${state}: ${why}`;
   return { type: "InSync", status: "False", reason: state === "syncing" ? "Synchronising" : "Unprotected", message };
 }
 
-function planQuorum({ isQuorumReachable }: EngineSnapshot): EngineCondition {
-  return isQuorumReachable
-    ? { type: "QuorumReachable", status: "True", reason: "Reachable", message: "the quorum answers" }
-    : {
-        type: "QuorumReachable",
-        status: "False",
-        reason: "Unreachable",
-        message:
-          "the quorum does not answer: a healthy pair goes on, but no failover is possible; check the quorum service",
-      };
+function planQuorum({ quorumProblem, state }: EngineSnapshot): EngineCondition {
+  if (quorumProblem === undefined) {
+    return { type: "QuorumReachable", status: "True", reason: "Reachable", message: "the quorum answers" };
+  }
+  const meanwhile =
+    state === "starting"
+      ? "nobody knows where the guest belongs, so it is not started here"
+      : "a healthy pair goes on, but no failover is possible";
+  const message = `the quorum does not answer: ${meanwhile}; check the quorum service (${quorumProblem})`;
+  return { type: "QuorumReachable", status: "False", reason: "Unreachable", message };
 }
 
 function planLatency({ figures, contract, isThrottled }: EngineSnapshot): EngineCondition {

@@ -125,7 +125,7 @@ function openSharedMemory(pid: number): number {
   if (found === undefined) {
     throw new ShimFailure(
       { code: "ShimMissing", pid },
-      `QEMU ${pid} runs without the twinrun shim: start it with LD_PRELOAD naming twinrun-shim.so`,
+      `QEMU ${pid} runs without the twinrun shim: name twinrun-shim.so as "shim" in the agent's file and start the guest anew`,
     );
   }
   return openSync(`/proc/${pid}/fd/${found.fd}`, "r+");

@@ -79,6 +79,11 @@ export class QuorumConnection {
     return this.#reachable;
   }
 
+  /** Why it is not reachable, for a person. */
+  get problem(): string | undefined {
+    return this.#reachable ? undefined : this.#unreachable().message;
+  }
+
   async ask(request: QuorumRequest): Promise<QuorumOutcome> {
     const { answer, mayBeDone, failure } = await this.#call({ tag: "change", request });
     if (answer?.tag === "granted") {

@@ -36,6 +36,7 @@ type Loaded = {
   readonly context: SecureContext;
   readonly identity: PeerIdentity;
   readonly expiresAtMs: number;
+  readonly isOfOurAuthority: boolean;
 };
 
 export class TlsCredentials {
@@ -66,6 +67,11 @@ export class TlsCredentials {
   /** For a metric and a condition; an expired certificate is not refused here but by every peer. */
   get expiresAtMs(): number {
     return this.#loaded.expiresAtMs;
+  }
+
+  /** False for a certificate that every peer with our CA refuses; they cannot tell us so before the connection ends. */
+  get isOfOurAuthority(): boolean {
+    return this.#loaded.isOfOurAuthority;
   }
 
   options(): ConnectTlsOptions {
@@ -148,8 +154,18 @@ function load({ cert, key, ca }: Material, files: TlsFiles): Loaded {
   if (identity === undefined) {
     throw wrongCertificate("exactly one twinrun:// URI in our own certificate's subjectAltName", "none");
   }
-  return { material, context, identity, expiresAtMs: Date.parse(certificate.validTo) };
+  const isOfOurAuthority = hasIssuer(certificate, [...parseCertificates(cert), ...parseCertificates(ca)]);
+  return { material, context, identity, expiresAtMs: Date.parse(certificate.validTo), isOfOurAuthority };
 }
+
+function parseCertificates(pem: Buffer): X509Certificate[] {
+  const blocks = pem.toString("latin1").match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
+  return blocks.map((block) => new X509Certificate(block));
+}
+
+/** By its next issuer alone: one of the chain in its own file is taken at its word. */
+const hasIssuer = (certificate: X509Certificate, candidates: readonly X509Certificate[]): boolean =>
+  candidates.some((candidate) => certificate.checkIssued(candidate) && certificate.verify(candidate.publicKey));
 
 function readMaterial(files: TlsFiles): Material {
   const read = (path: string): Buffer => {

@@ -1,6 +1,11 @@
 /** What QEMU 7.2 and 10.0 print, taken from them. The whole of it against live QEMUs is in test/contract/qemu-machine.test.ts. */
 import { describe, expect, test } from "@jest/globals";
-import { parseDisks, parseNics, parseRamBlocks } from "./machine.ts";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { FakeQemu } from "../../test/build/guest-qemu-fake.ts";
+import { parseDisks, parseNics, parseRamBlocks, readMachine } from "./machine.ts";
+import { QmpClient } from "./qmp-client.ts";
 
 const RAM_7_2 = `              Block Name    PSize              Offset               Used              Total
                      ram    4 KiB  0x0000000000000000 0x0000000030000000 0x0000000030000000
@@ -80,4 +85,36 @@ test("disks: by drive or node name, empty drives left out, firmware told apart",
     ["node0", 512, false],
   ]);
   expect(codeFlash).toMatchObject({ isFirmware: true, isReadOnly: true });
+});
+
+test("a QEMU without a command that is needed is an obstacle that names the command and the remedy", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "twinrun-machine-"));
+  const fake = await FakeQemu.listen(join(directory, "qmp"));
+  const names = ["xen-save-devices-state", "blockdev-add", "migrate-incoming"];
+  const answers: Readonly<Record<string, unknown>> = {
+    "query-commands": names.map((name) => ({ name })),
+    "query-cpus-fast": [],
+    "query-block": [],
+    "human-monitor-command": RAM_7_2,
+    "qom-get": "pc-i440fx-7.2-machine",
+    "qom-list": [],
+    "query-migrate": {},
+  };
+  for (const [command, answer] of Object.entries(answers)) {
+    fake.commands.set(command, () => ({ return: answer }));
+  }
+  const qmp = await QmpClient.connect(join(directory, "qmp"));
+  try {
+    const { obstacles } = await readMachine(qmp);
+    expect(obstacles).toEqual([
+      {
+        code: "CommandMissing",
+        message: "this QEMU has no command blockdev-mirror; use a build that has it (Debian's and KubeVirt's do)",
+      },
+    ]);
+  } finally {
+    qmp.close();
+    fake.close();
+    rmSync(directory, { recursive: true });
+  }
 });

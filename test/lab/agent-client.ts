@@ -2,12 +2,14 @@
 import { request } from "node:http";
 import { join } from "node:path";
 import { type GuestStatus, type SwitchoverAnswer } from "../../src/agent/guest-runner.ts";
+import { type PeerLinkStatus } from "../../src/agent/node-heartbeat.ts";
 
 export type AgentStatus = {
   readonly node: string;
   readonly assignmentProblem: string | null;
   readonly guests: readonly GuestStatus[];
   readonly leaving: readonly string[];
+  readonly links: readonly PeerLinkStatus[];
 };
 
 type Answer = { readonly status: number; readonly body: string };
