@@ -303,7 +303,7 @@ describe("engines come and go", () => {
       throw new Error("opened");
     } catch (error) {
       expect((error as Failure<{ code: string }>).detail).toEqual({ code: "ShimMissing", pid: bare.pid });
-      expect(String(error)).toContain("LD_PRELOAD");
+      expect(String(error)).toContain("name twinrun-shim.so");
     } finally {
       await bare.stop();
     }
