@@ -1,206 +1,27 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "@jest/globals";
 import { parse } from "yaml";
-import { admit } from "../../test/build/crd-admission.ts";
-import { expectAccepted, expectRefused } from "../../test/build/judge.ts";
+import { expectAccepted, expectChange, expectRefused } from "../../test/build/judge.ts";
+import { protectedVmRows } from "../../test/build/protected-vm-rows.ts";
 import { buildProtectedVm, buildTemplate, type ResourceObject } from "../../test/build/resources.ts";
 import { parseAssignments } from "./assignment-file.ts";
-import { encodeCrd } from "./custom-resource.ts";
 import { parseProtectedVm, protectedVmResource } from "./protected-vm.ts";
 
-const conditions = [
-  {
-    type: "Ready",
-    status: "True",
-    observedGeneration: 3,
-    lastTransitionTime: "2026-01-31T08:30:00Z",
-    reason: "Protected",
-    message: "",
-  },
-];
-
 describe("zod and the CRD take", () => {
-  test.each<{ when: string; object: ResourceObject }>([
-    { when: "an existing machine on two nodes", object: buildProtectedVm() },
-    { when: "a template", object: buildProtectedVm(buildTemplate()) },
-    {
-      when: "a template with empty lists of what cannot be protected",
-      object: buildProtectedVm(
-        buildTemplate({ domain: { devices: { gpus: [], filesystems: [], networkInterfaceMultiqueue: false } } }),
-      ),
-    },
-    { when: "a node selector", object: buildProtectedVm({ placement: { nodeSelector: { "twinrun.dev/ft": "" } } }) },
-    {
-      when: "a class for each side",
-      object: buildProtectedVm({
-        storage: {
-          first: { storageClassName: "fast-a", sizePolicy: "Request" },
-          second: { storageClassName: "fast-b", accessModes: ["ReadWriteOncePod"] },
-        },
-      }),
-    },
-    { when: "equal intervals", object: buildProtectedVm({ checkpoint: { minIntervalMs: 20, maxIntervalMs: 20 } }) },
-    {
-      when: "a status",
-      object: buildProtectedVm(
-        {},
-        {
-          observedGeneration: 3,
-          conditions,
-          term: 2,
-          primary: { node: "node-b", vmi: { namespace: "shop", name: "web-b" } },
-          checkpoint: {
-            perSecond: 19.6,
-            pause: { p50Ms: 2.31, p99Ms: 6.3 },
-            addedLatency: { p50Ms: 8.1, p99Ms: 21.5 },
-            dirtyPagesP50: 412,
-          },
-          disks: [{ name: "system", syncPercent: 42.5 }],
-          lastFailover: { cause: "node-a is silent", at: "2026-01-31T08:29:00.5Z", durationMs: 580, epoch: 71_204 },
-        },
-      ),
-    },
-  ])("$when", ({ object }) => {
+  test.each(protectedVmRows.taken)("$when", ({ object }) => {
     expectAccepted(protectedVmResource, parseProtectedVm, object);
   });
 });
 
 describe("zod and the CRD refuse", () => {
-  const template = (devices: object): object => buildTemplate({ domain: { devices } });
-  const device = "spec.virtualMachineTemplate.spec.template.spec.domain.devices";
-
-  test.each<{ when: string; spec: object; path: string; says?: string }>([
-    { when: "no mode", spec: { mode: undefined }, path: "spec.mode" },
-    { when: "a mode that does not exist yet", spec: { mode: "HighAvailability" }, path: "spec.mode" },
-    { when: "neither template nor reference", spec: { virtualMachineRef: undefined }, path: "spec", says: "either" },
-    {
-      when: "template and reference",
-      spec: { ...buildTemplate(), virtualMachineRef: { name: "web" } },
-      path: "spec",
-      says: "must hold either virtualMachineTemplate or virtualMachineRef",
-    },
-    { when: "a reference without a name", spec: { virtualMachineRef: {} }, path: "spec.virtualMachineRef.name" },
-    {
-      when: "a template without a domain",
-      spec: buildTemplate({ domain: undefined }),
-      path: "spec.virtualMachineTemplate.spec.template.spec.domain",
-    },
-    { when: "a passed-through GPU", spec: template({ gpus: [{ name: "a" }] }), path: `${device}.gpus`, says: "empty" },
-    { when: "a host device", spec: template({ hostDevices: [{}] }), path: `${device}.hostDevices`, says: "empty" },
-    { when: "virtiofs", spec: template({ filesystems: [{}] }), path: `${device}.filesystems`, says: "virtiofs" },
-    {
-      when: "several queues",
-      spec: template({ networkInterfaceMultiqueue: true }),
-      path: `${device}.networkInterfaceMultiqueue`,
-      says: "must not be true",
-    },
-    {
-      when: "a liveness probe",
-      spec: buildTemplate({ livenessProbe: { tcpSocket: { port: 80 } } }),
-      path: "spec.virtualMachineTemplate.spec.template.spec.livenessProbe",
-      says: "must be left out",
-    },
-    { when: "no placement", spec: { placement: undefined }, path: "spec.placement" },
-    { when: "an empty placement", spec: { placement: {} }, path: "spec.placement", says: "either nodes or" },
-    {
-      when: "nodes and a selector",
-      spec: { placement: { nodes: ["a", "b"], nodeSelector: { a: "b" } } },
-      path: "spec.placement",
-      says: "either nodes or",
-    },
-    { when: "one node", spec: { placement: { nodes: ["a"] } }, path: "spec.placement.nodes" },
-    { when: "three nodes", spec: { placement: { nodes: ["a", "b", "c"] } }, path: "spec.placement.nodes" },
-    {
-      when: "one node twice",
-      spec: { placement: { nodes: ["a", "a"] } },
-      path: "spec.placement.nodes",
-      says: "must name two different nodes",
-    },
-    { when: "a node of no such name", spec: { placement: { nodes: ["a", "B"] } }, path: "spec.placement.nodes[1]" },
-    {
-      when: "a selector without labels",
-      spec: { placement: { nodeSelector: {} } },
-      path: "spec.placement.nodeSelector",
-      says: "at least one label",
-    },
-    {
-      when: "no access mode",
-      spec: { storage: { first: { accessModes: [] } } },
-      path: "spec.storage.first.accessModes",
-    },
-    {
-      when: "an access mode that cannot be written",
-      spec: { storage: { second: { accessModes: ["ReadOnlyMany"] } } },
-      path: "spec.storage.second.accessModes[0]",
-    },
-    {
-      when: "an access mode twice",
-      spec: { storage: { second: { accessModes: ["ReadWriteOnce", "ReadWriteOnce"] } } },
-      path: "spec.storage.second.accessModes",
-    },
-    {
-      when: "a latency of 0",
-      spec: { checkpoint: { maxAddedLatencyMs: 0 } },
-      path: "spec.checkpoint.maxAddedLatencyMs",
-    },
-    { when: "half a millisecond", spec: { checkpoint: { minIntervalMs: 0.5 } }, path: "spec.checkpoint.minIntervalMs" },
-    {
-      when: "crossed intervals",
-      spec: { checkpoint: { minIntervalMs: 9, maxIntervalMs: 8 } },
-      path: "spec.checkpoint.minIntervalMs",
-      says: "must not be greater than maxIntervalMs",
-    },
-    {
-      when: "an interval that crosses a default",
-      spec: { checkpoint: { minIntervalMs: 1_001 } },
-      path: "spec.checkpoint.minIntervalMs",
-      says: "must not be greater than maxIntervalMs",
-    },
-    {
-      when: "a detection time that the network's own delays pass",
-      spec: { failover: { detectionTimeoutMs: 49 } },
-      path: "spec.failover.detectionTimeoutMs",
-    },
-    {
-      when: "an unknown answer to a loss",
-      spec: { failover: { reprotect: "Never" } },
-      path: "spec.failover.reprotect",
-    },
-  ])("$when", ({ spec, path, says }) => {
-    expectRefused(protectedVmResource, parseProtectedVm, buildProtectedVm({ ...spec }), { path, says });
-  });
-
-  test("a condition twice", () => {
-    const object = buildProtectedVm({}, { conditions: [...conditions, ...conditions] });
-    expectRefused(protectedVmResource, parseProtectedVm, object, { path: "status.conditions" });
+  test.each(protectedVmRows.refused)("$when", ({ spec, status, path, says }) => {
+    expectRefused(protectedVmResource, parseProtectedVm, buildProtectedVm(spec, status), { path, says });
   });
 });
 
 describe("the CRD, which sees what was there before,", () => {
-  const crd = encodeCrd(protectedVmResource);
-
-  test.each<{ when: string; before: object; after: object; problems: readonly string[] }>([
-    {
-      when: "takes another contract",
-      before: {},
-      after: { checkpoint: { maxAddedLatencyMs: 20 }, failover: { reprotect: "Manual" } },
-      problems: [],
-    },
-    {
-      when: "refuses another machine",
-      before: {},
-      after: { virtualMachineRef: { name: "mail" } },
-      problems: ["spec.virtualMachineRef: cannot change: make a ProtectedVM for the other VirtualMachine"],
-    },
-    {
-      when: "refuses a template in place of a machine",
-      before: {},
-      after: buildTemplate(),
-      problems: [expect.stringMatching(/^spec: cannot change between/) as unknown as string],
-    },
-  ])("$when", ({ before, after, problems }) => {
-    const { problems: found } = admit(crd, buildProtectedVm({ ...after }), buildProtectedVm({ ...before }));
-    expect(found.map(({ path, message }) => `${path}: ${message}`)).toEqual(problems);
+  test.each(protectedVmRows.changes)("$when", ({ before, after, refused }) => {
+    expectChange(protectedVmResource, { before: buildProtectedVm(before), after: buildProtectedVm(after), refused });
   });
 });
 

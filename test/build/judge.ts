@@ -3,6 +3,7 @@ import { expect } from "@jest/globals";
 import { InputFailure } from "../../src/api/checked-input.ts";
 import { type CustomResource, encodeCrd } from "../../src/api/custom-resource.ts";
 import { admit } from "./crd-admission.ts";
+import { type Refusal } from "./resource-rows.ts";
 import { type ResourceObject } from "./resources.ts";
 
 export type Verdict = { readonly object: unknown; readonly problems: readonly string[] };
@@ -17,7 +18,7 @@ export function judge(resource: CustomResource, parse: Parse, object: ResourceOb
   };
 }
 
-function judgeByZod(parse: Parse, object: ResourceObject): Verdict {
+export function judgeByZod(parse: Parse, object: ResourceObject): Verdict {
   try {
     return { object: parse(object, "test"), problems: [] };
   } catch (error) {
@@ -46,4 +47,20 @@ export function expectRefused(
   for (const problems of [zod.problems, crd.problems]) {
     expect(problems.filter((problem) => problem.startsWith(`${path}: `) && problem.includes(says))).not.toEqual([]);
   }
+}
+
+type Change = {
+  readonly before: ResourceObject;
+  readonly after: ResourceObject;
+  readonly refused: Refusal | undefined;
+};
+
+/** The CRD takes one object in place of another, or refuses it for this field and no other. Zod sees no change. */
+export function expectChange(resource: CustomResource, { before, after, refused }: Change): void {
+  const { problems } = admit(encodeCrd(resource), after, before);
+  expect(problems).toEqual(
+    refused === undefined
+      ? []
+      : [{ path: refused.path, message: expect.stringContaining(refused.says ?? "") as unknown as string }],
+  );
 }

@@ -1,0 +1,144 @@
+/** What GuestPairs are taken and refused, told once for every judge: zod, the generated CRD and a real API server. */
+import { type GuestPairStatus, parseGuestPair } from "../../src/api/guest-pair.ts";
+import { assert } from "../../src/lib/assert.ts";
+import { type EngineReport } from "../../src/protocol/assignment.ts";
+import { buildReport } from "./engine-report.ts";
+import { buildGuestPair, buildSide } from "./resources.ts";
+import { type ResourceRows } from "./resource-rows.ts";
+
+const at = "2026-01-31T08:30:00Z";
+
+type Json = Readonly<Record<string, unknown>>;
+type StatusSide = NonNullable<GuestPairStatus["sides"]>[number];
+
+/** An agent's item, as it can be made of an engine's report without inventing anything; the compiler checks the kinds. */
+function sideOf(node: string, report: EngineReport): StatusSide {
+  const { primaryNode, lagMs, checkpoint, conditions, links } = report;
+  const { perSecond, phases, dirtyPagesP50 } = checkpoint;
+  return {
+    ...report,
+    node,
+    observedGeneration: 1,
+    reportedAt: at,
+    primaryNode: primaryNode === "" ? undefined : primaryNode,
+    lagMs: lagMs ?? undefined,
+    disks: [...report.disks],
+    links: links.map(({ rttMs, ...link }) => ({ ...link, rttMs: rttMs ?? undefined })),
+    checkpoint: phases.pause === undefined ? undefined : { perSecond, pause: phases.pause, dirtyPagesP50 },
+    conditions: conditions.map((condition) => ({ ...condition, lastTransitionTime: at })),
+  };
+}
+
+/** An item of status.sides as the API server keeps it of a report: fields that the resource does not have are pruned. */
+export function buildReportedSide(node: string, report: EngineReport): StatusSide {
+  const { status } = parseGuestPair(buildGuestPair({}, { sides: [sideOf(node, report)] }), "report");
+  const [side] = status?.sides ?? [];
+  assert(side !== undefined, "the side that was given");
+  return JSON.parse(JSON.stringify(side)) as StatusSide;
+}
+
+const [primary, standby] = [
+  {
+    ...buildReportedSide("node-a", buildReport()),
+    lastTakeover: { cause: "silent", at, durationMs: 580, term: 2, epoch: 9 },
+  },
+  buildReportedSide("node-b", buildReport({ role: "standby", primaryNode: "", lagMs: null, takeoversCount: 0 })),
+];
+
+const a = buildSide("node-a");
+const disk = (id: string): Json => ({ id, path: "/dev/disk" });
+
+const roles = (term: number, node: string): Json => ({ roles: { term, primary: node } });
+
+export const guestPairRows: ResourceRows = {
+  taken: [
+    { when: "a new pair", object: buildGuestPair() },
+    {
+      when: "a guest without disks, whose pods are not there yet",
+      object: buildGuestPair({
+        sides: ["node-a", "node-b"].map((node) => buildSide(node, { disks: [], pod: undefined })),
+      }),
+    },
+    { when: "the reports of both sides", object: buildGuestPair({}, { sides: [primary, standby] }) },
+    { when: "the report of one side", object: buildGuestPair({}, { sides: [standby] }) },
+  ],
+  refused: [
+    { when: "a guest of no such name", spec: { guest: "Web" }, path: "spec.guest" },
+    { when: "a guest named like a socket", spec: { guest: "web.sock" }, path: "spec.guest", says: "must not end in" },
+    { when: "no roles", spec: { roles: undefined }, path: "spec.roles" },
+    { when: "term 0", spec: { roles: { term: 0, primary: "node-a" } }, path: "spec.roles.term" },
+    {
+      when: "a primary that is no side",
+      spec: { roles: { term: 1, primary: "node-c" } },
+      path: "spec.roles.primary",
+      says: "must be the node of a side",
+    },
+    { when: "one side", spec: { sides: [a] }, path: "spec.sides" },
+    { when: "two sides on one node", spec: { sides: [a, a] }, path: "spec.sides" },
+    {
+      when: "a disk on one side only",
+      spec: { sides: [a, buildSide("node-b", { disks: [] })] },
+      path: "spec.sides",
+      says: "must have the same disks",
+    },
+    {
+      when: "disks in another order",
+      spec: {
+        sides: [
+          buildSide("node-a", { disks: [disk("x"), disk("y")] }),
+          buildSide("node-b", { disks: [disk("y"), disk("x")] }),
+        ],
+      },
+      path: "spec.sides",
+      says: "in the same order",
+    },
+    {
+      when: "different links",
+      spec: { sides: [a, buildSide("node-b", { links: [{ name: "other", host: "h" }] })] },
+      path: "spec.sides",
+      says: "must have the same links",
+    },
+    { when: "no links", spec: { sides: [{ ...a, links: [] }, buildSide("node-b")] }, path: "spec.sides[0].links" },
+    {
+      when: "a relative disk",
+      spec: { sides: [{ ...a, disks: [{ id: "system", path: "disk.img" }] }, buildSide("node-b")] },
+      path: "spec.sides[0].disks[0].path",
+    },
+    { when: "a port that is none", spec: { port: 65_536 }, path: "spec.port" },
+    { when: "no quorum", spec: { quorum: [] }, path: "spec.quorum" },
+    {
+      when: "crossed intervals",
+      spec: { checkpoint: { minIntervalMs: 9, maxIntervalMs: 8 } },
+      path: "spec.checkpoint.minIntervalMs",
+      says: "must not be greater than maxIntervalMs",
+    },
+    { when: "two reports for one node", status: { sides: [primary, primary] }, path: "status.sides" },
+  ],
+  changes: [
+    { when: "takes roles for a later term", before: roles(1, "node-a"), after: roles(2, "node-b") },
+    { when: "takes the same roles again", before: roles(2, "node-b"), after: roles(2, "node-b") },
+    {
+      when: "takes another standby in the same term",
+      before: {},
+      after: { sides: [buildSide("node-a"), buildSide("node-c")] },
+    },
+    {
+      when: "refuses an earlier term",
+      before: roles(2, "node-a"),
+      after: roles(1, "node-a"),
+      refused: { path: "spec.roles" },
+    },
+    {
+      when: "refuses two primaries of a term",
+      before: roles(2, "node-a"),
+      after: roles(2, "node-b"),
+      refused: { path: "spec.roles" },
+    },
+    {
+      when: "refuses another name for the guest",
+      before: {},
+      after: { guest: "mail" },
+      refused: { path: "spec.guest" },
+    },
+  ],
+};
