@@ -6,17 +6,19 @@ JEST := $(NODE) --disable-warning=ExperimentalWarning --experimental-vm-modules 
 DEPCRUISE := $(NODE) node_modules/dependency-cruiser/bin/dependency-cruiser.mjs \
   --config config/tools/dependency-cruiser.mjs --output-type err-long
 PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools/prettier.json --log-level warn
-SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/debian-mirror.sh test/lab/qemu10.sh src/memory/shim/build.sh
+SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/debian-mirror.sh test/lab/qemu10.sh test/lab/kubernetes/build.sh \
+  src/memory/shim/build.sh
 
 SEED ?=
+PROGRAMS ?=
 KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build generate format lint unit test sim model soak demo traces bench clean
+.PHONY: help setup modules build generate format lint unit test sim model lab-binaries soak demo traces bench clean
 
 help: ## Print what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install and build all that the targets below need (root, Debian packages, node_modules, guest images)
 	@$(SETUP) packages modules shim guests qemu10
@@ -54,6 +56,9 @@ sim: modules ## Ten thousand simulated lives of a pair; SEED=N replays one with 
 
 model: modules ## Every interleaving of a small pair and its quorum, to the end; prints the number of states
 	@$(NODE) test/model/main.ts
+
+lab-binaries: ## Build a real Kubernetes for the tests that want one (8 CPU minutes, once); PROGRAMS=kube-apiserver for a part of it
+	@bash test/lab/kubernetes/build.sh $(PROGRAMS)
 
 soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
 	@$(NODE) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))

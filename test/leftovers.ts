@@ -41,11 +41,11 @@ function listProcesses(run: string): string[] {
     });
 }
 
-/** Namespaces of the lab are called after the process that made it (test/lab/hosts.ts). */
+/** Namespaces of labs and of control planes are called after the process that made them (test/lab/hosts.ts). */
 function listNamespaces(): string[] {
   const names = existsSync("/run/netns") ? readdirSync("/run/netns") : [];
   return names.flatMap((name) => {
-    const made = /^tr([0-9a-z]+)-(a|b|q|c|switch)$/.exec(name)?.[1];
+    const made = /^tr([0-9a-z]+)-(a|b|q|c|switch|plane)$/.exec(name)?.[1];
     const isLeft = made !== undefined && !existsSync(`/proc/${Number.parseInt(made, 36)}`);
     return isLeft ? [`network namespace ${name}`] : [];
   });

@@ -111,7 +111,7 @@ describe("README", () => {
   const readme = read("README.md").text;
 
   test("every target and path it names exists", () => {
-    const targets = [...readme.matchAll(/(?:^|`)make ([a-z]+)\b/gm)].map((match) => match[1] ?? "");
+    const targets = [...readme.matchAll(/(?:^|`)make ([a-z-]+)\b/gm)].map((match) => match[1] ?? "");
     const makefile = read("Makefile").text;
     expectNone(targets.filter((target) => !new RegExp(`^${target}:.*##`, "m").test(makefile)));
     const named = [...readme.matchAll(/\b((?:src|test|config|build)\/[\w./-]*\w)/g)].map((match) => match[1] ?? "");

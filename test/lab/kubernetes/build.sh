@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Builds the programs of a real Kubernetes from their Go modules, each once, and says where they are.
+#
+# usage: build.sh [PROGRAM...]     kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; all when
+#                                  none is named. The last line on standard output is the directory they are in.
+#
+# go.mod beside this script names the version, go.sum pins every module that goes into it. The programs are put under
+# $TWINRUN_CACHE/kubernetes/VERSION, else ~/.cache/twinrun/kubernetes/VERSION. On two cores kube-apiserver takes six minutes,
+# the others together two more, as they share most of it, with 1.8 GB of memory at the peak. What was compiled before an
+# interruption is in Go's own cache and not compiled again; a program that is there is left as it is.
+#
+# A kubectl on the machine will do, and so will the kube-apiserver of KUBEBUILDER_ASSETS if etcd is beside it: they are not
+# built. Needs a Go; one older than 1.24 is used only to fetch that.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
+version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 } $1 == "k8s.io/kubernetes" { print $2 }' "$here/go.mod")
+toolchain=go1.24.13
+go=go
+target=${TWINRUN_CACHE:-${HOME:-/root}/.cache/twinrun}/kubernetes/$version
+
+say() { echo "kubernetes: $*" >&2; }
+fail() {
+  say "$*"
+  exit 1
+}
+
+is_built() {
+  [ -x "$target/$1" ]
+}
+
+has_assets() {
+  [ -x "${KUBEBUILDER_ASSETS:-}/kube-apiserver" ] && [ -x "${KUBEBUILDER_ASSETS:-}/etcd" ]
+}
+
+is_elsewhere() {
+  case $1 in
+    kubectl) command -v kubectl >/dev/null || { has_assets && [ -x "$KUBEBUILDER_ASSETS/kubectl" ]; } ;;
+    kube-apiserver) has_assets ;;
+    *) return 1 ;;
+  esac
+}
+
+can_build() {
+  (cd "$here" && "$go" list -m) >"$target/go.log" 2>&1
+}
+
+# A Go that is too old can still fetch modules and check them, and a newer Go is a module as well. As modules carry no
+# permissions and no go.mod of others, those are put right in a copy.
+provide_go() {
+  command -v go >/dev/null || fail "there is no Go. Install any (Debian: golang-go): an old one will do to fetch Go 1.24"
+  if can_build; then
+    return
+  fi
+  local own=${target%/*}/$toolchain source
+  if [ ! -x "$own/bin/go" ]; then
+    say "fetching $toolchain, as the machine's Go is too old: $(go version)"
+    source=$(cd "$target" && GOTOOLCHAIN=local go mod download -json \
+      "golang.org/toolchain@v0.0.1-$toolchain.$(go env GOOS)-$(go env GOARCH)" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+    [ -d "$source" ] || fail "$toolchain cannot be had; install Go 1.24 or newer"
+    rm -rf "$own.new"
+    cp -r "$source" "$own.new"
+    chmod -R u+w "$own.new"
+    chmod 755 "$own.new"/bin/* "$own.new"/pkg/tool/*/*
+    find "$own.new/src" -name _go.mod -execdir mv {} go.mod ';'
+    mv "$own.new" "$own"
+  fi
+  go=$own/bin/go
+  # The old one's directory of libraries may be in the environment.
+  export GOROOT=$own
+  can_build || fail "$("$go" version) cannot build it: $(cat "$target/go.log")"
+}
+
+# Go names every package as it compiles it; the last one it names stands in the progress line.
+show_progress() {
+  local program=$1 total=$2 count=0 line said=$SECONDS
+  while IFS= read -r line; do
+    count=$((count + 1))
+    if ((SECONDS - said >= 10)); then
+      said=$SECONDS
+      say "$program: $count of at most $total packages, $line"
+    fi
+  done
+}
+
+build_program() {
+  local program=$1 log=$target/$1.log total started=$SECONDS
+  local package=k8s.io/kubernetes/cmd/$program
+  say "fetching what $program is made of"
+  total=$(cd "$here" && "$go" list -deps "$package" 2>"$log" | wc -l) || {
+    tail -5 "$log" >&2
+    fail "$program: its modules cannot be had, see $log"
+  }
+  say "compiling $program $version"
+  # Without the debugging tables it is a third smaller. No cgo: the program then needs no libraries, so it also runs in an
+  # image that holds nothing else.
+  (cd "$here" && CGO_ENABLED=0 "$go" build -v -mod=readonly -trimpath -o "$target/$program.new" \
+    -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" "$package") 2>&1 |
+    tee "$log" | show_progress "$program" "$total" || {
+    tail -15 "$log" >&2
+    fail "$program: did not compile, all of its output: $log"
+  }
+  # Under its own name only when whole: a run that was cut off leaves nothing that looks ready.
+  mv "$target/$program.new" "$target/$program"
+  say "$program is ready, it took $((SECONDS - started)) s"
+}
+
+for program in "$@"; do
+  case " ${programs[*]} " in
+    *" $program "*) ;;
+    *) fail "unknown program $program: ${programs[*]}" ;;
+  esac
+done
+[ $# = 0 ] || programs=("$@")
+
+mkdir -p "$target"
+# Two runs at once would only compile the same twice.
+exec 9>"$target/lock"
+flock --nonblock 9 || {
+  say "another run is at it, waiting"
+  flock 9
+}
+for program in "${programs[@]}"; do
+  if ! is_built "$program" && ! is_elsewhere "$program"; then
+    provide_go
+    build_program "$program"
+  fi
+done
+echo "$target"
