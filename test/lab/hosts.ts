@@ -76,19 +76,16 @@ const hexByte = (value: number): string => value.toString(16).padStart(2, "0");
 
 // What is left of a run, so that another run can remove it.
 
-type LabRecord = {
-  readonly id: string;
-  readonly pid: number;
-  readonly startTime: string;
-  readonly namespaces: readonly string[];
-  readonly directories: readonly string[];
-};
+/** Network namespaces, with every process in them, and directories. */
+type Belongings = { readonly namespaces: readonly string[]; readonly directories: readonly string[] };
+
+export type LabRecord = Belongings & { readonly id: string; readonly pid: number; readonly startTime: string };
 
 const recordsPath = "/tmp";
 const recordPath = (id: string): string => join(recordsPath, `twinrun-lab-${id}.json`);
 
 /** Where the volatile part of a host lives: memory, if the machine has a tmpfs at the usual place. */
-const volatileBase = existsSync("/dev/shm") ? "/dev/shm" : "/tmp";
+export const volatileBase = existsSync("/dev/shm") ? "/dev/shm" : "/tmp";
 
 export type LabOptions = {
   /** Disks of the hosts go here, several GiB (sparse). */
@@ -276,15 +273,10 @@ export async function createLab({ diskBase = "/tmp", say }: LabOptions = {}): Pr
   assertLabPossible();
   await removeDeadLabs(say);
   const id = `tr${process.pid.toString(36)}`;
-  const record: LabRecord = {
-    id,
-    pid: process.pid,
-    startTime: present(readStartTime(process.pid), "own start time"),
+  const record = writeLabRecord(id, {
     namespaces: [...hostNames.map((host) => namespaceName(id, host)), switchName(id)],
     directories: [join(diskBase, `twinrun-lab-${id}`), join(volatileBase, `twinrun-run-${id}`)],
-  };
-  // Written first: whatever is made from here on has somebody who can remove it.
-  writeFileSync(recordPath(id), JSON.stringify(record));
+  });
   const lab = new Lab(record);
   try {
     makeSwitch(id);
@@ -457,6 +449,14 @@ export async function removeDeadLabs(say: (line: string) => void = () => undefin
   }
 }
 
+/** To be written first: whatever is made after that has somebody who can remove it, also when this process is killed. */
+export function writeLabRecord(id: string, belongings: Belongings): LabRecord {
+  const startTime = present(readStartTime(process.pid), "own start time");
+  const record: LabRecord = { id, pid: process.pid, startTime, ...belongings };
+  writeFileSync(recordPath(id), JSON.stringify(record));
+  return record;
+}
+
 function readRecord(path: string): LabRecord | undefined {
   try {
     return JSON.parse(readFileSync(path, "utf8")) as LabRecord;
@@ -465,7 +465,8 @@ function readRecord(path: string): LabRecord | undefined {
   }
 }
 
-async function removeLeftovers(record: LabRecord): Promise<void> {
+/** Takes away all that the record names, and then the record. */
+export async function removeLeftovers(record: LabRecord): Promise<void> {
   const present = record.namespaces.filter((name) => existsSync(`/run/netns/${name}`));
   await Promise.all(present.map(killNamespace));
   for (const name of present) {
