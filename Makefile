@@ -7,6 +7,7 @@ DEPCRUISE := $(NODE) node_modules/dependency-cruiser/bin/dependency-cruiser.mjs 
   --config config/tools/dependency-cruiser.mjs --output-type err-long
 PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools/prettier.json --log-level warn
 SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/debian-mirror.sh test/lab/qemu10.sh test/lab/kubernetes/build.sh \
+  test/lab/kubernetes/node.sh \
   src/memory/shim/build.sh
 
 SEED ?=

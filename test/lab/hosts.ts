@@ -22,6 +22,7 @@ import {
   readFileSync,
   readdirSync,
   readlinkSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -76,8 +77,12 @@ const hexByte = (value: number): string => value.toString(16).padStart(2, "0");
 
 // What is left of a run, so that another run can remove it.
 
-/** Network namespaces, with every process in them, and directories. */
-type Belongings = { readonly namespaces: readonly string[]; readonly directories: readonly string[] };
+/** Network namespaces, with every process in them, directories, and control groups (v1, by their name in every hierarchy). */
+type Belongings = {
+  readonly namespaces: readonly string[];
+  readonly directories: readonly string[];
+  readonly controlGroups?: readonly string[];
+};
 
 export type LabRecord = Belongings & { readonly id: string; readonly pid: number; readonly startTime: string };
 
@@ -476,6 +481,7 @@ export async function removeLeftovers(record: LabRecord): Promise<void> {
     unmountVolumes(directory);
     rmSync(directory, { recursive: true, force: true });
   }
+  await Promise.all((record.controlGroups ?? []).map(removeControlGroup));
   rmSync(recordPath(record.id), { force: true });
   removeEmptyNamespaceMount();
 }
@@ -487,6 +493,31 @@ function unmountVolumes(directory: string): void {
     .map((line) => line.split(" ")[1] ?? "");
   for (const point of points.filter((path) => path.startsWith(`${directory}/`))) {
     spawnSync("umount", ["--lazy", point], { stdio: "ignore" });
+  }
+}
+
+/** Of every hierarchy. What was killed in it a moment ago keeps it busy for another. */
+async function removeControlGroup(name: string): Promise<void> {
+  const base = "/sys/fs/cgroup";
+  const paths = readdirSync(base).map((hierarchy) => join(base, hierarchy, name));
+  for (let round = 0; round < 200 && paths.some((path) => existsSync(path)); round += 1) {
+    paths.forEach(removeEmptyDirectories);
+    await sleep(round < 20 ? 5 : 50);
+  }
+  const busy = paths.filter((path) => existsSync(path));
+  if (busy.length > 0) {
+    throw new LabFailure({ code: "LabCommandFailed", command: `rmdir ${name}` }, `still in use: ${busy.join(" ")}`);
+  }
+}
+
+/** From the leaves on; the files of a control group cannot be removed and need not be. */
+function removeEmptyDirectories(path: string): void {
+  try {
+    const entries = readdirSync(path, { withFileTypes: true });
+    entries.filter((entry) => entry.isDirectory()).forEach((entry) => removeEmptyDirectories(join(path, entry.name)));
+    rmdirSync(path);
+  } catch {
+    // Busy, or gone already.
   }
 }
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the programs of a real Kubernetes from their Go modules, each once, and says where they are.
 #
-# usage: build.sh [PROGRAM...]     kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; all when
-#                                  none is named. The last line on standard output is the directory they are in.
+# usage: build.sh [PROGRAM...]     kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl, and
+#                                  debian: what a node needs of Debian's packages, unpacked and not installed. All when none
+#                                  is named. The last line on standard output is the directory they are in.
 #
 # go.mod beside this script names the version, go.sum pins every module that goes into it. The programs are put under
 # $TWINRUN_CACHE/kubernetes/VERSION, else ~/.cache/twinrun/kubernetes/VERSION. On two cores kube-apiserver takes six minutes,
@@ -13,7 +14,7 @@
 # built. Needs a Go; one older than 1.24 is used only to fetch that.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
+programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl debian)
 version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 } $1 == "k8s.io/kubernetes" { print $2 }' "$here/go.mod")
 toolchain=go1.24.13
 go=go
@@ -105,6 +106,25 @@ build_program() {
   say "$program is ready, it took $((SECONDS - started)) s"
 }
 
+# Installed they would be services of this machine, which nobody asked for.
+unpack_debian() {
+  local root=${target%/*}/debian
+  if [ ! -d "$root" ]; then
+    say "unpacking containerd, runc, the CNI plugins and busybox from Debian's packages"
+    rm -rf "$root.new" && mkdir -p "$root.new/packages"
+    (cd "$root.new/packages" &&
+      apt-get -q download containerd runc containernetworking-plugins busybox-static) >"$target/debian.log" 2>&1 || {
+      tail -5 "$target/debian.log" >&2
+      fail "the packages cannot be had; apt-get update as root may help"
+    }
+    for package in "$root.new"/packages/*.deb; do
+      dpkg -x "$package" "$root.new"
+    done
+    rm -r "$root.new/packages"
+    mv "$root.new" "$root"
+  fi
+}
+
 for program in "$@"; do
   case " ${programs[*]} " in
     *" $program "*) ;;
@@ -121,7 +141,9 @@ flock --nonblock 9 || {
   flock 9
 }
 for program in "${programs[@]}"; do
-  if ! is_built "$program" && ! is_elsewhere "$program"; then
+  if [ "$program" = debian ]; then
+    unpack_debian
+  elif ! is_built "$program" && ! is_elsewhere "$program"; then
     provide_go
     build_program "$program"
   fi

@@ -2,9 +2,10 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readlinkSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { present } from "../../../src/lib/assert.ts";
+import { assert, present } from "../../../src/lib/assert.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
+import { busyboxImage, findDebianRoot, startNode } from "./node.ts";
 import { findRemedy, type ProgramName } from "./programs.ts";
 
 const startMsMax = 180_000;
@@ -66,6 +67,7 @@ describeWith(["etcd", "kube-apiserver"])("a control plane on loopback", () => {
       const run = spawn(process.execPath, ["--input-type=module", "-e", script], {
         stdio: ["ignore", "pipe", "inherit"],
       });
+      const ended = new Promise((resolve) => run.once("exit", resolve));
       let said = "";
       run.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
       let directory = "";
@@ -77,6 +79,7 @@ describeWith(["etcd", "kube-apiserver"])("a control plane on loopback", () => {
         expect(listProcesses(directory)).toHaveLength(2);
       } finally {
         run.kill("SIGKILL");
+        await ended;
       }
       await waitUntil(() => listProcesses(directory).length === 0);
       expect(existsSync(directory)).toBe(true);
@@ -124,7 +127,7 @@ describeWith(["etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
           with: ["kube-controller-manager", "kube-scheduler"],
         });
         expect(plane.url).toBe(`https://${inside}:6443`);
-        const pod = { spec: { containers: [{ name: "a", image: "a" }] } };
+        const pod = { spec: { containers: [{ name: "a", image: busyboxImage }] } };
         const deployment = {
           metadata: { name: "a" },
           spec: {
@@ -136,6 +139,24 @@ describeWith(["etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
         expect(await plane.admin.send("POST", path, { body: deployment })).toMatchObject({ status: 201 });
         // There is no node; that it says so shows that both did their part.
         expect(await waitForUnschedulable(plane)).toContain("no nodes available");
+      },
+      startMsMax,
+    );
+
+    (findRemedy(["kubelet"]) === undefined && findDebianRoot() !== undefined ? test : test.skip)(
+      "has a node that runs the pod, and leaves nothing",
+      async () => {
+        assert(plane !== undefined, "the test before made it");
+        const node = await startNode({
+          ...{ plane, name: "node-a", namespace: id, address: "10.78.255.2", podRange: "10.79.1.0/24" },
+        });
+        try {
+          await waitUntilRunning(plane);
+        } finally {
+          await node.stop();
+        }
+        expect(readdirSync("/tmp").filter((name) => name.includes(`${id.split("-")[0] ?? ""}-n-`))).toEqual([]);
+        expect(listControlGroups(`${id.split("-")[0] ?? ""}-n-`)).toEqual([]);
       },
       startMsMax,
     );
@@ -153,3 +174,19 @@ async function waitForUnschedulable(plane: ControlPlane): Promise<string> {
     await sleep(50);
   }
 }
+
+async function waitUntilRunning(plane: ControlPlane): Promise<void> {
+  for (;;) {
+    const { body } = await plane.admin.send("GET", "/api/v1/namespaces/default/pods");
+    const { items } = body as { items: { status: { phase?: string; podIP?: string } }[] };
+    if (items.some(({ status }) => status.phase === "Running" && status.podIP?.startsWith("10.79.1.") === true)) {
+      return;
+    }
+    await sleep(50);
+  }
+}
+
+const listControlGroups = (prefix: string): string[] =>
+  readdirSync("/sys/fs/cgroup").flatMap((hierarchy) =>
+    readdirSync(`/sys/fs/cgroup/${hierarchy}`).filter((name) => name.startsWith(prefix)),
+  );
