@@ -16,7 +16,7 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build generate format lint unit test sim model lab-binaries soak demo traces bench clean
+.PHONY: help setup modules build generate format lint unit test sim model lab-binaries kubernetes soak demo traces bench clean
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,8 +58,11 @@ sim: modules ## Ten thousand simulated lives of a pair; SEED=N replays one with 
 model: modules ## Every interleaving of a small pair and its quorum, to the end; prints the number of states
 	@$(NODE) test/model/main.ts
 
-lab-binaries: ## Build a real Kubernetes for the tests that want one (8 CPU minutes, once); PROGRAMS=kube-apiserver for a part of it
+lab-binaries: ## Build a real Kubernetes, once (ten minutes or more); PROGRAMS=kube-apiserver for a part of it
 	@bash test/lab/kubernetes/build.sh $(PROGRAMS)
+
+kubernetes: setup lab-binaries ## The tests against a real Kubernetes: custom resources, a control plane, a node
+	@$(NODE) test/main.ts kubernetes
 
 soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
 	@$(NODE) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))

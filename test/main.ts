@@ -5,7 +5,7 @@
  * alone: tests as Jest counts them, and one for each other stage. The exit status is 1 when anything failed, 128 + the signal
  * after a signal (the running stage gets it too and cleans up after itself).
  *
- * usage: node test/main.ts [STAGE...]      all stages when none is named
+ * usage: node test/main.ts [STAGE...]      when none is named all but those that run on request
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
@@ -15,7 +15,13 @@ import { join, resolve } from "node:path";
 import { z } from "zod";
 import { listLeft, listLeftovers, runMarker } from "./leftovers.ts";
 
-type Stage = { readonly name: string; readonly command: readonly string[]; readonly countedBy?: "jest" };
+type Stage = {
+  readonly name: string;
+  readonly command: readonly string[];
+  readonly countedBy?: "jest";
+  /** Not part of a run that names no stage. */
+  readonly onRequest?: true;
+};
 type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
 type Result = Counts & { readonly name: string; readonly seconds: number };
 
@@ -37,6 +43,9 @@ const root = resolve(import.meta.dirname, "..");
 /** Tests that start no guest: two at a time. All others have the machine to themselves. */
 const light = "(tidy|golden|fuzz|sim|model|traces)";
 
+/** They want programs that take half an hour to build (make lab-binaries). */
+const kubernetes = "/test/lab/kubernetes/";
+
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
   { name: "unit", command: jest(`${root}/src/`, `${root}/test/${light}`, "--maxWorkers=2"), countedBy: "jest" },
@@ -44,11 +53,12 @@ const stages: readonly Stage[] = [
   { name: "model", command: [node, "test/model/main.ts"] },
   {
     name: "integration",
-    command: jest(`${root}/test/`, "--testPathIgnorePatterns", `/test/${light}`, "--runInBand"),
+    command: jest(`${root}/test/`, "--testPathIgnorePatterns", `/test/${light}`, kubernetes, "--runInBand"),
     countedBy: "jest",
   },
   { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30", "--directory", "build/soak"] },
   { name: "traces", command: [node, "test/traces/main.ts", "build/soak"] },
+  { name: "kubernetes", command: jest(`${root}${kubernetes}`, "--runInBand"), countedBy: "jest", onRequest: true },
 ];
 
 const print = (line: string): void => {
@@ -151,7 +161,7 @@ function chooseStages(names: readonly string[]): readonly Stage[] {
     print(`there is no stage ${unknown}: ${stages.map(({ name }) => name).join(", ")}`);
     process.exit(2);
   }
-  return names.length === 0 ? stages : stages.filter(({ name }) => names.includes(name));
+  return stages.filter(({ name, onRequest }) => (names.length === 0 ? onRequest !== true : names.includes(name)));
 }
 
 for (const [signal, number] of [
