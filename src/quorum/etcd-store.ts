@@ -117,7 +117,8 @@ export class EtcdStore implements RecordStore {
     const whys = new Set<string>();
     for (;;) {
       const index = this.#preferred;
-      const timeoutMs = Math.min(this.#attemptTimeoutMs, deadlineMs - performance.now());
+      // The pause before may have ended late: then there is still one attempt, a short one.
+      const timeoutMs = Math.min(this.#attemptTimeoutMs, Math.max(1, deadlineMs - performance.now()));
       const attempt = await this.#try(new URL(path, this.#urls[index]), text, timeoutMs);
       if (attempt.tag === "answered") {
         return attempt;
