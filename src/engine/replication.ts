@@ -79,7 +79,6 @@ type ShipOrder = {
   readonly epoch: Epoch;
   readonly slot: Slot;
   readonly stateBytes: number;
-  readonly startedMs: number;
 };
 
 export type ReplicationEvents = {
@@ -425,7 +424,7 @@ export class Replication implements DiskStream {
     }
     this.#inFlight.push(epoch);
     this.#figures.addCheckpoint(epoch.runs.pageCount, monotonicMs());
-    const order = { epoch, slot, stateBytes, startedMs: monotonicMs() };
+    const order = { epoch, slot, stateBytes };
     this.#sortPages(order);
     const { compress, state } = planPages(this.#compression, slot.whole.pageCount * PAGE_BYTES);
     this.#compression = state;
@@ -495,7 +494,8 @@ export class Replication implements DiskStream {
     }
   }
 
-  #sendEpoch({ epoch, slot, stateBytes, startedMs }: ShipOrder, frames: readonly FrameParts[]): void {
+  #sendEpoch({ epoch, slot, stateBytes }: ShipOrder, frames: readonly FrameParts[]): void {
+    const startedMs = monotonicMs(); // Not sooner: the link's rate must not contain the time of comparing and compressing.
     const frameBytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), 0);
     const totals = {
       pageCount: slot.whole.pageCount + slot.deltas.pageCount,
