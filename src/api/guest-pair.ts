@@ -2,9 +2,11 @@
  * GuestPair: a protected guest as its two agents need it. The operator writes the spec, each agent its own item of
  * status.sides, people only read it.
  *
- * From one spec both agents make their assignment (protocol/assignment.ts): `disks` and `links` of the side with the agent's
- * own node give paths and local addresses, the other side gives the peer's. QEMU is started by KubeVirt, not by the agent, so
- * instead of a command line a side names its VirtualMachineInstance and that one's pod.
+ * From one spec both agents make their assignment (protocol/assignment.ts): `links` of the side with the agent's own node give
+ * local addresses, the other side gives the peer's. QEMU is started by KubeVirt, not by the agent, so there is no command
+ * line: the agent finds the QEMU of its guest and node by what the hook put into its environment (vmi-contract.ts), and asks
+ * that QEMU where the named disks are. Until there is one of the shape the engine needs, `wantedShape` in the agent's report
+ * asks the operator for a VirtualMachineInstance of that shape.
  *
  * Who runs the guest is in the quorum's record, never here: the operator may be late or gone. `roles` counts only against the
  * term of the record:
@@ -29,6 +31,7 @@ import {
   objectName,
   oneOf,
   sequence,
+  setOf,
   shortName,
   struct,
   text,
@@ -36,23 +39,22 @@ import {
   wholeNumber,
 } from "./fields.ts";
 import { withRule, withTransitionRule } from "./structural.ts";
+import { VMI_SHAPES } from "./vmi-contract.ts";
 
 const host = text(253, "a host name or address");
 const port = wholeNumber(1, 65_535);
 
+/** How the owner's agent and the peer's see the end of a pair. */
+const intent = oneOf(["Protect", "Release"])
+  .default("Protect")
+  .describe(
+    "Protect: keep the guest on both sides. Release: the owner goes on alone, what the guest sends leaves unheld, and the " +
+      "engines end; the QEMU of the owner stays as it is.",
+  );
+
 const specSide = struct({
   node: shortName().describe("The node of this side, as its agent's certificate names it."),
   vmi: struct({ namespace: objectName(), name: objectName() }).describe("Its VirtualMachineInstance."),
-  pod: struct({ name: objectName(), uid: text(64) })
-    .optional()
-    .describe("The pod that QEMU runs in, in the namespace of the VirtualMachineInstance; absent until there is one."),
-  disks: sequence(
-    struct({
-      id: text(253).describe("The disk's node-name or drive in QEMU, the same on both sides."),
-      path: text(4_096).regex(/^\//, "an absolute path").describe("The raw image or block device, as seen by QEMU."),
-    }),
-    { max: 64 },
-  ).describe("The guest's disks on this side."),
   links: sequence(
     struct({
       name: shortName().describe("The link's name, the same on both sides."),
@@ -65,16 +67,8 @@ const specSide = struct({
 type SpecSide = z.output<typeof specSide>;
 
 const anySides = listByKey(specSide, "node", { min: 2, max: 2 });
-const sidesWithSameDisks = withRule(
-  anySides,
-  {
-    rule: "size(self) != 2 || self[0].disks.map(disk, disk.id) == self[1].disks.map(disk, disk.id)",
-    message: "must have the same disks on both sides, in the same order",
-  },
-  (given) => areSame(given, ({ disks }) => disks.map(({ id }) => id)),
-);
 const sides = withRule(
-  sidesWithSameDisks,
+  anySides,
   {
     rule: "size(self) != 2 || self[0].links.map(link, link.name) == self[1].links.map(link, link.name)",
     message: "must have the same links on both sides, in the same order",
@@ -114,8 +108,11 @@ const spec = withRule(
     mode: oneOf(["FaultTolerant"]).describe("The level of availability."),
     roles,
     sides,
+    intent,
+    disks: setOf(text(253), { max: 64 }).describe(
+      "The guest's disks that are copied, by their names in the VirtualMachineInstance; in QEMU the device is ua-NAME.",
+    ),
     port: port.describe("The port on which the engines of this guest listen, on every link."),
-    quorum: sequence(struct({ host, port }), { min: 1, max: 9 }).describe("Where the quorum service answers."),
     checkpoint: checkpointContract,
     failover: struct({ detectionTimeoutMs }).describe("How the loss of a side is noticed."),
   }),
@@ -143,11 +140,17 @@ const statusSide = struct({
   node: shortName().describe("The node whose agent reports."),
   observedGeneration: counter().describe("The metadata.generation that the agent has taken up."),
   reportedAt: time().describe("When the agent wrote this."),
-  role: oneOf(["starting", "primary", "standby", "fenced"]).describe("What the side is now."),
+  role: oneOf(["starting", "primary", "standby", "fenced", "ended", "released"]).describe(
+    "What the side is now. Ended: the guest shut itself down. Released: it runs unprotected, as the spec's intent asks.",
+  ),
   state: text(64).describe("Its state inside the role, such as protected or syncing."),
   term: counter().describe("The term of the quorum's record as last read; 0 before the first read."),
   epoch: counter().describe("The newest checkpoint this side took or holds."),
   primaryNode: shortName().optional().describe("The owner in the quorum's record; absent before the first read."),
+  wantedShape: oneOf(VMI_SHAPES)
+    .optional()
+    .describe("The shape of the QEMU that the agent waits for; absent while it has the one it needs."),
+  trouble: text(1_024).optional().describe("What keeps this side from its work, with the remedy."),
   syncPercent: measure().max(100).describe("How much of memory and disks the standby has."),
   lagMs: measure()
     .optional()

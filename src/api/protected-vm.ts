@@ -127,6 +127,7 @@ const status = struct({
   conditions: listByKey(condition, "type", { max: 32 })
     .optional()
     .describe(`What there is to know: ${PROTECTED_VM_CONDITION_TYPES.join(", ")}.`),
+  guest: shortName().optional().describe("What agents, engines, the quorum and the GuestPair call the guest."),
   term: counter().optional().describe("Counts the owners the quorum has seen; one more at every change of sides."),
   primary: side.optional().describe("The side that runs the guest."),
   standby: side.optional().describe("The side that could go on; absent while there is none."),

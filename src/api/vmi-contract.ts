@@ -12,7 +12,12 @@ export const vmiAnnotations = {
   guest: "twinrun.dev/guest",
   /** One of {@link VMI_SHAPES}. */
   startedAs: "twinrun.dev/started-as",
+  /** `NAMESPACE/NAME` of the ProtectedVM; for the operator and for people. */
+  protectedVm: "twinrun.dev/protected-vm",
 } as const;
+
+/** The label of whatever the operator makes for a guest, so that it finds all of it again: the guest's name. */
+export const GUEST_LABEL = "twinrun.dev/guest";
 
 export const VMI_SHAPES = ["primary", "standby"] as const;
 export type VmiShape = (typeof VMI_SHAPES)[number];
@@ -25,3 +30,9 @@ export const QMP_PATH_IN_POD = "/var/run/kubevirt-private/twinrun.qmp";
 
 /** The environment of a QEMU that the hook prepared; the agent looks for it in /proc. */
 export const qemuEnvironment = { guest: "TWINRUN_GUEST", node: "TWINRUN_NODE" } as const;
+
+/** A directory of the pod that QEMU and the engine share for sockets and pipes; the agent makes it, owned by QEMU's user. */
+export const SHARED_DIRECTORY_IN_POD = "/var/run/kubevirt-private/twinrun";
+
+/** The name of a disk's or an interface's device in QEMU; libvirt calls it a user alias. */
+export const qemuDeviceOf = (name: string): string => `ua-${name}`;

@@ -34,8 +34,6 @@ export function buildSide(node: string, difference: Json = {}): Json {
   return {
     node,
     vmi: { namespace: "shop", name: `web-${node}` },
-    pod: { name: `virt-launcher-web-${node}`, uid: "1b4e28ba-2fa1-11d2-883f-0016d3cca427" },
-    disks: [{ id: "system", path: `/dev/${node}-system` }],
     links: [{ name: "direct", host: `${node}.example` }],
     ...difference,
   };
@@ -51,8 +49,8 @@ export function buildGuestPair(spec: Json = {}, status?: Json): ResourceObject {
       mode: "FaultTolerant",
       roles: { term: 1, primary: "node-a" },
       sides: [buildSide("node-a"), buildSide("node-b")],
+      disks: ["system"],
       port: 7_500,
-      quorum: [{ host: "quorum.example", port: 7_400 }],
       checkpoint: {},
       failover: {},
       ...spec,
