@@ -45,7 +45,7 @@ function listProcesses(run: string): string[] {
 function listNamespaces(): string[] {
   const names = existsSync("/run/netns") ? readdirSync("/run/netns") : [];
   return names.flatMap((name) => {
-    const made = /^tr([0-9a-z]+)-(a|b|q|c|switch|plane)$/.exec(name)?.[1];
+    const made = /^tr([0-9a-z]+)-(a|b|q|c|switch|plane|l[0-9]+-.+)$/.exec(name)?.[1];
     const isLeft = made !== undefined && !existsSync(`/proc/${Number.parseInt(made, 36)}`);
     return isLeft ? [`network namespace ${name}`] : [];
   });

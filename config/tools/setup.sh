@@ -25,6 +25,7 @@ requirements=(
   "gcc gcc"
   "/usr/include/stdio.h libc6-dev"
   "ip iproute2"
+  "nft nftables"
   "openssl openssl"
   "shellcheck shellcheck"
   "qemu-system-x86_64 qemu-system-x86"

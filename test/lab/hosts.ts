@@ -421,7 +421,7 @@ function listHostCommands(host: HostName, network: NetworkName): string[] {
 }
 
 /** Router solicitations and the like would be noise on networks whose silence is part of the tests. */
-function silenceIpv6(netns: string): void {
+export function silenceIpv6(netns: string): void {
   const all = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
   if (existsSync(all)) {
     runCommand(["ip", "netns", "exec", netns, "sh", "-c", `echo 1 >${all}; echo 1 >${all.replace("all", "default")}`]);
@@ -581,11 +581,13 @@ export function readStartTime(pid: number): string | undefined {
 
 // Commands.
 
-function runBatch(netns: string, lines: readonly string[]): void {
+/** Lines for `ip`, in a network namespace. */
+export function runBatch(netns: string, lines: readonly string[]): void {
   runCommand(["ip", "-netns", netns, "-batch", "-"], lines.join("\n"));
 }
 
-function runCommand(command: readonly string[], input = ""): string {
+/** Runs a short command to its end; its standard output, or a failure with what it said. */
+export function runCommand(command: readonly string[], input = ""): string {
   const [program, ...args] = command;
   const done = spawnSync(present(program, "a program"), args, { input, encoding: "utf8" });
   if (done.status !== 0) {

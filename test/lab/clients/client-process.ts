@@ -1,6 +1,6 @@
 /** Starts a client of this folder inside the client host and brings its result home. */
 import { type ChildProcess } from "node:child_process";
-import { type Lab } from "../hosts.ts";
+import { type SpawnOptions } from "../hosts.ts";
 import { type BurnOptions } from "./burn.ts";
 import { type ClientMessage } from "./client-contract.ts";
 import { type ConversationProgress, type ConversationResult } from "./conversation.ts";
@@ -13,6 +13,11 @@ export type ClientOptions = {
   readonly counted: CountedOptions;
   readonly ledger: LedgerOptions;
   readonly redis: RedisOptions;
+};
+
+/** What has a client host: either lab. */
+export type ClientLab = {
+  spawn(host: "c", command: readonly string[], options?: SpawnOptions): ChildProcess;
 };
 
 export class Client {
@@ -70,7 +75,7 @@ export class Client {
 }
 
 export function startClient<Kind extends keyof ClientOptions>(
-  lab: Lab,
+  lab: ClientLab,
   kind: Kind,
   options: ClientOptions[Kind],
 ): Client {
@@ -83,7 +88,7 @@ export function startClient<Kind extends keyof ClientOptions>(
 
 /** Runs a client to its end for a time, and returns its result. */
 export async function runClient<Kind extends keyof ClientOptions>(
-  lab: Lab,
+  lab: ClientLab,
   kind: Kind,
   options: ClientOptions[Kind],
   durationMs: number,

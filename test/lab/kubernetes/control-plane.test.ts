@@ -2,10 +2,10 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readlinkSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { assert, present } from "../../../src/lib/assert.ts";
+import { present } from "../../../src/lib/assert.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
-import { busyboxImage, findDebianRoot, startNode } from "./node.ts";
+import { busyboxImage } from "./node.ts";
 import { findRemedy, type ProgramName } from "./programs.ts";
 
 const startMsMax = 180_000;
@@ -142,24 +142,6 @@ describeWith(["etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
       },
       startMsMax,
     );
-
-    (findRemedy(["kubelet"]) === undefined && findDebianRoot() !== undefined ? test : test.skip)(
-      "has a node that runs the pod, and leaves nothing",
-      async () => {
-        assert(plane !== undefined, "the test before made it");
-        const node = await startNode({
-          ...{ plane, name: "node-a", namespace: id, address: "10.78.255.2", podRange: "10.79.1.0/24" },
-        });
-        try {
-          await waitUntilRunning(plane);
-        } finally {
-          await node.stop();
-        }
-        expect(readdirSync("/tmp").filter((name) => name.includes(`${id.split("-")[0] ?? ""}-n-`))).toEqual([]);
-        expect(listControlGroups(`${id.split("-")[0] ?? ""}-n-`)).toEqual([]);
-      },
-      startMsMax,
-    );
   },
 );
 
@@ -174,19 +156,3 @@ async function waitForUnschedulable(plane: ControlPlane): Promise<string> {
     await sleep(50);
   }
 }
-
-async function waitUntilRunning(plane: ControlPlane): Promise<void> {
-  for (;;) {
-    const { body } = await plane.admin.send("GET", "/api/v1/namespaces/default/pods");
-    const { items } = body as { items: { status: { phase?: string; podIP?: string } }[] };
-    if (items.some(({ status }) => status.phase === "Running" && status.podIP?.startsWith("10.79.1.") === true)) {
-      return;
-    }
-    await sleep(50);
-  }
-}
-
-const listControlGroups = (prefix: string): string[] =>
-  readdirSync("/sys/fs/cgroup").flatMap((hierarchy) =>
-    readdirSync(`/sys/fs/cgroup/${hierarchy}`).filter((name) => name.startsWith(prefix)),
-  );

@@ -18,7 +18,8 @@ import { Failure } from "../../../src/lib/failure.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, volatileBase, writeLabRecord } from "../hosts.ts";
 import { ApiClient } from "./api-client.ts";
 import { Authority, type Certificate, createTokenKey } from "./certificates.ts";
-import { type ProgramName, requirePrograms } from "./programs.ts";
+import { serviceRange } from "./network.ts";
+import { type ProgramName, type Programs, requirePrograms } from "./programs.ts";
 
 export class ControlPlaneFailure extends Failure<
   | { readonly code: "ProgramEnded"; readonly program: ProgramName }
@@ -35,7 +36,6 @@ export type ControlPlaneOptions = {
 
 const basePrograms = ["etcd", "kube-apiserver"] as const;
 const storeSocket = "store:2379";
-const serviceRange = "10.96.0.0/16";
 const serviceAddress = "10.96.0.1";
 /** For a machine that has other things to do; three seconds are usual. */
 const patienceMs = 120_000;
@@ -53,10 +53,10 @@ export async function startControlPlane(options: ControlPlaneOptions = {}): Prom
   const port = namespace === undefined ? await findFreePort(address) : 6443;
   const place = { record, directory, namespace, address, url: `https://${address}:${port}`, port };
   mkdirSync(directory, { recursive: true, mode: 0o700 });
-  const plane = new ControlPlane(place, await createCertificates(directory, address));
+  const plane = new ControlPlane(place, await createCertificates(directory, address), programs);
   try {
-    for (const [name, path] of programs) {
-      plane.start(name, path);
+    for (const name of programs.keys()) {
+      plane.start(name);
     }
     await plane.waitUntilReady();
   } catch (cause) {
@@ -117,6 +117,7 @@ type Place = {
 export class ControlPlane {
   readonly #place: Place;
   readonly #certificates: Certificates;
+  readonly #programs: Programs;
   readonly #children = new Map<ProgramName, ChildProcess>();
   #end: Promise<void> | undefined;
   /** Requests as a member of system:masters, who may do everything. */
@@ -124,9 +125,10 @@ export class ControlPlane {
   /** The same for kubectl. */
   readonly kubeconfigPath: string;
 
-  constructor(place: Place, certificates: Certificates) {
+  constructor(place: Place, certificates: Certificates, programs: Programs) {
     this.#place = place;
     this.#certificates = certificates;
+    this.#programs = programs;
     this.admin = new ApiClient(place.url, certificates.admin);
     this.kubeconfigPath = this.writeKubeconfig("admin", certificates.admin);
   }
@@ -165,9 +167,10 @@ export class ControlPlane {
     return path;
   }
 
-  /** Starts one of the programs; used while the whole is being made. */
-  start(name: ProgramName, path: string): void {
+  /** Starts one of the programs, with what it stored when it was {@link kill}ed. */
+  start(name: ProgramName): void {
     const { namespace } = this.#place;
+    const path = present(this.#programs.get(name), `${name} is one of this control plane's programs`);
     const enter = namespace === undefined ? [] : ["ip", "netns", "exec", namespace];
     const command = [...enter, "setpriv", "--pdeathsig", "KILL", path, ...this.#listArguments(name)];
     const log = openSync(this.logPath(name), "a");
@@ -182,6 +185,14 @@ export class ControlPlane {
       writeFileSync(this.logPath(name), `${error.message}\n`, { flag: "a" });
     });
     this.#children.set(name, child);
+  }
+
+  /** Ends one of the programs as a crash would. */
+  async kill(name: ProgramName): Promise<void> {
+    const child = this.#children.get(name);
+    if (child !== undefined) {
+      await killChild(child);
+    }
   }
 
   async waitUntilReady(): Promise<void> {

@@ -1,19 +1,25 @@
 #!/bin/bash
-# Becomes a Kubernetes node: containerd and kubelet, in namespaces that the caller made (test/lab/kubernetes/node.ts).
+# Becomes a Kubernetes node: containerd, kubelet and kube-proxy, in namespaces that the caller made (test/lab/kubernetes/node.ts).
 #
-# usage: node.sh DIRECTORY NODE CGROUP      NODE has a kubeconfig and the authority's certificate in DIRECTORY
+# usage: node.sh DIRECTORY NODE CGROUP      DIRECTORY is the node's disk; DEBIAN_ROOT, PROGRAMS, NODE_ADDRESS are set
 #
 # Root of new mount, PID and UTS namespaces, inside the network namespace of the node. With a PID namespace of its own a node
 # ends as one, and what asks for the host's processes sees the node's; the cgroup keeps kubelets of one machine from
 # taking each other's pods for strangers and deleting them. Needs cgroup v1 with a hierarchy for each controller.
+#
+# This script stays as the node's init: it starts what ends anew unless /run/lab/stopped/NAME exists.
 set -euo pipefail
 directory=$1 node=$2 cgroup=$3
 
 hostname "$node"
-# Pods with two-way mounts need it.
-mount --make-rshared /
+# The programs may be in a place that the node's own places are about to cover.
+mkdir -p "$directory/var-lib" "$directory/var-log"
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /var/log
+mkdir -p /run/lab/debian /run/lab/programs /run/lab/stopped
+mount --bind "$DEBIAN_ROOT" /run/lab/debian
+mount --bind "$PROGRAMS" /run/lab/programs
+mount --bind "$directory/var-log" /var/log
+mount --bind "$directory/var-lib" /var/lib
 mount -t tmpfs cgroup /sys/fs/cgroup
 for controller in cpu cpuacct cpuset memory devices freezer blkio pids; do
   mkdir "/sys/fs/cgroup/$controller"
@@ -24,16 +30,31 @@ done
 for list in cpus mems; do
   cat "/sys/fs/cgroup/cpuset/cpuset.$list" >"/sys/fs/cgroup/cpuset/$cgroup/cpuset.$list"
 done
+# Pods with two-way mounts need it. Not before the mounts above, which would then be seen in two places each.
+mount --make-rshared /
 
-export PATH=$DEBIAN_ROOT/usr/bin:$DEBIAN_ROOT/usr/sbin:$PATH
-socket=/run/containerd.sock
-containerd --config "$directory/containerd.toml" >"$directory/containerd.log" 2>&1 &
-until ctr --address "$socket" version >/dev/null 2>&1; do
-  kill -0 $! || exit 1
+# As systemd would.
+keep() {
+  local name=$1
+  shift
+  while :; do
+    if [ ! -e "/run/lab/stopped/$name" ]; then
+      "$@" >>"/var/log/$name.log" 2>&1 &
+      echo $! >"/run/lab/$name.pid"
+      wait $! || true
+    fi
+    sleep 0.2
+  done
+}
+
+export PATH=/run/lab/programs:/run/lab/debian/usr/bin:/run/lab/debian/usr/sbin:$PATH
+keep containerd containerd --config /var/lib/lab/containerd.toml &
+keep kube-proxy kube-proxy --config=/var/lib/lab/kube-proxy.yaml &
+until ctr --address /run/containerd/containerd.sock version >/dev/null 2>&1; do
   sleep 0.1
 done
-for image in "$directory"/images/*.image; do
-  ctr --address "$socket" --namespace k8s.io images import "$image" >>"$directory/containerd.log" 2>&1
+keep kubelet kubelet --config=/var/lib/lab/kubelet.yaml --kubeconfig=/var/lib/lab/kubeconfig \
+  "--hostname-override=$node" "--node-ip=$NODE_ADDRESS" &
+while :; do
+  wait || true
 done
-exec "$KUBELET" "--config=$directory/kubelet.yaml" "--kubeconfig=$directory/kubeconfig" "--root-dir=$directory/kubelet" \
-  "--cert-dir=$directory/kubelet-pki" "--hostname-override=$node" "--node-ip=$NODE_ADDRESS" >"$directory/kubelet.log" 2>&1

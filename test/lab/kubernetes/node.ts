@@ -1,19 +1,25 @@
 /**
- * A real node for a control plane of test/lab/kubernetes: kubelet, containerd and CNI in namespaces of its own (node.sh).
+ * A real node for a control plane of test/lab/kubernetes: kubelet, containerd, CNI and kube-proxy in namespaces of its own
+ * (node.sh).
  *
  * containerd, runc and the CNI plugins come from Debian's packages, unpacked beside the built programs by build.sh and not
- * installed. There is no registry: images are made here of a few files, and pods ask for them with IfNotPresent.
+ * installed. There is no registry: images are given as archives, and pods ask for them with IfNotPresent or Never.
+ *
+ * A node sees this machine's files, but /var/lib and /var/log are its own: they are its disk, a directory here, and stay when
+ * it loses power. /run is in memory and does not. Paths are those that every node has: /var/lib/kubelet, /var/log/pods,
+ * /run/containerd/containerd.sock.
  */
-import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { spawn, spawnSync, type ChildProcess, type StdioOptions } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { present } from "../../../src/lib/assert.ts";
+import { assert, present } from "../../../src/lib/assert.ts";
 import { Failure } from "../../../src/lib/failure.ts";
 import { cachePath } from "../images.ts";
-import { type LabRecord, removeLeftovers, writeLabRecord } from "../hosts.ts";
+import { LabFailure, type LabRecord, removeLeftovers, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane } from "./control-plane.ts";
+import { type NodePlace, podRange } from "./network.ts";
 import { requirePrograms } from "./programs.ts";
 
 export class NodeFailure extends Failure<{ readonly code: "NodeNotReady" | "ImageNotMade" | "DebianNotUnpacked" }> {}
@@ -21,12 +27,14 @@ export class NodeFailure extends Failure<{ readonly code: "NodeNotReady" | "Imag
 export type NodeOptions = {
   readonly plane: ControlPlane;
   readonly name: string;
-  /** A network namespace from which the control plane can be reached, and the node's address in it. */
-  readonly namespace: string;
-  readonly address: string;
-  /** Where its pods get their addresses, as `A.B.C.0/24`. */
-  readonly podRange: string;
+  readonly place: NodePlace;
+  /** The node's disk. */
+  readonly directory: string;
+  /** Names the node's control groups, as no other on this machine. */
+  readonly id: string;
 };
+
+export type KeptProgram = "containerd" | "kube-proxy" | "kubelet";
 
 /** The image that every node has: busybox, and nothing else. */
 export const busyboxImage = "docker.io/lab/busybox:1";
@@ -39,158 +47,339 @@ export function findDebianRoot(): string | undefined {
   return existsSync(root) ? root : undefined;
 }
 
-/** Made by {@link startNode}. */
-export class LabNode {
-  readonly #record: LabRecord;
-  readonly #init: ChildProcess;
-
-  constructor(record: LabRecord, init: ChildProcess) {
-    this.#record = record;
-    this.#init = init;
-  }
-
-  get isRunning(): boolean {
-    return this.#init.exitCode === null && this.#init.signalCode === null;
-  }
-
-  /** As if the power went: everything in it dies at once, and its disk is thrown away. */
-  async stop(): Promise<void> {
-    if (this.isRunning) {
-      const ended = new Promise((resolve) => this.#init.once("exit", resolve));
-      this.#init.kill("SIGKILL");
-      await ended;
-    }
-    await removeLeftovers(this.#record);
-  }
-}
-
-/** Names what is the node's on this machine: its directory, its control groups, its record. */
-const idOf = (name: string): string => `tr${process.pid.toString(36)}-n-${name}`;
-
-/** A node that is Ready. Its processes end with this one, its files are removed by the next lab if `stop` was not called. */
-export async function startNode(options: NodeOptions): Promise<LabNode> {
-  const { plane, name, namespace } = options;
-  const kubelet = present(requirePrograms(["kubelet"]).get("kubelet"), "kubelet");
+function requireDebianRoot(): string {
   const debian = findDebianRoot();
   if (debian === undefined) {
     throw new NodeFailure({ code: "DebianNotUnpacked" }, "there is no containerd: make lab-binaries PROGRAMS=debian");
   }
-  const id = idOf(name);
-  const directory = `/tmp/twinrun-lab-${id}`;
-  const record = writeLabRecord(id, { namespaces: [], directories: [directory], controlGroups: [id] });
-  await writeFiles(options, directory, debian);
-  const command = [
-    ...["ip", "netns", "exec", namespace, "setpriv", "--pdeathsig", "KILL"],
-    ...["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"],
-    ...["bash", join(import.meta.dirname, "node.sh"), directory, name, id],
-  ];
-  const environment = { ...process.env, DEBIAN_ROOT: debian, KUBELET: kubelet, NODE_ADDRESS: options.address };
-  const init = spawn(present(command[0], "a command"), command.slice(1), {
-    detached: true,
-    stdio: ["ignore", "ignore", "inherit"],
-    env: environment,
-  });
-  const node = new LabNode(record, init);
+  return debian;
+}
+
+type Running = { readonly record: LabRecord; readonly init: ChildProcess; readonly initPid?: number };
+
+const containerdSocket = "/run/containerd/containerd.sock";
+
+/** It has no power until {@link boot}. Its network is the caller's to make before that, and to remove after {@link kill}. */
+export class LabNode {
+  readonly #options: NodeOptions;
+  readonly #files: Promise<void>;
+  #running: Running | undefined;
+
+  constructor(options: NodeOptions) {
+    this.#options = options;
+    this.#files = writeFiles(options);
+    // Whoever boots it gets to know.
+    this.#files.catch(() => undefined);
+  }
+
+  get name(): string {
+    return this.#options.name;
+  }
+
+  get place(): NodePlace {
+    return this.#options.place;
+  }
+
+  /** As this machine's processes know the node's first one. */
+  get initPid(): number | undefined {
+    return this.#running?.initPid;
+  }
+
+  /** What the node has at `path` in /var/lib or /var/log, for who is on this machine; there too while it has no power. */
+  diskPath(path: string): string {
+    const inside = /^[/]var[/](lib|log)[/](.*)$/.exec(path);
+    assert(inside !== null, `${path} is on the node's disk`);
+    return join(this.#options.directory, `var-${inside[1] ?? ""}`, inside[2] ?? "");
+  }
+
+  /** Gives it power. Resolves as soon as containerd answers. */
+  async boot(): Promise<void> {
+    const { id, name, place, directory } = this.#options;
+    assert(this.#running === undefined, `node ${name} has no power`);
+    await this.#files;
+    const kubelet = present(requirePrograms(["kubelet", "kube-proxy"]).get("kubelet"), "kubelet");
+    const record = writeLabRecord(id, { namespaces: [place.namespace], directories: [], controlGroups: [id] });
+    const init = spawn(
+      "ip",
+      [
+        ...["netns", "exec", place.namespace, "setpriv", "--pdeathsig", "KILL"],
+        ...["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"],
+        ...["bash", join(import.meta.dirname, "node.sh"), directory, name, id],
+      ],
+      {
+        detached: true,
+        stdio: ["ignore", "ignore", "inherit"],
+        env: {
+          ...process.env,
+          DEBIAN_ROOT: requireDebianRoot(),
+          PROGRAMS: dirname(kubelet),
+          NODE_ADDRESS: place.address,
+        },
+      },
+    );
+    this.#running = { record, init };
+    this.#running = { record, init, initPid: await this.#waitForInit(init) };
+    await this.#waitForSocket();
+  }
+
+  /** As if the power went: everything in it dies at once. What it had on its disk stays, its network namespace does not. */
+  async kill(): Promise<void> {
+    const running = this.#running;
+    this.#running = undefined;
+    if (running !== undefined) {
+      await killInit(running);
+      await removeLeftovers(running.record);
+    }
+  }
+
+  /** A program inside the node, as its root would start it; in every namespace but those of pods. */
+  spawn(command: readonly string[], stdio: StdioOptions = ["ignore", "pipe", "pipe"]): ChildProcess {
+    const initPid = present(this.initPid, `node ${this.name} has power`);
+    const path = `/run/lab/programs:/run/lab/debian/usr/bin:/run/lab/debian/usr/sbin:${process.env["PATH"] ?? ""}`;
+    return spawn(
+      "nsenter",
+      [
+        ...["--target", String(initPid), "--mount", "--net", "--pid", "--uts", "--wd=/"],
+        "env",
+        `PATH=${path}`,
+        ...command,
+      ],
+      { detached: true, stdio },
+    );
+  }
+
+  /** Runs it to its end; its standard output, or a failure with what it said. */
+  execute(command: readonly string[], input: "ignore" | number = "ignore"): Promise<string> {
+    const child = this.spawn(command, [input, "pipe", "pipe"]);
+    let output = "";
+    let said = "";
+    child.stdout?.setEncoding("utf8").on("data", (text: string) => (output += text));
+    child.stderr?.setEncoding("utf8").on("data", (text: string) => (said += text));
+    return new Promise((resolve, reject) => {
+      child.on("error", reject).on("close", (status, signal) => {
+        const line = command.join(" ");
+        if (status === 0) {
+          resolve(output);
+        } else {
+          const message = `${line} on ${this.name} ended with ${signal ?? String(status)}: ${said.trim()}`;
+          reject(new LabFailure({ code: "LabCommandFailed", command: line }, message));
+        }
+      });
+    });
+  }
+
+  /** Pods may name what is in it from now on, with imagePullPolicy IfNotPresent or Never. */
+  async importImage(archive: string): Promise<void> {
+    const file = openSync(archive, "r");
+    try {
+      await this.execute(
+        ["ctr", "--address", containerdSocket, "--namespace", "k8s.io", "images", "import", "-"],
+        file,
+      );
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** Kills it with -9, and it is not started again. Pods go on. */
+  async stopProgram(name: KeptProgram): Promise<void> {
+    await this.execute(["sh", "-c", `touch /run/lab/stopped/${name} && kill -9 "$(cat /run/lab/${name}.pid)"`]);
+  }
+
+  async startProgram(name: KeptProgram): Promise<void> {
+    await this.execute(["rm", "-f", `/run/lab/stopped/${name}`]);
+  }
+
+  async #waitForInit(init: ChildProcess): Promise<number> {
+    for (;;) {
+      assertBoots(init, this.name);
+      // Until it is forked the parent still becomes one program after the other.
+      const pid = init.pid === undefined ? undefined : findChild(init.pid);
+      if (pid !== undefined) {
+        return pid;
+      }
+      await sleep(10);
+    }
+  }
+
+  async #waitForSocket(): Promise<void> {
+    // In the first moments its /run may still be this machine's, which may have a containerd of its own.
+    const command = ["sh", "-c", `test -e /run/lab/containerd.pid && ctr --address ${containerdSocket} version`];
+    const startedAtMs = performance.now();
+    while (
+      !(await this.execute(command).then(
+        () => true,
+        () => false,
+      ))
+    ) {
+      assertBoots(present(this.#running, "power").init, this.name);
+      if (performance.now() - startedAtMs > patienceMs) {
+        throw new NodeFailure(
+          { code: "NodeNotReady" },
+          `no containerd on ${this.name}: ${this.#readLogEnd("containerd")}`,
+        );
+      }
+      await sleep(100);
+    }
+  }
+
+  /** Until the kubelet of this boot says so: what the API server knows of the one before is worth nothing. */
+  async waitUntilReady(bootedAt: Date): Promise<void> {
+    const startedAtMs = performance.now();
+    while (!(await this.#isReady(bootedAt))) {
+      assertBoots(present(this.#running, "power").init, this.name);
+      if (performance.now() - startedAtMs > patienceMs) {
+        throw new NodeFailure(
+          { code: "NodeNotReady" },
+          `node ${this.name} is not ready: ${this.#readLogEnd("kubelet")}`,
+        );
+      }
+      await sleep(100);
+    }
+  }
+
+  async #isReady(bootedAt: Date): Promise<boolean> {
+    const { admin } = this.#options.plane;
+    const [node, lease] = await Promise.all([
+      admin.send("GET", `/api/v1/nodes/${this.name}`),
+      admin.send("GET", `/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/${this.name}`),
+    ]);
+    if (node.status !== 200 || lease.status !== 200) {
+      return false;
+    }
+    const { status } = node.body as { status: { conditions?: { type: string; status: string }[] } };
+    const { spec } = lease.body as { spec: { renewTime: string } };
+    const isReady = status.conditions?.some(({ type, status }) => type === "Ready" && status === "True") === true;
+    return isReady && new Date(spec.renewTime) > bootedAt;
+  }
+
+  #readLogEnd(name: KeptProgram): string {
+    return readFileSync(this.diskPath(`/var/log/${name}.log`), "utf8")
+      .trimEnd()
+      .split("\n")
+      .slice(-5)
+      .join("\n");
+  }
+}
+
+function assertBoots({ exitCode, signalCode }: ChildProcess, name: string): void {
+  if (exitCode !== null || signalCode !== null) {
+    throw new NodeFailure({ code: "NodeNotReady" }, `node ${name} ended with ${signalCode ?? String(exitCode)}`);
+  }
+}
+
+function findChild(pid: number): number | undefined {
   try {
-    await waitUntilReady(plane, name, node);
-  } catch (cause) {
-    await node.stop();
-    throw cause;
-  }
-  return node;
-}
-
-async function waitUntilReady(plane: ControlPlane, name: string, node: LabNode): Promise<void> {
-  const startedAtMs = performance.now();
-  for (;;) {
-    const { body } = await plane.admin.send("GET", `/api/v1/nodes/${name}`);
-    const { status } = body as { status?: { conditions?: { type: string; status: string }[] } };
-    const conditions = typeof status === "object" ? (status.conditions ?? []) : [];
-    if (conditions.some((condition) => condition.type === "Ready" && condition.status === "True")) {
-      return;
-    }
-    if (!node.isRunning || performance.now() - startedAtMs > patienceMs) {
-      throw new NodeFailure({ code: "NodeNotReady" }, `node ${name} is not ready: ${JSON.stringify(conditions)}`);
-    }
-    await sleep(100);
+    const [child = ""] = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ");
+    return child === "" ? undefined : Number(child);
+  } catch {
+    return undefined; // It ended.
   }
 }
 
-async function writeFiles(options: NodeOptions, directory: string, debian: string): Promise<void> {
-  const { plane, name } = options;
-  for (const part of ["cni", "images"]) {
-    mkdirSync(join(directory, part), { recursive: true, mode: 0o700 });
+/** With its first process a PID namespace dies; the parent ends when all of it is dead. */
+async function killInit({ init, initPid }: Running): Promise<void> {
+  if (init.exitCode !== null || init.signalCode !== null) {
+    return;
   }
-  const certificate = await plane.authority.issue({ name, subject: `/O=system:nodes/CN=system:node:${name}` });
-  copyFileSync(plane.writeKubeconfig(name, certificate), join(directory, "kubeconfig"));
-  writeFileSync(join(directory, "resolv.conf"), "nameserver 127.0.0.1\n");
-  writeFileSync(join(directory, "containerd.toml"), encodeContainerdConfig(directory, debian));
-  writeFileSync(join(directory, "kubelet.yaml"), JSON.stringify(kubeletConfig(options, directory)));
-  writeFileSync(join(directory, "cni/10-lab.conflist"), JSON.stringify(networkConfig(options, directory)));
-  writeBusyboxImage(join(directory, "images"), debian);
+  const ended = new Promise((resolve) => init.once("exit", resolve));
+  if (initPid === undefined) {
+    init.kill("SIGKILL");
+  } else {
+    process.kill(initPid, "SIGKILL");
+  }
+  await ended;
 }
 
-function encodeContainerdConfig(directory: string, debian: string): string {
-  return `version = 2
-root = "${directory}/containerd"
+async function writeFiles({ plane, name, directory, id, place }: NodeOptions): Promise<void> {
+  const own = join(directory, "var-lib/lab");
+  mkdirSync(join(own, "cni"), { recursive: true, mode: 0o700 });
+  const [kubelet, proxy] = await Promise.all([
+    plane.authority.issue({ name, subject: `/O=system:nodes/CN=system:node:${name}` }),
+    plane.authority.issue({ name: `${name}-proxy`, subject: "/CN=system:kube-proxy" }),
+  ]);
+  copyFileSync(plane.writeKubeconfig(name, kubelet), join(own, "kubeconfig"));
+  copyFileSync(plane.writeKubeconfig(`${name}-proxy`, proxy), join(own, "proxy-kubeconfig"));
+  copyFileSync(plane.authority.certPath, join(own, "ca.crt"));
+  writeFileSync(join(own, "resolv.conf"), "nameserver 127.0.0.1\n");
+  writeFileSync(join(own, "containerd.toml"), containerdConfig);
+  writeFileSync(join(own, "kubelet.yaml"), JSON.stringify(kubeletConfig(id)));
+  writeFileSync(join(own, "kube-proxy.yaml"), JSON.stringify(proxyConfig(name)));
+  writeFileSync(join(own, "cni/10-lab.conflist"), JSON.stringify(networkConfig(place)));
+}
+
+const containerdConfig = `version = 2
+root = "/var/lib/containerd"
 state = "/run/containerd"
 [grpc]
-  address = "/run/containerd.sock"
+  address = "${containerdSocket}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "${busyboxImage}"
   # Without CAP_SYS_RESOURCE nothing may get a lower score than its parent.
   restrict_oom_score_adj = true
   disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "${debian}/usr/lib/cni"
-  conf_dir = "${directory}/cni"
+  bin_dir = "/run/lab/debian/usr/lib/cni"
+  conf_dir = "/var/lib/lab/cni"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 `;
-}
 
-function kubeletConfig({ plane, name }: NodeOptions, directory: string): object {
-  return {
-    apiVersion: "kubelet.config.k8s.io/v1beta1",
-    kind: "KubeletConfiguration",
-    failCgroupV1: false,
-    cgroupDriver: "cgroupfs",
-    cgroupRoot: `/${idOf(name)}`,
-    enforceNodeAllocatable: [],
-    failSwapOn: false,
-    // The machine's root device need not be one that the kubelet knows.
-    localStorageCapacityIsolation: false,
-    resolvConf: join(directory, "resolv.conf"),
-    podLogsDir: join(directory, "pods"),
-    containerRuntimeEndpoint: "unix:///run/containerd.sock",
-    authentication: {
-      anonymous: { enabled: false },
-      webhook: { enabled: true },
-      x509: { clientCAFile: plane.authority.certPath },
-    },
-    authorization: { mode: "Webhook" },
-  };
-}
+const kubeletConfig = (id: string): object => ({
+  apiVersion: "kubelet.config.k8s.io/v1beta1",
+  kind: "KubeletConfiguration",
+  failCgroupV1: false,
+  cgroupDriver: "cgroupfs",
+  cgroupRoot: `/${id}`,
+  enforceNodeAllocatable: [],
+  failSwapOn: false,
+  // The machine's root device need not be one that the kubelet knows.
+  localStorageCapacityIsolation: false,
+  // How full this machine is has nothing to do with the lab.
+  evictionHard: { "memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%" },
+  imageGCHighThresholdPercent: 100,
+  resolvConf: "/var/lib/lab/resolv.conf",
+  volumePluginDir: "/var/lib/kubelet/volume-plugins",
+  containerRuntimeEndpoint: `unix://${containerdSocket}`,
+  authentication: {
+    anonymous: { enabled: false },
+    webhook: { enabled: true },
+    x509: { clientCAFile: "/var/lib/lab/ca.crt" },
+  },
+  authorization: { mode: "Webhook" },
+});
 
-/** The route is for addresses of services, which are on no interface. */
-function networkConfig({ podRange }: NodeOptions, directory: string): object {
+const proxyConfig = (name: string): object => ({
+  apiVersion: "kubeproxy.config.k8s.io/v1alpha1",
+  kind: "KubeProxyConfiguration",
+  mode: "nftables",
+  hostnameOverride: name,
+  clusterCIDR: podRange,
+  clientConnection: { kubeconfig: "/var/lib/lab/proxy-kubeconfig" },
+  // These limits are the machine's.
+  conntrack: { maxPerCore: 0, min: 0, tcpEstablishedTimeout: "0s", tcpCloseWaitTimeout: "0s" },
+});
+
+/**
+ * A pair of interfaces for each pod, no bridge: then also what goes from pod to pod of a node by a service's address comes back
+ * through the node, which alone knows the way back. The route is for such addresses, which are on no interface.
+ */
+function networkConfig(place: NodePlace): object {
   const ipam = {
     type: "host-local",
-    dataDir: join(directory, "addresses"),
-    ranges: [[{ subnet: podRange }]],
+    // A node that boots has no pods, so no address is taken.
+    dataDir: "/run/cni/addresses",
+    ranges: [[{ subnet: place.podRange }]],
     routes: [{ dst: "0.0.0.0/0" }],
   };
-  return {
-    cniVersion: "0.4.0",
-    name: "lab",
-    plugins: [{ type: "bridge", bridge: "cni0", isGateway: true, ipam }],
-  };
+  return { cniVersion: "0.4.0", name: "lab", plugins: [{ type: "ptp", ipam }] };
 }
 
-/** A docker-archive: the layer, a config that knows the layer's hash, and a manifest with the image's name. */
-function writeBusyboxImage(directory: string, debian: string): void {
+/** Busybox as a docker-archive in `directory`: the layer, a config that knows the layer's hash, and a manifest with the name. */
+export function writeBusyboxArchive(directory: string): string {
+  mkdirSync(directory, { recursive: true });
   const layer = join(directory, "layer.tar");
-  runTar("--create", "--file", layer, "--directory", debian, "bin/busybox");
+  runTar("--create", "--file", layer, "--directory", requireDebianRoot(), "bin/busybox");
   const hash = createHash("sha256").update(readFileSync(layer)).digest("hex");
   const config = {
     architecture: process.arch === "x64" ? "amd64" : process.arch,
@@ -201,8 +390,9 @@ function writeBusyboxImage(directory: string, debian: string): void {
   writeFileSync(join(directory, "config.json"), JSON.stringify(config));
   const manifest = [{ Config: "config.json", RepoTags: [busyboxImage], Layers: ["layer.tar"] }];
   writeFileSync(join(directory, "manifest.json"), JSON.stringify(manifest));
-  const parts = ["config.json", "manifest.json", "layer.tar"];
-  runTar("--create", "--file", join(directory, "busybox.image"), "--directory", directory, ...parts);
+  const archive = join(directory, "busybox.tar");
+  runTar("--create", "--file", archive, "--directory", directory, "config.json", "manifest.json", "layer.tar");
+  return archive;
 }
 
 function runTar(...args: string[]): void {

@@ -1,0 +1,208 @@
+/**
+ * The networks of a lab of Kubernetes nodes. As those of the hosts in test/lab/hosts.ts, each is a bridge in a switch namespace,
+ * so that cutting one is silent: nobody sees a carrier go.
+ *
+ *   management    10.78.N.0/24   this machine .1, the control plane .2, nodes from .11 on; the first link of replication as well
+ *   replication   10.76.1.0/24   nodes from .11 on: the second link of replication
+ *   lan           10.76.0.0/24   the client .1, guests; nodes have no address in it but a bridge `lan` for whom it is to be given
+ *
+ * N is free on this machine: the name of the interface by which the machine reaches the lab is taken by whoever makes it first.
+ * Pods of the node with number K have 10.79.K.0/24, and everybody has routes to them; addresses of services are kube-proxy's.
+ */
+import { spawnSync } from "node:child_process";
+import { LabFailure, runBatch, runCommand, silenceIpv6 } from "../hosts.ts";
+
+export type NetworkName = "management" | "replication" | "lan";
+export const networkNames: readonly NetworkName[] = ["management", "replication", "lan"];
+
+export const serviceRange = "10.96.0.0/16";
+const podRangeOf = (number: number): string => `10.79.${number}.0/24`;
+/** The range of all pods. */
+export const podRange = "10.79.0.0/16";
+export const clientAddress = "10.76.0.1";
+/** The bridge of every node that is a part of the network `lan`. */
+export const lanBridge = "lan";
+
+const deviceName: Readonly<Record<NetworkName, string>> = { management: "mgmt", replication: "repl", lan: "lan" };
+const firstNodeNumber = 11;
+
+export type NodePlace = {
+  readonly namespace: string;
+  readonly address: string;
+  readonly podRange: string;
+  /** Where its second link of replication is; the first one is at `address`. */
+  readonly replicationAddress: string;
+};
+
+export class LabNetwork {
+  readonly #id: string;
+  readonly #nodes: readonly string[];
+  readonly #subnet: string;
+
+  private constructor(id: string, nodes: readonly string[], subnet: string) {
+    this.#id = id;
+    this.#nodes = nodes;
+    this.#subnet = subnet;
+  }
+
+  /** Names of all namespaces that {@link create} and {@link addNode} make: for the record of what is to be removed. */
+  static listNamespaces(id: string, nodes: readonly string[]): string[] {
+    return ["switch", "plane", "client", ...nodes].map((name) => `${id}-${name}`);
+  }
+
+  /** Everything but the nodes. */
+  static create(id: string, nodes: readonly string[]): LabNetwork {
+    const switchName = `${id}-switch`;
+    for (const name of ["switch", "plane", "client"]) {
+      runCommand(["ip", "netns", "add", `${id}-${name}`]);
+      silenceIpv6(`${id}-${name}`);
+      runBatch(`${id}-${name}`, ["link set lo up"]);
+    }
+    runBatch(
+      switchName,
+      networkNames.flatMap((name) => [
+        `link add ${deviceName[name]} type bridge stp_state 0 mcast_snooping 0`,
+        `link set ${deviceName[name]} up`,
+      ]),
+    );
+    runCommand(["ip", "netns", "exec", switchName, "nft", "-f", "-"], pairRules);
+    const network = new LabNetwork(id, nodes, connectMachine(switchName));
+    network.#connect("plane", "management", "mgmt");
+    network.#connect("client", "lan", "lan");
+    runBatch(network.clientNamespace, [`address add ${clientAddress}/24 dev lan`]);
+    runBatch(network.planeNamespace, [
+      `address add ${network.planeAddress}/24 dev mgmt`,
+      ...nodes.map((node) => `route add ${network.placeOf(node).podRange} via ${network.placeOf(node).address}`),
+    ]);
+    return network;
+  }
+
+  get planeNamespace(): string {
+    return `${this.#id}-plane`;
+  }
+
+  get planeAddress(): string {
+    return `${this.#subnet}.2`;
+  }
+
+  /** Where clients of guests run: a computer that is in the network `lan` and in no other. */
+  get clientNamespace(): string {
+    return `${this.#id}-client`;
+  }
+
+  placeOf(node: string): NodePlace {
+    const number = this.#nodes.indexOf(node) + firstNodeNumber;
+    const address = `${this.#subnet}.${number}`;
+    return {
+      namespace: `${this.#id}-${node}`,
+      address,
+      podRange: podRangeOf(number),
+      replicationAddress: `10.76.1.${number}`,
+    };
+  }
+
+  /** The node's namespace with its links, for it to boot in. */
+  addNode(node: string): void {
+    const place = this.placeOf(node);
+    // The other ends of a namespace that is gone go with it, but not at once.
+    for (const name of networkNames) {
+      spawnSync("ip", ["-netns", `${this.#id}-switch`, "link", "delete", portOf(node, name)]);
+    }
+    runCommand(["ip", "netns", "add", place.namespace]);
+    silenceIpv6(place.namespace);
+    runCommand(["ip", "netns", "exec", place.namespace, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]);
+    runBatch(place.namespace, ["link set lo up"]);
+    this.#connect(node, "management", "mgmt");
+    this.#connect(node, "replication", "repl");
+    this.#connect(node, "lan", "lan-port");
+    runBatch(place.namespace, [
+      `address add ${place.address}/24 dev mgmt`,
+      `address add ${place.replicationAddress}/24 dev repl`,
+      // A program must have a route before kube-proxy can send its packets elsewhere.
+      `route add ${serviceRange} dev mgmt`,
+      ...this.#nodes
+        .filter((other) => other !== node)
+        .map((other) => `route add ${this.placeOf(other).podRange} via ${this.placeOf(other).address}`),
+      `link add ${lanBridge} type bridge stp_state 0 mcast_snooping 0`,
+      `link set ${lanBridge} up`,
+      `link set lan-port master ${lanBridge}`,
+    ]);
+  }
+
+  /** Silence between the node and a network, or the other node in it only. */
+  cutLink(node: string, network: NetworkName, peer?: string): void {
+    if (peer === undefined) {
+      this.#setPort(node, network, "0");
+    } else {
+      this.#setPair(node, network, peer, "add");
+    }
+  }
+
+  mendLink(node: string, network: NetworkName, peer?: string): void {
+    if (peer === undefined) {
+      this.#setPort(node, network, "3");
+    } else {
+      this.#setPair(node, network, peer, "delete");
+    }
+  }
+
+  #setPort(node: string, network: NetworkName, state: "0" | "3"): void {
+    const port = portOf(node, network);
+    runCommand(["bridge", "-netns", `${this.#id}-switch`, "link", "set", "dev", port, "state", state]);
+  }
+
+  /** By name: it also holds for a node that is powered on later. */
+  #setPair(node: string, network: NetworkName, peer: string, verb: "add" | "delete"): void {
+    const [one, other] = [portOf(node, network), portOf(peer, network)];
+    const elements = `{ "${one}" . "${other}", "${other}" . "${one}" }`;
+    const command = ["nft", verb, "element", "bridge", "lab", "cut", elements];
+    runCommand(["ip", "netns", "exec", `${this.#id}-switch`, ...command]);
+  }
+
+  /** A veth from the switch into a namespace. */
+  #connect(who: string, network: NetworkName, device: string): void {
+    const [port, namespace] = [portOf(who, network), `${this.#id}-${who}`];
+    runBatch(`${this.#id}-switch`, [
+      `link add ${port} type veth peer name ${device} netns ${namespace}`,
+      `link set ${port} master ${deviceName[network]}`,
+      `link set ${port} up`,
+    ]);
+    const number = this.#nodes.indexOf(who) + firstNodeNumber;
+    const mac = `02:78:00:00:0${networkNames.indexOf(network)}:${number.toString(16).padStart(2, "0")}`;
+    runBatch(namespace, [
+      // A card keeps its address when its node is off: with another one its peers would talk to the old for half a minute.
+      ...(this.#nodes.includes(who) ? [`link set ${device} address ${mac}`] : []),
+      `link set ${device} up`,
+    ]);
+  }
+}
+
+const portOf = (who: string, network: NetworkName): string => `${who}-${deviceName[network]}`;
+
+const pairRules = `table bridge lab {
+  set cut { type ifname . ifname; }
+  chain forward {
+    type filter hook forward priority 0;
+    iifname . oifname @cut drop
+  }
+}
+`;
+
+/** Takes the first subnet that no other lab has; its first three numbers. */
+function connectMachine(switchName: string): string {
+  for (let number = 1; number < 250; number += 1) {
+    const device = `twinrun${number}`;
+    const command = ["link", "add", device, "type", "veth", "peer", "name", "machine", "netns", switchName];
+    const { status, stderr } = spawnSync("ip", command, { encoding: "utf8" });
+    if (status === 0) {
+      runBatch(switchName, ["link set machine master mgmt", "link set machine up"]);
+      runCommand(["ip", "address", "add", `10.78.${number}.1/24`, "dev", device]);
+      runCommand(["ip", "link", "set", device, "up"]);
+      return `10.78.${number}`;
+    }
+    if (!stderr.includes("File exists")) {
+      throw new LabFailure({ code: "LabCommandFailed", command: `ip ${command.join(" ")}` }, stderr.trim());
+    }
+  }
+  throw new LabFailure({ code: "LabNotPossible" }, "250 labs have taken all addresses: node test/lab/hosts.ts clean");
+}

@@ -1,0 +1,143 @@
+/**
+ * The storage class `lab-local` of a lab: a claim becomes a directory on the disk of the node that the scheduler chose for the
+ * first pod that uses it, bound to that node. Deleting the claim deletes the directory.
+ *
+ * Only volumeMode Filesystem, and nothing keeps a volume within its size: it has all the room that this machine has.
+ */
+import { chmodSync, mkdirSync, rmSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type ApiClient } from "./api-client.ts";
+
+export const storageClass = "lab-local";
+
+const provisioner = "twinrun.dev/lab";
+/** On nodes. */
+const volumesPath = "/var/lib/lab-volumes";
+const roundMs = 250;
+
+type Claim = {
+  readonly metadata: {
+    readonly name: string;
+    readonly namespace: string;
+    readonly uid: string;
+    readonly annotations?: Readonly<Record<string, string>>;
+  };
+  readonly spec: {
+    readonly storageClassName?: string;
+    readonly volumeName?: string;
+    readonly volumeMode?: string;
+    readonly accessModes: readonly string[];
+    readonly resources: { readonly requests: { readonly storage: string } };
+  };
+};
+type Volume = {
+  readonly metadata: { readonly name: string; readonly annotations?: Readonly<Record<string, string>> };
+  readonly spec: { readonly local?: { readonly path: string } };
+  readonly status?: { readonly phase?: string };
+};
+
+export class LabStorage {
+  readonly #admin: ApiClient;
+  readonly #diskPath: (node: string, path: string) => string;
+  #isStopped = false;
+
+  /** `diskPath` says where on this machine a path of a node's disk is. */
+  constructor(admin: ApiClient, diskPath: (node: string, path: string) => string) {
+    this.#admin = admin;
+    this.#diskPath = diskPath;
+  }
+
+  async start(): Promise<void> {
+    await this.#admin.send("POST", "/apis/storage.k8s.io/v1/storageclasses", {
+      body: {
+        metadata: { name: storageClass, annotations: { "storageclass.kubernetes.io/is-default-class": "true" } },
+        provisioner,
+        volumeBindingMode: "WaitForFirstConsumer",
+      },
+    });
+    void this.#serve();
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+  }
+
+  async #serve(): Promise<void> {
+    while (!this.#isStopped) {
+      // The API server may be away; what was not done is done in a later round.
+      await this.#serveOnce().catch(() => undefined);
+      await sleep(roundMs);
+    }
+  }
+
+  async #serveOnce(): Promise<void> {
+    const [claims, volumes] = await Promise.all([
+      this.#list<Claim>("/api/v1/persistentvolumeclaims"),
+      this.#list<Volume>("/api/v1/persistentvolumes"),
+    ]);
+    for (const claim of claims.filter(isWaiting)) {
+      await this.#provide(claim);
+    }
+    for (const volume of volumes.filter(isReleased)) {
+      await this.#remove(volume);
+    }
+  }
+
+  async #list<T>(path: string): Promise<readonly T[]> {
+    const { status, body } = await this.#admin.send("GET", path);
+    return status === 200 ? (body as { items: T[] }).items : [];
+  }
+
+  async #provide(claim: Claim): Promise<void> {
+    const { name, namespace, uid } = claim.metadata;
+    const node = claim.metadata.annotations?.[selectedNode] ?? "";
+    const path = `${volumesPath}/pvc-${uid}`;
+    const directory = this.#diskPath(node, path);
+    mkdirSync(directory, { recursive: true });
+    // As many drivers have it; what a pod wants otherwise it says by fsGroup.
+    chmodSync(directory, 0o777);
+    await this.#admin.send("POST", "/api/v1/persistentvolumes", {
+      body: {
+        metadata: {
+          name: `pvc-${uid}`,
+          annotations: { "pv.kubernetes.io/provisioned-by": provisioner, [nodeAnnotation]: node },
+        },
+        spec: {
+          storageClassName: storageClass,
+          capacity: { storage: claim.spec.resources.requests.storage },
+          accessModes: claim.spec.accessModes,
+          persistentVolumeReclaimPolicy: "Delete",
+          claimRef: { apiVersion: "v1", kind: "PersistentVolumeClaim", name, namespace, uid },
+          local: { path },
+          nodeAffinity: {
+            required: {
+              nodeSelectorTerms: [
+                { matchExpressions: [{ key: "kubernetes.io/hostname", operator: "In", values: [node] }] },
+              ],
+            },
+          },
+        },
+      },
+    });
+  }
+
+  async #remove({ metadata, spec }: Volume): Promise<void> {
+    const node = metadata.annotations?.[nodeAnnotation];
+    if (node !== undefined && spec.local !== undefined) {
+      rmSync(this.#diskPath(node, spec.local.path), { recursive: true, force: true });
+      await this.#admin.send("DELETE", `/api/v1/persistentvolumes/${metadata.name}`);
+    }
+  }
+}
+
+const selectedNode = "volume.kubernetes.io/selected-node";
+const nodeAnnotation = `${provisioner}-node`;
+
+const isWaiting = ({ metadata, spec }: Claim): boolean =>
+  spec.storageClassName === storageClass &&
+  spec.volumeMode !== "Block" &&
+  (spec.volumeName ?? "") === "" &&
+  metadata.annotations?.[selectedNode] !== undefined;
+
+const isReleased = ({ metadata, status }: Volume): boolean =>
+  status?.phase === "Released" && metadata.annotations?.["pv.kubernetes.io/provisioned-by"] === provisioner;
