@@ -39,6 +39,21 @@ export class ApiClient {
     });
   }
 
+  /** Resolves at the first change in a list since it had this resourceVersion, and after a minute without one. */
+  waitForChange(path: string, resourceVersion: string, signal: AbortSignal): Promise<void> {
+    const query = `watch=1&timeoutSeconds=60&resourceVersion=${resourceVersion}`;
+    return new Promise((resolve, reject) => {
+      const sent = request(`${this.#url}${path}?${query}`, { agent: this.#agent, signal }, (answer) => {
+        answer.on("error", reject).on("end", resolve);
+        answer.once("data", () => {
+          resolve();
+          sent.destroy();
+        });
+      });
+      sent.on("error", reject).end();
+    });
+  }
+
   close(): void {
     this.#agent.destroy();
   }

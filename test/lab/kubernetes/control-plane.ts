@@ -55,9 +55,14 @@ export async function startControlPlane(options: ControlPlaneOptions = {}): Prom
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const plane = new ControlPlane(place, await createCertificates(directory, address), programs);
   try {
-    for (const name of programs.keys()) {
+    basePrograms.forEach((name) => {
       plane.start(name);
-    }
+    });
+    // The others end when they have waited for ten seconds.
+    await plane.waitUntilReady();
+    options.with?.forEach((name) => {
+      plane.start(name);
+    });
     await plane.waitUntilReady();
   } catch (cause) {
     await plane.stop();

@@ -82,7 +82,7 @@ export class KubernetesLab {
         return [name, new LabNode({ plane, name, place, directory: join(directory, name), id: place.namespace })];
       }),
     );
-    this.#storage = new LabStorage(plane.admin, (node, path) => this.node(node).diskPath(path));
+    this.#storage = new LabStorage(plane.admin, (node, path) => this.#nodes.get(node)?.diskPath(path));
   }
 
   get kubeconfigPath(): string {
@@ -114,16 +114,29 @@ export class KubernetesLab {
     );
   }
 
+  isPoweredOn(name: string): boolean {
+    return this.node(name).initPid !== undefined;
+  }
+
   /** Takes the power from a node: silence first, then everything in it is gone. Its disk stays as it is. */
   async powerOff(name: string): Promise<void> {
+    if (!this.isPoweredOn(name)) {
+      return;
+    }
     for (const network of ["management", "replication", "lan"] as const) {
       this.network.cutLink(name, network);
     }
     await this.node(name).kill();
   }
 
-  /** Resolves when the node is Ready; its pods are then still to be started. All its links are whole. */
+  /**
+   * Resolves when the node is Ready; its pods are then still to be started. Its links are whole again, but for what was cut
+   * between it and another node.
+   */
   async powerOn(name: string): Promise<void> {
+    if (this.isPoweredOn(name)) {
+      return;
+    }
     const bootedAt = new Date();
     this.network.addNode(name);
     await this.node(name).boot();

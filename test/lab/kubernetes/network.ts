@@ -38,6 +38,7 @@ export class LabNetwork {
   readonly #id: string;
   readonly #nodes: readonly string[];
   readonly #subnet: string;
+  readonly #cutPairs = new Set<string>();
 
   private constructor(id: string, nodes: readonly string[], subnet: string) {
     this.#id = id;
@@ -134,7 +135,8 @@ export class LabNetwork {
     if (peer === undefined) {
       this.#setPort(node, network, "0");
     } else {
-      this.#setPair(node, network, peer, "add");
+      this.#cutPairs.add(encodePair(node, network, peer));
+      this.#writePairs();
     }
   }
 
@@ -142,7 +144,8 @@ export class LabNetwork {
     if (peer === undefined) {
       this.#setPort(node, network, "3");
     } else {
-      this.#setPair(node, network, peer, "delete");
+      this.#cutPairs.delete(encodePair(node, network, peer));
+      this.#writePairs();
     }
   }
 
@@ -151,12 +154,11 @@ export class LabNetwork {
     runCommand(["bridge", "-netns", `${this.#id}-switch`, "link", "set", "dev", port, "state", state]);
   }
 
-  /** By name: it also holds for a node that is powered on later. */
-  #setPair(node: string, network: NetworkName, peer: string, verb: "add" | "delete"): void {
-    const [one, other] = [portOf(node, network), portOf(peer, network)];
-    const elements = `{ "${one}" . "${other}", "${other}" . "${one}" }`;
-    const command = ["nft", verb, "element", "bridge", "lab", "cut", elements];
-    runCommand(["ip", "netns", "exec", `${this.#id}-switch`, ...command]);
+  /** By names of ports: it also holds for a node that is powered on later. */
+  #writePairs(): void {
+    const elements = [...this.#cutPairs].map((pair) => `add element bridge lab cut { ${pair} }`);
+    const rules = ["flush set bridge lab cut", ...elements].join("\n");
+    runCommand(["ip", "netns", "exec", `${this.#id}-switch`, "nft", "-f", "-"], `${rules}\n`);
   }
 
   /** A veth from the switch into a namespace. */
@@ -178,6 +180,12 @@ export class LabNetwork {
 }
 
 const portOf = (who: string, network: NetworkName): string => `${who}-${deviceName[network]}`;
+
+/** For either direction. */
+function encodePair(node: string, network: NetworkName, peer: string): string {
+  const [one = "", other = ""] = [node, peer].sort().map((name) => portOf(name, network));
+  return `"${one}" . "${other}", "${other}" . "${one}"`;
+}
 
 const pairRules = `table bridge lab {
   set cut { type ifname . ifname; }

@@ -13,7 +13,6 @@ directory=$1 node=$2 cgroup=$3
 
 hostname "$node"
 # The programs may be in a place that the node's own places are about to cover.
-mkdir -p "$directory/var-lib" "$directory/var-log"
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lab/debian /run/lab/programs /run/lab/stopped
 mount --bind "$DEBIAN_ROOT" /run/lab/debian
@@ -30,6 +29,8 @@ done
 for list in cpus mems; do
   cat "/sys/fs/cgroup/cpuset/cpuset.$list" >"/sys/fs/cgroup/cpuset/$cgroup/cpuset.$list"
 done
+# By this it is known which processes are the node's.
+echo $$ >"/sys/fs/cgroup/pids/$cgroup/cgroup.procs"
 # Pods with two-way mounts need it. Not before the mounts above, which would then be seen in two places each.
 mount --make-rshared /
 

@@ -99,6 +99,8 @@ export class LabNode {
     await this.#files;
     const kubelet = present(requirePrograms(["kubelet", "kube-proxy"]).get("kubelet"), "kubelet");
     const record = writeLabRecord(id, { namespaces: [place.namespace], directories: [], controlGroups: [id] });
+    mkdirSync(this.diskPath("/var/log/"), { recursive: true });
+    const log = openSync(this.diskPath("/var/log/init.log"), "a");
     const init = spawn(
       "ip",
       [
@@ -108,7 +110,7 @@ export class LabNode {
       ],
       {
         detached: true,
-        stdio: ["ignore", "ignore", "inherit"],
+        stdio: ["ignore", log, log],
         env: {
           ...process.env,
           DEBIAN_ROOT: requireDebianRoot(),
@@ -117,6 +119,7 @@ export class LabNode {
         },
       },
     );
+    closeSync(log);
     this.#running = { record, init };
     this.#running = { record, init, initPid: await this.#waitForInit(init) };
     await this.#waitForSocket();

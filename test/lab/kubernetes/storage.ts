@@ -12,8 +12,10 @@ export const storageClass = "lab-local";
 
 const provisioner = "twinrun.dev/lab";
 /** On nodes. */
-const volumesPath = "/var/lib/lab-volumes";
-const roundMs = 250;
+const directoriesPath = "/var/lib/lab-volumes";
+const claimsPath = "/api/v1/persistentvolumeclaims";
+const volumesPath = "/api/v1/persistentvolumes";
+const retryMs = 500;
 
 type Claim = {
   readonly metadata: {
@@ -38,11 +40,11 @@ type Volume = {
 
 export class LabStorage {
   readonly #admin: ApiClient;
-  readonly #diskPath: (node: string, path: string) => string;
-  #isStopped = false;
+  readonly #diskPath: (node: string, path: string) => string | undefined;
+  readonly #abort = new AbortController();
 
-  /** `diskPath` says where on this machine a path of a node's disk is. */
-  constructor(admin: ApiClient, diskPath: (node: string, path: string) => string) {
+  /** `diskPath` says where on this machine a path of a node's disk is; undefined when there is no such node. */
+  constructor(admin: ApiClient, diskPath: (node: string, path: string) => string | undefined) {
     this.#admin = admin;
     this.#diskPath = diskPath;
   }
@@ -59,44 +61,53 @@ export class LabStorage {
   }
 
   stop(): void {
-    this.#isStopped = true;
+    this.#abort.abort();
   }
 
   async #serve(): Promise<void> {
-    while (!this.#isStopped) {
+    while (!this.#abort.signal.aborted) {
       // The API server may be away; what was not done is done in a later round.
-      await this.#serveOnce().catch(() => undefined);
-      await sleep(roundMs);
+      await this.#serveOnce().catch(() => sleep(retryMs));
     }
   }
 
   async #serveOnce(): Promise<void> {
-    const [claims, volumes] = await Promise.all([
-      this.#list<Claim>("/api/v1/persistentvolumeclaims"),
-      this.#list<Volume>("/api/v1/persistentvolumes"),
-    ]);
-    for (const claim of claims.filter(isWaiting)) {
+    const [claims, volumes] = await Promise.all([this.#list(claimsPath), this.#list(volumesPath)]);
+    for (const claim of (claims.items as Claim[]).filter(isWaiting)) {
       await this.#provide(claim);
     }
-    for (const volume of volumes.filter(isReleased)) {
+    for (const volume of (volumes.items as Volume[]).filter(isReleased)) {
       await this.#remove(volume);
     }
+    const round = new AbortController();
+    const signal = AbortSignal.any([round.signal, this.#abort.signal]);
+    const changes = [
+      this.#admin.waitForChange(claimsPath, claims.version, signal),
+      this.#admin.waitForChange(volumesPath, volumes.version, signal),
+    ];
+    await Promise.race(changes);
+    round.abort();
+    await Promise.allSettled(changes);
   }
 
-  async #list<T>(path: string): Promise<readonly T[]> {
-    const { status, body } = await this.#admin.send("GET", path);
-    return status === 200 ? (body as { items: T[] }).items : [];
+  async #list(path: string): Promise<{ items: unknown[]; version: string }> {
+    const { body } = await this.#admin.send("GET", path);
+    const { items, metadata } = body as { items: unknown[]; metadata: { resourceVersion: string } };
+    return { items, version: metadata.resourceVersion };
   }
 
   async #provide(claim: Claim): Promise<void> {
     const { name, namespace, uid } = claim.metadata;
     const node = claim.metadata.annotations?.[selectedNode] ?? "";
-    const path = `${volumesPath}/pvc-${uid}`;
+    const path = `${directoriesPath}/pvc-${uid}`;
     const directory = this.#diskPath(node, path);
+    if (directory === undefined) {
+      return;
+    }
     mkdirSync(directory, { recursive: true });
     // As many drivers have it; what a pod wants otherwise it says by fsGroup.
     chmodSync(directory, 0o777);
-    await this.#admin.send("POST", "/api/v1/persistentvolumes", {
+    await this.#admin.send("POST", volumesPath, {
       body: {
         metadata: {
           name: `pvc-${uid}`,
@@ -122,11 +133,12 @@ export class LabStorage {
   }
 
   async #remove({ metadata, spec }: Volume): Promise<void> {
-    const node = metadata.annotations?.[nodeAnnotation];
-    if (node !== undefined && spec.local !== undefined) {
-      rmSync(this.#diskPath(node, spec.local.path), { recursive: true, force: true });
-      await this.#admin.send("DELETE", `/api/v1/persistentvolumes/${metadata.name}`);
+    const node = metadata.annotations?.[nodeAnnotation] ?? "";
+    const directory = this.#diskPath(node, spec.local?.path ?? "");
+    if (directory !== undefined) {
+      rmSync(directory, { recursive: true, force: true });
     }
+    await this.#admin.send("DELETE", `${volumesPath}/${metadata.name}`);
   }
 }
 
