@@ -11,8 +11,14 @@
 import { mkdirSync, realpathSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
-import { planAssignmentChange, type AssignmentAction } from "../decide/assignment-change.ts";
-import { type GuestOnUplink, planUplinkHandOver } from "../decide/uplink-hand-over.ts";
+import {
+  planAssignmentChange,
+  type AssignmentAction,
+} from "../decide/assignment-change.ts";
+import {
+  type GuestOnUplink,
+  planUplinkHandOver,
+} from "../decide/uplink-hand-over.ts";
 import { Failure } from "../lib/failure.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type Endpoint, type GuestAssignment } from "../protocol/assignment.ts";
@@ -20,9 +26,18 @@ import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
 import { type AssignmentSource } from "./assignment-source.ts";
-import { type EngineProgram, killStrayEngines, openEngineCache } from "./engine-process.ts";
+import {
+  type EngineProgram,
+  killStrayEngines,
+  openEngineCache,
+} from "./engine-process.ts";
 import { type GuestLauncher } from "./guest-launcher.ts";
-import { GuestRunner, type NodeSettings, type SwitchoverAnswer } from "./guest-runner.ts";
+import {
+  GuestRunner,
+  type GuestStatus,
+  type NodeSettings,
+  type SwitchoverAnswer,
+} from "./guest-runner.ts";
 import { LocalEndpoint, type NodeControl } from "./local-endpoint.ts";
 import { NodeHeartbeats } from "./node-heartbeat.ts";
 import { readUplinks, type UplinkStatus } from "./uplinks.ts";
@@ -55,6 +70,9 @@ export class Agent implements NodeControl {
   readonly #endpoint: LocalEndpoint;
   readonly #heartbeats: NodeHeartbeats | undefined;
   #program: EngineProgram;
+  #settings: NodeSettings;
+  /** Called when the status of a guest may read differently. */
+  onGuestChanged: (guest: string) => void = () => undefined;
   readonly #runners = new Map<string, GuestRunner>();
   /** Guests on their way out: their name must not be used again before they are gone. */
   readonly #leaving = new Map<string, Promise<void>>();
@@ -71,13 +89,19 @@ export class Agent implements NodeControl {
     const { settings, credentials, heartbeatPort, log } = options;
     this.#options = options;
     this.#program = options.program;
+    this.#settings = settings;
     this.#log = log;
     this.#metrics = new AgentMetrics(settings.node);
     this.#endpoint = new LocalEndpoint(this, log);
     this.#heartbeats =
       heartbeatPort === undefined
         ? undefined
-        : new NodeHeartbeats({ node: settings.node, port: heartbeatPort, credentials, log });
+        : new NodeHeartbeats({
+            node: settings.node,
+            port: heartbeatPort,
+            credentials,
+            log,
+          });
   }
 
   async start(): Promise<void> {
@@ -86,7 +110,11 @@ export class Agent implements NodeControl {
     this.#lock = await takeLock(settings.runDirectory);
     await killStrayEngines(settings.runDirectory, log);
     await this.#listen();
-    const cacheDirectory = await openEngineCache(program.cacheDirectory, program.path, log);
+    const cacheDirectory = await openEngineCache(
+      program.cacheDirectory,
+      program.path,
+      log,
+    );
     this.#program = { ...program, cacheDirectory };
     launcher.onDied = (guest, pid) => {
       log.warn({ guest, pid }, "QEMU is gone");
@@ -112,7 +140,11 @@ export class Agent implements NodeControl {
     this.#isStopping = true;
     this.#timers.forEach(clearInterval);
     this.#options.source.close();
-    await Promise.all([...this.#runners.values()].map((runner) => runner.stop(this.#options.stopTimeoutMs)));
+    await Promise.all(
+      [...this.#runners.values()].map((runner) =>
+        runner.stop(this.#options.stopTimeoutMs),
+      ),
+    );
     await Promise.all(this.#leaving.values());
     this.#options.launcher.close();
     await this.#heartbeats?.close();
@@ -121,8 +153,14 @@ export class Agent implements NodeControl {
   }
 
   writeMetrics(): string {
-    const guests = [...this.#runners.values()].map((runner) => runner.readStatus());
-    return this.#metrics.write({ guests, links: this.#heartbeats?.listLinks() ?? [], uplinks: this.#uplinks });
+    const guests = [...this.#runners.values()].map((runner) =>
+      runner.readStatus(),
+    );
+    return this.#metrics.write({
+      guests,
+      links: this.#heartbeats?.listLinks() ?? [],
+      uplinks: this.#uplinks,
+    });
   }
 
   readStatus(): unknown {
@@ -136,6 +174,24 @@ export class Agent implements NodeControl {
     };
   }
 
+  /** Undefined when the guest is not assigned here. */
+  readGuest(guest: string): GuestStatus | undefined {
+    return this.#runners.get(guest)?.readStatus();
+  }
+
+  /** Other endpoints of the same quorum: every engine goes over to them while it runs. */
+  setQuorum(quorum: readonly Endpoint[]): void {
+    this.#settings = { ...this.#settings, quorum };
+    for (const runner of this.#runners.values()) {
+      runner.setQuorum(quorum);
+    }
+  }
+
+  /** Kills the guest's QEMU as a fault would, so that the peer takes over. False when there is none. */
+  failGuest(guest: string): boolean {
+    return this.#runners.get(guest)?.failGuest() ?? false;
+  }
+
   requestSwitchover(guest: string): Promise<SwitchoverAnswer> | undefined {
     return this.#runners.get(guest)?.requestSwitchover();
   }
@@ -147,7 +203,10 @@ export class Agent implements NodeControl {
     }
     return runner.startEnded()
       ? { accepted: true, message: `starting ${guest}` }
-      : { accepted: false, message: `${guest} has not shut itself down; there is nothing to start` };
+      : {
+          accepted: false,
+          message: `${guest} has not shut itself down; there is nothing to start`,
+        };
   }
 
   #startChecks(): void {
@@ -172,13 +231,19 @@ export class Agent implements NodeControl {
     const isUp = this.#uplinks.every(({ up }) => up);
     if (isUp !== (this.#uplinkDownAtMs === undefined)) {
       this.#uplinkDownAtMs = isUp ? undefined : nowMs;
-      this.#log.warn({ uplinks: this.#uplinks }, isUp ? "every uplink is up again" : "an uplink is down");
+      this.#log.warn(
+        { uplinks: this.#uplinks },
+        isUp ? "every uplink is up again" : "an uplink is down",
+      );
     }
     if (this.#heartbeats !== undefined) {
       this.#heartbeats.ownUplinksUp = isUp;
     }
-    const downForMs = this.#uplinkDownAtMs === undefined ? 0 : nowMs - this.#uplinkDownAtMs;
-    const guests = [...this.#runners.values()].map((runner) => this.#viewOnUplink(runner, nowMs));
+    const downForMs =
+      this.#uplinkDownAtMs === undefined ? 0 : nowMs - this.#uplinkDownAtMs;
+    const guests = [...this.#runners.values()].map((runner) =>
+      this.#viewOnUplink(runner, nowMs),
+    );
     for (const guest of planUplinkHandOver({ downForMs, guests })) {
       this.#handOverForUplink(guest, nowMs);
     }
@@ -186,7 +251,10 @@ export class Agent implements NodeControl {
 
   #viewOnUplink(runner: GuestRunner, nowMs: number): GuestOnUplink {
     const { guest, peerNode, report } = runner.readStatus();
-    const isInSync = report?.conditions.some(({ type, status }) => type === "InSync" && status === "True") ?? false;
+    const isInSync =
+      report?.conditions.some(
+        ({ type, status }) => type === "InSync" && status === "True",
+      ) ?? false;
     return {
       guest,
       isProtectedPrimary: report?.role === "primary" && isInSync,
@@ -197,7 +265,10 @@ export class Agent implements NodeControl {
 
   #handOverForUplink(guest: string, nowMs: number): void {
     this.#askedAtMs.set(guest, nowMs);
-    this.#log.warn({ guest }, "handing the guest over, for clients reach it only through the peer");
+    this.#log.warn(
+      { guest },
+      "handing the guest over, for clients reach it only through the peer",
+    );
     void this.requestSwitchover(guest)?.then(({ accepted, message }) => {
       if (!accepted) {
         this.#log.warn({ guest }, `the hand-over was refused: ${message}`);
@@ -212,9 +283,11 @@ export class Agent implements NodeControl {
       throw cannotListen(socketPath, error);
     });
     if (metrics !== undefined) {
-      await this.#endpoint.listenSecurely(metrics, credentials).catch((error: unknown) => {
-        throw cannotListen(`${metrics.host}:${metrics.port}`, error);
-      });
+      await this.#endpoint
+        .listenSecurely(metrics, credentials)
+        .catch((error: unknown) => {
+          throw cannotListen(`${metrics.host}:${metrics.port}`, error);
+        });
     }
   }
 
@@ -222,8 +295,13 @@ export class Agent implements NodeControl {
     if (this.#isStopping) {
       return;
     }
-    const running = [...this.#runners.values()].map(({ assignment }) => assignment);
-    this.#log.info({ guests: assignments.map(({ guest }) => guest) }, "took assignments over");
+    const running = [...this.#runners.values()].map(
+      ({ assignment }) => assignment,
+    );
+    this.#log.info(
+      { guests: assignments.map(({ guest }) => guest) },
+      "took assignments over",
+    );
     for (const action of planAssignmentChange(running, assignments)) {
       this.#apply(action);
     }
@@ -240,10 +318,17 @@ export class Agent implements NodeControl {
         this.#runners.get(action.assignment.guest)?.retune(action.assignment);
         break;
       case "restartEngine":
-        this.#runners.get(action.assignment.guest)?.restartEngine(action.assignment);
+        this.#runners
+          .get(action.assignment.guest)
+          ?.restartEngine(action.assignment);
         break;
       case "awaitNextStart":
-        this.#runners.get(action.assignment.guest)?.awaitNextStart(action.assignment);
+        this.#runners
+          .get(action.assignment.guest)
+          ?.awaitNextStart(action.assignment);
+        break;
+      case "setRelease":
+        this.#runners.get(action.guest)?.setRelease(action.isReleasing);
         break;
       case "removeGuest":
         this.#removeGuest(action.guest);
@@ -254,15 +339,31 @@ export class Agent implements NodeControl {
   }
 
   #startGuest(assignment: GuestAssignment): void {
-    const { settings, launcher, log } = this.#options;
-    const program = this.#program;
-    const runner = new GuestRunner(assignment, { settings, program, launcher, listener: this.#metrics, log });
+    const { launcher, log } = this.#options;
+    const runner = new GuestRunner(assignment, {
+      settings: this.#settings,
+      program: this.#program,
+      launcher,
+      listener: this.#metrics,
+      log,
+      onChanged: () => {
+        this.onGuestChanged(assignment.guest);
+      },
+    });
+    runner.setRelease(assignment.isReleasing === true);
     this.#runners.set(assignment.guest, runner);
     const before = this.#leaving.get(assignment.guest) ?? Promise.resolve();
     before
-      .then(() => (this.#runners.get(assignment.guest) === runner ? runner.start() : undefined))
+      .then(() =>
+        this.#runners.get(assignment.guest) === runner
+          ? runner.start()
+          : undefined,
+      )
       .catch((error: unknown) => {
-        log.error({ error, guest: assignment.guest }, "cannot start the guest's engine");
+        log.error(
+          { error, guest: assignment.guest },
+          "cannot start the guest's engine",
+        );
       });
   }
 
@@ -271,12 +372,18 @@ export class Agent implements NodeControl {
     if (runner === undefined) {
       return;
     }
-    this.#log.info({ guest }, "the guest is no longer assigned to this node; removing it");
+    const { ownsGuests } = this.#options.launcher;
+    const says = ownsGuests ? "removing it" : "its engine ends, its QEMU stays";
+    this.#log.info(
+      { guest },
+      `the guest is no longer assigned to this node; ${says}`,
+    );
     this.#runners.delete(guest);
     this.#leave(
       guest,
       runner.remove(this.#options.stopTimeoutMs).then(() => {
         this.#metrics.guestRemoved(guest);
+        this.onGuestChanged(guest);
       }),
     );
   }
@@ -285,7 +392,10 @@ export class Agent implements NodeControl {
   #removeUnassigned(assigned: ReadonlySet<string>): void {
     for (const guest of this.#options.launcher.listGuests()) {
       if (!assigned.has(guest) && !this.#leaving.has(guest)) {
-        this.#log.warn({ guest }, "killing the QEMU of a guest that is not assigned to this node");
+        this.#log.warn(
+          { guest },
+          "killing the QEMU of a guest that is not assigned to this node",
+        );
         this.#leave(guest, this.#options.launcher.kill(guest));
       }
     }
@@ -311,12 +421,19 @@ function takeLock(runDirectory: string): Promise<Server> {
   return new Promise((resolve, reject) => {
     server.once("error", (error) => {
       const says = `another agent runs with the directory ${runDirectory}: stop it, or give this one another runDirectory`;
-      reject(new AgentFailure({ code: "AlreadyRunning", runDirectory }, says, { cause: error }));
+      reject(
+        new AgentFailure({ code: "AlreadyRunning", runDirectory }, says, {
+          cause: error,
+        }),
+      );
     });
-    server.listen({ path: `\0twinrun-agent:${realpathSync(runDirectory)}` }, () => {
-      server.unref();
-      resolve(server);
-    });
+    server.listen(
+      { path: `\0twinrun-agent:${realpathSync(runDirectory)}` },
+      () => {
+        server.unref();
+        resolve(server);
+      },
+    );
   });
 }
 

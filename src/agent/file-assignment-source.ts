@@ -11,10 +11,16 @@
 import { readFileSync, watch, type FSWatcher } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { parse } from "yaml";
-import { parseAssignments } from "../api/assignment-file.ts";
+import {
+  type AssignmentFile,
+  parseAssignments,
+} from "../api/assignment-file.ts";
 import { listAssignmentProblems } from "../decide/assignment-change.ts";
 import { type GuestAssignment } from "../protocol/assignment.ts";
-import { type AssignmentListener, type AssignmentSource } from "./assignment-source.ts";
+import {
+  type AssignmentListener,
+  type AssignmentSource,
+} from "./assignment-source.ts";
 import { readStateFile, writeStateFile } from "./state-file.ts";
 
 export type FileAssignmentSourceOptions = {
@@ -64,19 +70,22 @@ export class FileAssignmentSource implements AssignmentSource {
   /** False when the file as it stands cannot be used. */
   #look(): boolean {
     const text = this.#readText();
-    const seen = text instanceof Error ? `error ${text.message}` : `text ${text}`;
+    const seen =
+      text instanceof Error ? `error ${text.message}` : `text ${text}`;
     if (seen === this.#lastSeen) {
       return true;
     }
     this.#lastSeen = seen;
-    const assignments = text instanceof Error ? text : this.#parse(text);
-    if (assignments instanceof Error) {
-      this.#listener?.onProblem(`${assignments.message}\nUntil then the last good assignments count.`);
+    const guests = text instanceof Error ? text : this.#parse(text);
+    if (guests instanceof Error) {
+      this.#listener?.onProblem(
+        `${guests.message}\nUntil then the last good assignments count.`,
+      );
       return false;
     }
-    writeStateFile(this.#lastGoodPath, { guests: assignments });
+    writeStateFile(this.#lastGoodPath, { guests });
     this.#listener?.onProblem(undefined);
-    this.#listener?.onAssignments(assignments);
+    this.#listener?.onAssignments(guests.map(assignmentOf));
     return true;
   }
 
@@ -85,27 +94,35 @@ export class FileAssignmentSource implements AssignmentSource {
       return readFileSync(this.#options.path, "utf8");
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
-      return new Error(`cannot read the assignments (${reason}): put the file there, with "guests: []" for none`);
+      return new Error(
+        `cannot read the assignments (${reason}): put the file there, with "guests: []" for none`,
+      );
     }
   }
 
-  #parse(text: string): readonly GuestAssignment[] | Error {
+  #parse(text: string): AssignmentFile["guests"] | Error {
     const { path, node } = this.#options;
     try {
-      const assignments = parseAssignments(parse(text), path);
-      const problems = listAssignmentProblems(assignments, node);
-      return problems.length === 0 ? assignments : new Error(`${path} cannot hold here:\n  ${problems.join("\n  ")}`);
+      const guests = parseAssignments(parse(text), path);
+      const problems = listAssignmentProblems(guests, node);
+      return problems.length === 0
+        ? guests
+        : new Error(`${path} cannot hold here:\n  ${problems.join("\n  ")}`);
     } catch (error) {
-      const isSyntax = error instanceof Error && error.name === "YAMLParseError";
-      return isSyntax ? new Error(`${path} is not YAML: ${error.message}`) : (error as Error);
+      const isSyntax =
+        error instanceof Error && error.name === "YAMLParseError";
+      return isSyntax
+        ? new Error(`${path} is not YAML: ${error.message}`)
+        : (error as Error);
     }
   }
 
   #useLastGood(listener: AssignmentListener): void {
     const kept = readStateFile(this.#lastGoodPath);
-    const assignments = kept === undefined ? undefined : this.#parse(JSON.stringify(kept));
-    if (assignments !== undefined && !(assignments instanceof Error)) {
-      listener.onAssignments(assignments);
+    const guests =
+      kept === undefined ? undefined : this.#parse(JSON.stringify(kept));
+    if (guests !== undefined && !(guests instanceof Error)) {
+      listener.onAssignments(guests.map(assignmentOf));
     }
   }
 
@@ -114,12 +131,20 @@ export class FileAssignmentSource implements AssignmentSource {
       return;
     }
     try {
-      this.#watcher = watch(dirname(this.#options.path), { persistent: false }, (_, name) => {
-        // Kubernetes swaps a symlink named ..data beside the file.
-        if (name === null || name === basename(this.#options.path) || name.startsWith("..")) {
-          this.#settle();
-        }
-      });
+      this.#watcher = watch(
+        dirname(this.#options.path),
+        { persistent: false },
+        (_, name) => {
+          // Kubernetes swaps a symlink named ..data beside the file.
+          if (
+            name === null ||
+            name === basename(this.#options.path) ||
+            name.startsWith("..")
+          ) {
+            this.#settle();
+          }
+        },
+      );
       this.#watcher.on("error", () => {
         this.#watcher?.close();
         this.#watcher = undefined;
@@ -135,4 +160,10 @@ export class FileAssignmentSource implements AssignmentSource {
       this.#look();
     }, SETTLE_MS);
   }
+}
+
+function assignmentOf(
+  guest: AssignmentFile["guests"][number],
+): GuestAssignment {
+  return { ...guest, qemu: { tag: "local", ...guest.qemu } };
 }

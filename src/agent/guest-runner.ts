@@ -4,6 +4,7 @@
  *   starting --engine up--> running --engine ended--> waiting --backoff over--> running
  *                              |                                                  |
  *                              +-- guest shut itself down --> ended --start()-----+
+ *                              +-- released --> released --setRelease(false)------+
  *                              +-- stop(), remove() --> stopped
  *
  * Invariants:
@@ -12,7 +13,9 @@
  * - An engine knows only disks that its QEMU has: while a QEMU lives, engines get the `qemu` and `disks` that it was
  *   started with, however the assignment has changed since.
  * - A guest whose engine says `fenced` or `ended` has no QEMU afterwards, whatever the engine managed to say before.
- * - `ended` outlives the agent (the file `ended.json` in the guest's run directory), not the host.
+ * - `ended` and `released` outlive the agent (the files `ended.json` and `released.json` in the guest's run directory), not
+ *   the host. A released guest's QEMU is nobody's business here, whatever becomes of it.
+ * - A wait for a QEMU that others start keeps nothing else waiting: it ends when its engine ends, or does not want it any more.
  */
 import { randomUUID } from "node:crypto";
 import { existsSync, mkdirSync } from "node:fs";
@@ -31,8 +34,17 @@ import {
   type TlsFiles,
 } from "../protocol/assignment.ts";
 import { type Log } from "../telemetry/log.ts";
-import { type EngineEnded, EngineProcess, type EngineProgram } from "./engine-process.ts";
-import { type GuestLauncher, type LaunchedGuest } from "./guest-launcher.ts";
+import {
+  type EngineEnded,
+  EngineProcess,
+  type EngineProgram,
+} from "./engine-process.ts";
+import {
+  type GuestLauncher,
+  type LaunchedGuest,
+  LaunchFailure,
+} from "./guest-launcher.ts";
+import { killProcess } from "./linux-process.ts";
 import { removeStateFile, writeStateFile } from "./state-file.ts";
 
 /** What every guest of this node shares. */
@@ -57,9 +69,18 @@ export type GuestRunnerOptions = {
   readonly launcher: GuestLauncher;
   readonly listener: GuestListener;
   readonly log: Log;
+  /** Something in the status has changed. */
+  readonly onChanged: () => void;
 };
 
-export type Supervision = "starting" | "running" | "waiting" | "ended" | "stopping" | "stopped";
+export type Supervision =
+  | "starting"
+  | "running"
+  | "waiting"
+  | "ended"
+  | "released"
+  | "stopping"
+  | "stopped";
 
 export type GuestStatus = {
   readonly guest: string;
@@ -71,13 +92,22 @@ export type GuestStatus = {
   readonly qemu: FoundGuest | null;
   /** The assignment asks for other disks or QEMU arguments than the running QEMU has; it gets them at its next start. */
   readonly changePending: boolean;
+  /** The shape of a QEMU that others are to start, for as long as it is waited for. */
+  readonly wantedShape: GuestShape | null;
   /** What went wrong last, as a sentence; cleared by the next engine that lives. */
   readonly trouble: string | null;
   /** Null while no engine runs: an old report is no news. */
   readonly report: EngineReport | null;
 };
 
-export type SwitchoverAnswer = { readonly accepted: boolean; readonly message: string };
+export type SwitchoverAnswer = {
+  readonly accepted: boolean;
+  readonly message: string;
+};
+
+const LEFT_HELD =
+  "the guest's pair is gone while its output is held: it runs on, but nothing of it can be seen; " +
+  "protect it again, or delete its VirtualMachineInstance; to end protection in order delete the ProtectedVM";
 
 const SWITCHOVER_ANSWER_MS = 10_000;
 /** An engine reports at least every 5 s. One that is silent for this long hangs. */
@@ -90,6 +120,10 @@ export class GuestRunner {
   #supervision: Supervision = "starting";
   #engine: EngineProcess | undefined;
   #launched: LaunchedGuest | undefined;
+  #launching: AbortController | undefined;
+  #wantedShape: GuestShape | undefined;
+  #isReleasing = false;
+  #quorum: readonly Endpoint[];
   #report: EngineReport | undefined;
   #trouble: string | undefined;
   #history = freshHistory;
@@ -103,6 +137,7 @@ export class GuestRunner {
   constructor(assignment: GuestAssignment, options: GuestRunnerOptions) {
     this.#assignment = assignment;
     this.#options = options;
+    this.#quorum = options.settings.quorum;
     this.#log = options.log.child({ guest: assignment.guest });
   }
 
@@ -116,15 +151,54 @@ export class GuestRunner {
     await this.#enqueue(async () => {
       this.#launched = await this.#options.launcher.adopt(this.#guest);
       if (this.#launched !== undefined) {
-        this.#log.info({ pid: this.#launched.found.pid }, "adopted a QEMU that runs already");
+        this.#log.info(
+          { pid: this.#launched.found.pid },
+          "adopted a QEMU that runs already",
+        );
       }
     });
     if (existsSync(this.#endedPath)) {
       this.#supervision = "ended";
       await this.#enqueue(() => this.#killGuest());
+    } else if (this.#isReleasing && existsSync(this.#releasedPath)) {
+      this.#supervision = "released";
     } else if (this.#supervision === "starting") {
+      removeStateFile(this.#releasedPath);
       this.#startEngine();
     }
+    this.#options.onChanged();
+  }
+
+  /** Whether the guest is to run on unprotected; see protocol/assignment.ts. */
+  setRelease(isReleasing: boolean): void {
+    if (isReleasing === this.#isReleasing) {
+      return;
+    }
+    this.#isReleasing = isReleasing;
+    if (isReleasing) {
+      this.#send({ tag: "release" });
+    } else if (this.#supervision === "released") {
+      removeStateFile(this.#releasedPath);
+      this.#startEngine();
+    } else if (this.#engine !== undefined) {
+      this.restartEngine(this.#assignment); // An engine does not forget that it was asked.
+    }
+  }
+
+  /** Other endpoints of the same quorum. */
+  setQuorum(quorum: readonly Endpoint[]): void {
+    this.#quorum = quorum;
+    this.#send({ tag: "quorumChanged", quorum });
+  }
+
+  /** Kills the guest's QEMU as a fault would: whatever follows is the engine's affair. False when there is none. */
+  failGuest(): boolean {
+    const found = this.#launched?.found;
+    if (found === undefined) {
+      return false;
+    }
+    void killProcess(found, this.#log);
+    return true;
   }
 
   /** Starts a guest that had shut itself down. Without effect on any other. */
@@ -140,7 +214,11 @@ export class GuestRunner {
   /** Takes a changed contract or detection time over into the running engine. */
   retune(assignment: GuestAssignment): void {
     this.#assignment = assignment;
-    this.#send({ tag: "retuned", checkpoint: assignment.checkpoint, failover: assignment.failover });
+    this.#send({
+      tag: "retuned",
+      checkpoint: assignment.checkpoint,
+      failover: assignment.failover,
+    });
   }
 
   /** Takes an assignment over that waits for the next start of QEMU. */
@@ -162,7 +240,10 @@ export class GuestRunner {
   /** Asks the engine for a planned hand-over; resolves with what it says. */
   requestSwitchover(): Promise<SwitchoverAnswer> {
     if (this.#engine === undefined) {
-      return Promise.resolve({ accepted: false, message: `no engine runs for ${this.#guest}; see its status` });
+      return Promise.resolve({
+        accepted: false,
+        message: `no engine runs for ${this.#guest}; see its status`,
+      });
     }
     const requestId = randomUUID();
     return new Promise((resolve) => {
@@ -172,7 +253,11 @@ export class GuestRunner {
         resolve(given);
       };
       const timer = setTimeout(() => {
-        answer({ accepted: false, message: "the engine did not answer; look at the status before asking again" });
+        answer({
+          accepted: false,
+          message:
+            "the engine did not answer; look at the status before asking again",
+        });
       }, SWITCHOVER_ANSWER_MS);
       this.#switchovers.set(requestId, answer);
       this.#send({ tag: "switchover", requestId });
@@ -180,17 +265,23 @@ export class GuestRunner {
   }
 
   /** The engine hands over if it can, and leaves. What it leaves running stays for the next agent to adopt. */
-  async stop(timeoutMs: number): Promise<void> {
+  async stop(timeoutMs: number, handOver = true): Promise<void> {
     clearTimeout(this.#restartTimer);
     this.#supervision = "stopping";
+    this.#launching?.abort();
     const engine = this.#engine;
     if (engine !== undefined) {
-      const ended = new Promise<void>((resolve) => this.#whenEngineEnded.add(resolve));
+      const ended = new Promise<void>((resolve) =>
+        this.#whenEngineEnded.add(resolve),
+      );
       const timer = setTimeout(() => {
-        this.#log.warn({ timeoutMs }, "the engine did not stop in time; killing it");
+        this.#log.warn(
+          { timeoutMs },
+          "the engine did not stop in time; killing it",
+        );
         engine.kill();
       }, timeoutMs);
-      engine.send({ tag: "stop" });
+      engine.send({ tag: "stop", handOver });
       await ended;
       clearTimeout(timer);
     }
@@ -198,11 +289,21 @@ export class GuestRunner {
     this.#supervision = "stopped";
   }
 
-  /** This node has nothing to do with the guest any more: hand over if possible, then no engine and no QEMU. */
+  /**
+   * This node has nothing to do with the guest any more: hand over if possible, then no engine and no QEMU. A QEMU that others
+   * started stays as it is: it is theirs to end, and the pair may only have been out of sight.
+   */
   async remove(timeoutMs: number): Promise<void> {
-    await this.stop(timeoutMs);
-    await this.#enqueue(() => this.#killGuest());
-    removeStateFile(this.#endedPath);
+    const { ownsGuests } = this.#options.launcher;
+    const mode = this.#report?.outputMode;
+    const isReleased = this.#supervision === "released";
+    await this.stop(timeoutMs, ownsGuests);
+    if (ownsGuests) {
+      await this.#enqueue(() => this.#killGuest());
+      removeStateFile(this.#endedPath);
+    } else if (this.#launched !== undefined && !isReleased && mode !== "open") {
+      this.#log.error({ pid: this.#launched.found.pid }, LEFT_HELD);
+    }
   }
 
   /** To be called when the launcher saw this guest's QEMU die. */
@@ -215,8 +316,14 @@ export class GuestRunner {
 
   /** To be called every few seconds: an engine that hangs neither ends nor speaks. */
   checkEngine(): void {
-    if (this.#engine !== undefined && this.#engine.silentMs > ENGINE_SILENCE_MS_MAX) {
-      this.#log.error({ silentMs: this.#engine.silentMs, pid: this.#engine.pid }, "the engine hangs; killing it");
+    if (
+      this.#engine !== undefined &&
+      this.#engine.silentMs > ENGINE_SILENCE_MS_MAX
+    ) {
+      this.#log.error(
+        { silentMs: this.#engine.silentMs, pid: this.#engine.pid },
+        "the engine hangs; killing it",
+      );
       this.#engine.kill();
     }
   }
@@ -231,6 +338,7 @@ export class GuestRunner {
       engineRestartsCount: this.#restartsCount,
       qemu: this.#launched?.found ?? null,
       changePending: this.#hasPendingChange(),
+      wantedShape: this.#wantedShape ?? null,
       trouble: this.#trouble ?? null,
       report: this.#report ?? null,
     };
@@ -248,24 +356,35 @@ export class GuestRunner {
     return join(this.#runDirectory, "ended.json");
   }
 
+  get #releasedPath(): string {
+    return join(this.#runDirectory, "released.json");
+  }
+
   #hasPendingChange(): boolean {
     const { qemu, disks } = this.#assignment;
     const running = this.#launched;
-    return running !== undefined && JSON.stringify([qemu, disks]) !== JSON.stringify([running.qemu, running.disks]);
+    return (
+      running !== undefined &&
+      JSON.stringify([qemu, disks]) !==
+        JSON.stringify([running.qemu, running.disks])
+    );
   }
 
   #configOf(): EngineConfig {
-    const { node, quorum, tls, traceDirectory } = this.#options.settings;
+    const { node, tls, traceDirectory } = this.#options.settings;
     const { qemu, disks } = this.#launched ?? this.#assignment;
     return {
       ...this.#assignment,
       qemu,
       disks,
       node,
-      quorum,
+      quorum: this.#quorum,
       tls,
       runDirectory: this.#runDirectory,
-      traceFile: traceDirectory === undefined ? "" : join(traceDirectory, `${this.#guest}.${node}.jsonl`),
+      traceFile:
+        traceDirectory === undefined
+          ? ""
+          : join(traceDirectory, `${this.#guest}.${node}.jsonl`),
     };
   }
 
@@ -280,7 +399,15 @@ export class GuestRunner {
       this.#takeEnd(ended);
     };
     this.#log.info({ pid: engine.pid }, "started an engine");
-    engine.send({ tag: "configure", config: this.#configOf(), found: this.#launched?.found ?? null });
+    engine.send({
+      tag: "configure",
+      config: this.#configOf(),
+      found: this.#launched?.found ?? null,
+    });
+    if (this.#isReleasing) {
+      engine.send({ tag: "release" });
+    }
+    this.#options.onChanged();
   }
 
   #send(message: AgentMessage): void {
@@ -293,16 +420,24 @@ export class GuestRunner {
         this.#report = message.report;
         this.#trouble = undefined;
         this.#options.listener.reported(this.#guest, message.report);
+        this.#options.onChanged();
         break;
       case "transition":
         // The engine has logged it itself, at the moment it happened.
-        this.#log.debug({ transition: message.transition }, "the engine's state changed");
+        this.#log.debug(
+          { transition: message.transition },
+          "the engine's state changed",
+        );
         this.#options.listener.changed(this.#guest, message.transition);
         break;
       case "guestWanted":
-        void this.#enqueue(() => this.#provideGuest(engine, message.as, message.fresh));
+        this.#launching?.abort();
+        void this.#enqueue(() =>
+          this.#provideGuest(engine, message.as, message.fresh),
+        );
         break;
       case "killGuest":
+        this.#launching?.abort();
         void this.#enqueue(async () => {
           const pid = this.#launched?.found.pid;
           await this.#killGuest();
@@ -310,38 +445,83 @@ export class GuestRunner {
         });
         break;
       case "switchoverAnswered":
-        this.#switchovers.get(message.requestId)?.({ accepted: message.accepted, message: message.message });
+        this.#switchovers.get(message.requestId)?.({
+          accepted: message.accepted,
+          message: message.message,
+        });
         break;
       case "exiting":
-        this.#log.info({ reason: message.reason, says: message.message }, "the engine leaves");
+        this.#log.info(
+          { reason: message.reason, says: message.message },
+          "the engine leaves",
+        );
         break;
       default:
         // An engine of another build than the agent's, in the moment of an upgrade: nothing to obey.
-        this.#log.error({ message: message satisfies never }, "the engine said what this agent does not know");
+        this.#log.error(
+          { message: message satisfies never },
+          "the engine said what this agent does not know",
+        );
     }
   }
 
-  async #provideGuest(engine: EngineProcess, as: GuestShape, fresh: boolean): Promise<void> {
+  async #provideGuest(
+    engine: EngineProcess,
+    as: GuestShape,
+    fresh: boolean,
+  ): Promise<void> {
     if (engine !== this.#engine) {
       return;
     }
     if (!fresh && this.#launched !== undefined) {
-      engine.send({ tag: "guestFound", started: false, ...this.#launched.found });
+      engine.send({
+        tag: "guestFound",
+        started: false,
+        ...this.#launched.found,
+      });
       return;
     }
     // With the disks this engine knows, not with those of an assignment that came since.
     const { qemu, disks } = this.#launched ?? this.#assignment;
     this.#launched = undefined;
+    const launching = new AbortController();
+    this.#launching = launching;
+    const onWaiting = (): void => {
+      if (this.#wantedShape !== as) {
+        this.#wantedShape = as;
+        this.#options.onChanged();
+      }
+    };
     try {
-      const launched = await this.#options.launcher.start({ ...this.#assignment, qemu, disks }, as);
+      const { launcher } = this.#options;
+      const launched = await launcher.start(
+        { ...this.#assignment, qemu, disks },
+        as,
+        { signal: launching.signal, onWaiting },
+      );
       this.#launched = launched;
-      this.#log.info({ pid: launched.found.pid, as }, "started a QEMU");
+      this.#log.info({ pid: launched.found.pid, as }, "a QEMU is there");
       engine.send({ tag: "guestFound", started: true, ...launched.found });
     } catch (error) {
-      this.#trouble = error instanceof Error ? error.message : String(error);
-      this.#log.error({ error }, "cannot start a QEMU");
-      engine.send({ tag: "guestFailed", message: this.#trouble });
+      this.#noteLaunchFailure(engine, error);
+    } finally {
+      this.#launching = undefined;
+      this.#wantedShape = undefined;
+      this.#options.onChanged();
     }
+  }
+
+  /** A start that was cancelled is missed by nobody. */
+  #noteLaunchFailure(engine: EngineProcess, error: unknown): void {
+    if (
+      error instanceof LaunchFailure &&
+      error.detail.code === "StartCancelled"
+    ) {
+      return;
+    }
+    this.#trouble = error instanceof Error ? error.message : String(error);
+    this.#log.error({ error }, "cannot start a QEMU");
+    engine.send({ tag: "guestFailed", message: this.#trouble });
   }
 
   async #killGuest(): Promise<void> {
@@ -352,14 +532,21 @@ export class GuestRunner {
   #takeEnd(ended: EngineEnded): void {
     this.#engine = undefined;
     this.#report = undefined;
+    this.#launching?.abort();
     this.#options.listener.engineEnded(this.#guest, ended);
     for (const answer of this.#switchovers.values()) {
-      answer({ accepted: false, message: "the engine ended before it answered" });
+      answer({
+        accepted: false,
+        message: "the engine ended before it answered",
+      });
     }
     const orderly = ended.reason !== undefined && ended.reason !== "failed";
     if (!orderly && !this.#restartAtOnce) {
       this.#trouble = ended.message;
-      this.#log.error({ reason: ended.reason, livedMs: ended.livedMs }, ended.message);
+      this.#log.error(
+        { reason: ended.reason, livedMs: ended.livedMs },
+        ended.message,
+      );
     }
     if (ended.reason === "fenced" || ended.reason === "ended") {
       void this.#enqueue(() => this.#killGuest());
@@ -371,6 +558,7 @@ export class GuestRunner {
       resolve();
     }
     this.#whenEngineEnded.clear();
+    this.#options.onChanged();
   }
 
   #planNext(ended: EngineEnded): void {
@@ -381,8 +569,12 @@ export class GuestRunner {
     }
     const decision = decideRestart(ended, this.#history);
     if (decision.tag === "rest") {
-      this.#supervision = "ended";
-      writeStateFile(this.#endedPath, { version: 1, message: ended.message });
+      const isReleased = ended.reason === "released";
+      this.#supervision = isReleased ? "released" : "ended";
+      writeStateFile(isReleased ? this.#releasedPath : this.#endedPath, {
+        version: 1,
+        message: ended.message,
+      });
       return;
     }
     this.#history = decision.history;

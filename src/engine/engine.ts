@@ -6,7 +6,6 @@
  * another, and what the guest sends stays held meanwhile.
  */
 import { createWriteStream, type WriteStream } from "node:fs";
-import { join } from "node:path";
 import {
   type AgentMessage,
   type CheckpointContract,
@@ -17,7 +16,11 @@ import {
   type OutputMode,
 } from "../protocol/assignment.ts";
 import { type Frame } from "../protocol/frames.ts";
-import { type MachineShape, type Message, type SyncBasis } from "../protocol/messages.ts";
+import {
+  type MachineShape,
+  type Message,
+  type SyncBasis,
+} from "../protocol/messages.ts";
 import { isPrimary, startSide, step } from "../protocol/side.ts";
 import {
   type Effect,
@@ -66,6 +69,9 @@ const REPORT_MS = 1_000;
 const SYNC_MS = 5_000;
 /** After a synchronisation, when the pair has settled: once, for it costs a few milliseconds. */
 const TIDY_AFTER_MS = 3_000;
+const LAST_WORDS_MS = 50;
+/** What takes longer is left to whoever holds this QEMU next. */
+const LET_BE_MS = 3_000;
 
 export class Engine {
   readonly #config: EngineConfig;
@@ -97,6 +103,8 @@ export class Engine {
   #takeoversCount = 0;
   #switchovers: string[] = [];
   #isActivating = false;
+  #isReleasing = false;
+  #isLeaving = false;
   #tidying: NodeJS.Timeout | undefined;
   #problems = new Map<string, string>();
   #trace: WriteStream | undefined;
@@ -111,7 +119,10 @@ export class Engine {
     this.#failPoints = new FailPoints(config.runDirectory);
     this.#contract = config.checkpoint;
     this.#timing = planTiming(config.failover.detectionTimeoutMs);
-    this.#quorum = new QuorumConnection({ endpoints: config.quorum, credentials });
+    this.#quorum = new QuorumConnection({
+      endpoints: config.quorum,
+      credentials,
+    });
     this.#links = new Links({
       links: config.links,
       port: config.port,
@@ -134,7 +145,10 @@ export class Engine {
       },
       onProblem: (link, failure) => {
         this.#problems.set(link ?? "listener", failure.message);
-        this.#log.debug({ link, error: failure }, "a replication link has a problem");
+        this.#log.debug(
+          { link, error: failure },
+          "a replication link has a problem",
+        );
       },
     });
     this.#side = startSide({
@@ -184,8 +198,12 @@ export class Engine {
     this.#log.warn({ error }, "the QEMU that was found cannot be held");
     await this.#releaseGuestParts();
     const reading = await this.#quorum.read(this.#config.guest);
-    const owner = reading.tag === "read" ? reading.record?.owner : this.#config.node;
-    if (readStartTime(found.pid) !== found.startTime || (owner !== undefined && owner !== this.#config.node)) {
+    const owner =
+      reading.tag === "read" ? reading.record?.owner : this.#config.node;
+    if (
+      readStartTime(found.pid) !== found.startTime ||
+      (owner !== undefined && owner !== this.#config.node)
+    ) {
       return true;
     }
     const message = `the running guest cannot be protected: ${why}`;
@@ -201,7 +219,10 @@ export class Engine {
         void this.#whenGuestFound(message);
         return;
       case "guestFailed":
-        this.#log.error({ reason: message.message }, "the guest could not be started");
+        this.#log.error(
+          { reason: message.message },
+          "the guest could not be started",
+        );
         this.#post({ tag: "guestFailed" });
         return;
       case "guestDied":
@@ -215,14 +236,42 @@ export class Engine {
         this.#timing = planTiming(message.failover.detectionTimeoutMs);
         this.#applyLimits();
         return;
+      case "quorumChanged":
+        this.#quorum.setEndpoints(message.quorum);
+        return;
       case "switchover":
         this.#whenSwitchoverAsked(message.requestId);
         return;
+      case "release":
+        this.#isReleasing = true;
+        this.#askRelease();
+        return;
       case "stop":
-        this.#post({ tag: "stopAsked" });
+        this.#whenStopAsked(message.handOver);
         return;
       default:
         unreachable(message);
+    }
+  }
+
+  /** Without a hand-over QEMU stays as it is: nobody has said that the guest belongs elsewhere. */
+  #whenStopAsked(handOver: boolean): void {
+    if (handOver) {
+      this.#post({ tag: "stopAsked" });
+    } else if (!this.#isOver) {
+      this.#isLeaving = true;
+      this.#end({
+        tag: "exit",
+        reason: "stopped",
+        message: "asked to leave the guest as it is",
+      });
+    }
+  }
+
+  /** Without the quorum the pair would only be torn and joined again, over and over. */
+  #askRelease(): void {
+    if (this.#isReleasing && this.#quorum.reachable) {
+      this.#post({ tag: "releaseAsked" });
     }
   }
 
@@ -235,7 +284,11 @@ export class Engine {
     }
     this.#isStepping = true;
     try {
-      for (let next = this.#queue.shift(); next !== undefined && !this.#isOver; next = this.#queue.shift()) {
+      for (
+        let next = this.#queue.shift();
+        next !== undefined && !this.#isOver;
+        next = this.#queue.shift()
+      ) {
         this.#step(next);
       }
     } finally {
@@ -256,6 +309,9 @@ export class Engine {
     if (stateName(before) !== stateName(side)) {
       this.#whenStateChanged(before, event);
     }
+    if (event.tag !== "releaseAsked" || stateName(before) !== stateName(side)) {
+      this.#askRelease();
+    }
   }
 
   readonly #killGuestNow = (): void => {
@@ -273,7 +329,10 @@ export class Engine {
       epoch,
       cause: event.tag,
     };
-    this.#log.info(transition, `${transition.from} -> ${transition.to} (${event.tag})`);
+    this.#log.info(
+      transition,
+      `${transition.from} -> ${transition.to} (${event.tag})`,
+    );
     this.#options.sendToAgent({ tag: "transition", transition });
     this.#applyLimits();
     this.#report();
@@ -294,14 +353,19 @@ export class Engine {
       case "askQuorum":
         void this.#quorum.ask(effect.request).then((outcome) => {
           const tag = outcome.tag;
-          this.#retries = tag === "granted" || tag === "refused" ? 0 : this.#retries;
+          this.#retries =
+            tag === "granted" || tag === "refused" ? 0 : this.#retries;
           const plain =
             outcome.tag === "unreachable"
               ? { tag: outcome.tag }
               : outcome.tag === "unknown"
                 ? { tag: outcome.tag }
                 : outcome;
-          this.#post({ tag: "quorumAnswered", requestId: effect.request.requestId, outcome: plain });
+          this.#post({
+            tag: "quorumAnswered",
+            requestId: effect.request.requestId,
+            outcome: plain,
+          });
         });
         return;
       case "startTimer":
@@ -395,7 +459,12 @@ export class Engine {
   ): void {
     switch (effect.tag) {
       case "beginSync":
-        void this.#beginSync(effect.session, effect.link, effect.ram, effect.disks);
+        void this.#beginSync(
+          effect.session,
+          effect.link,
+          effect.ram,
+          effect.disks,
+        );
         return;
       case "startEpochs":
         this.#replication?.startEpochs(effect.first);
@@ -438,7 +507,10 @@ export class Engine {
       return;
     }
     this.#problems.set("guest", obstacle);
-    this.#log.error({ obstacles: this.#guest?.obstacles }, "the guest cannot be protected");
+    this.#log.error(
+      { obstacles: this.#guest?.obstacles },
+      "the guest cannot be protected",
+    );
   }
 
   /** What keeps the two sides apart is shown on both, and goes when they have found together. */
@@ -453,7 +525,10 @@ export class Engine {
   /** Why the standby cannot follow is shown here too: it starts over, and here is where a person looks. */
   #noteWord(message: Message): void {
     if (message.tag === "stale") {
-      this.#problems.set("standby", `the standby cannot follow: ${message.reason}`);
+      this.#problems.set(
+        "standby",
+        `the standby cannot follow: ${message.reason}`,
+      );
       this.#log.warn({ reason: message.reason }, "the standby cannot follow");
     }
   }
@@ -467,7 +542,10 @@ export class Engine {
 
   #startTimer(timer: TimerName): void {
     clearTimeout(this.#timers.get(timer));
-    const ms = timerMs(this.#timing, timer, { attempt: this.#retries, lostBy: this.#lostBy });
+    const ms = timerMs(this.#timing, timer, {
+      attempt: this.#retries,
+      lostBy: this.#lostBy,
+    });
     if (timer === "retry") {
       this.#retries += 1;
     }
@@ -482,7 +560,9 @@ export class Engine {
 
   #applyLimits(): void {
     const { heartbeatMs, primarySilenceMs, standbySilenceMs } = this.#timing;
-    const silenceMs = isPrimary(this.#side) ? primarySilenceMs : standbySilenceMs;
+    const silenceMs = isPrimary(this.#side)
+      ? primarySilenceMs
+      : standbySilenceMs;
     this.#links.setLimits({ heartbeatMs, silenceMs });
   }
 
@@ -518,7 +598,10 @@ export class Engine {
       }
     } catch (error) {
       this.#log.error({ error }, "the guest that was started cannot be held");
-      this.#problems.set("guest", error instanceof Error ? error.message : String(error));
+      this.#problems.set(
+        "guest",
+        error instanceof Error ? error.message : String(error),
+      );
       this.#post({ tag: "guestFailed" });
     }
   }
@@ -536,18 +619,22 @@ export class Engine {
     this.#guest = guest;
     this.#lacking = new PageSet(guest.pageCount);
     if (guest.isIncoming) {
-      this.#standbyDisks = await Promise.all(this.#config.disks.map(({ path }) => StandbyDisk.open(path, applyHole)));
+      this.#standbyDisks = await Promise.all(
+        guest.disks.map(({ path }) => StandbyDisk.open(path, applyHole)),
+      );
       return "incoming";
     }
     if (guest.obstacles.length === 0) {
       await this.#openPrimaryDisks(guest);
       await this.#mirrorsReady;
     }
-    return guest.isRunning || guest.machine.runState === "paused" ? "running" : "none";
+    return guest.isRunning || guest.machine.runState === "paused"
+      ? "running"
+      : "none";
   }
 
   async #openPrimaryDisks(guest: Guest): Promise<void> {
-    const disks = await PrimaryDisks.open(this.#config.disks);
+    const disks = await PrimaryDisks.open(guest.disks);
     disks.onMirrorLost = (device, reason) => {
       this.#log.warn({ device, reason }, "a disk is not mirrored any more");
       if (this.#guest === guest && guest.qmp.isOpen && !this.#isOver) {
@@ -558,21 +645,28 @@ export class Engine {
       }
     };
     this.#primaryDisks = disks;
-    this.#mirrorsReady = disks.startMirrors(guest.qmp, this.#config.runDirectory);
+    this.#mirrorsReady = disks.startMirrors(guest.qmp, guest.mirrorSocket);
     this.#mirrorsReady.catch(() => undefined);
   }
 
   /** No session begins before every write is seen again. */
-  async #restartMirrors(disks: PrimaryDisks, guest: Guest, device: string): Promise<void> {
+  async #restartMirrors(
+    disks: PrimaryDisks,
+    guest: Guest,
+    device: string,
+  ): Promise<void> {
     await this.#mirrorsReady.catch(() => undefined);
-    await disks.restartMirrors(guest.qmp, this.#config.runDirectory);
+    await disks.restartMirrors(guest.qmp, guest.mirrorSocket);
     this.#problems.delete(`mirror ${device}`);
   }
 
   #shape(): MachineShape | null {
     const sizes =
       this.#primaryDisks?.sizes ??
-      this.#standbyDisks.map(({ bytes }, index) => ({ id: this.#config.disks[index]?.id ?? "", bytes }));
+      this.#standbyDisks.map(({ bytes }, index) => ({
+        id: this.#guest?.disks[index]?.id ?? "",
+        bytes,
+      }));
     return this.#guest?.shape(sizes) ?? null;
   }
 
@@ -612,7 +706,10 @@ export class Engine {
         }
         return;
       case "diskFailed":
-        this.#problems.set(`disk ${event.node ?? event.device}`, `${event.operation} failed: ${event.reason}`);
+        this.#problems.set(
+          `disk ${event.node ?? event.device}`,
+          `${event.operation} failed: ${event.reason}`,
+        );
         if (event.stopped && stateName(this.#side) === "protected") {
           // The standby's disk is healthy and the guest has not seen the error: go on there, from the last epoch.
           this.#whenGuestDied(`its disk failed: ${event.reason}`);
@@ -633,12 +730,22 @@ export class Engine {
 
   // Sessions.
 
-  async #beginSync(session: string, link: string, ram: SyncBasis, disks: SyncBasis): Promise<void> {
+  async #beginSync(
+    session: string,
+    link: string,
+    ram: SyncBasis,
+    disks: SyncBasis,
+  ): Promise<void> {
     const guest = this.#guest;
     const primaryDisks = this.#primaryDisks;
     const lacking = this.#lacking;
     const connection = this.#links.connection(link);
-    if (guest === undefined || primaryDisks === undefined || lacking === undefined || connection === undefined) {
+    if (
+      guest === undefined ||
+      primaryDisks === undefined ||
+      lacking === undefined ||
+      connection === undefined
+    ) {
       this.#links.closeLink(link);
       return;
     }
@@ -666,13 +773,28 @@ export class Engine {
       if (this.#sessionOf() !== session) {
         return;
       }
-      const parts = { session, guest, disks: primaryDisks, connection, contract: this.#contract, lacking };
-      const replication = new Replication({ ...parts, figures: this.#figures, events, log: this.#log });
+      const parts = {
+        session,
+        guest,
+        disks: primaryDisks,
+        connection,
+        contract: this.#contract,
+        lacking,
+      };
+      const replication = new Replication({
+        ...parts,
+        figures: this.#figures,
+        events,
+        log: this.#log,
+      });
       this.#replication = replication;
       await replication.copy(ram, disks);
     } catch (error) {
       this.#log.warn({ error, session }, "the copy to the standby failed");
-      this.#problems.set("sync", error instanceof Error ? error.message : String(error));
+      this.#problems.set(
+        "sync",
+        error instanceof Error ? error.message : String(error),
+      );
       this.#links.closeLink(link);
     }
   }
@@ -702,7 +824,11 @@ export class Engine {
     const link = "link" in state ? state.link : null;
     const connection = link === null ? undefined : this.#links.connection(link);
     this.#lastReception?.end();
-    if (this.#guest === undefined || connection === undefined || link === null) {
+    if (
+      this.#guest === undefined ||
+      connection === undefined ||
+      link === null
+    ) {
       return;
     }
     const reception = new Reception({
@@ -715,7 +841,10 @@ export class Engine {
           this.#post({ tag: "epochHeld", session, epoch });
         },
         onFailed: (reason) => {
-          this.#log.error({ reason }, "what the primary sent cannot be applied");
+          this.#log.error(
+            { reason },
+            "what the primary sent cannot be applied",
+          );
           this.#post({ tag: "applyFailed", session, reason });
         },
         onPressure: (paused) => {
@@ -743,7 +872,11 @@ export class Engine {
   async #activate(epoch: number): Promise<void> {
     const guest = this.#guest;
     const state = this.#lastReception?.deviceState;
-    if (this.#isActivating || guest?.standby === undefined || state === undefined) {
+    if (
+      this.#isActivating ||
+      guest?.standby === undefined ||
+      state === undefined
+    ) {
       this.#post({ tag: "activateFailed" });
       return;
     }
@@ -754,7 +887,10 @@ export class Engine {
       guest.shim.gate.setMode("held");
       const phases = await guest.standby.activate(state);
       this.#takeoversCount += 1;
-      this.#log.info({ epoch, ...phases, totalMs: monotonicMs() - startedAtMs }, "the guest runs here now");
+      this.#log.info(
+        { epoch, ...phases, totalMs: monotonicMs() - startedAtMs },
+        "the guest runs here now",
+      );
       this.#reception?.end();
       this.#reception = undefined;
       this.#post({ tag: "activated" });
@@ -764,7 +900,9 @@ export class Engine {
       guest.standby = undefined;
       await guest.openCheckpointer();
       await this.#openPrimaryDisks(guest);
-      await Promise.all(this.#standbyDisks.map((disk) => disk.sync().then(() => disk.close())));
+      await Promise.all(
+        this.#standbyDisks.map((disk) => disk.sync().then(() => disk.close())),
+      );
       this.#standbyDisks = [];
     } catch (error) {
       this.#log.error({ error, epoch }, "the takeover failed");
@@ -777,11 +915,21 @@ export class Engine {
   #whenSwitchoverAsked(requestId: string): void {
     if (stateName(this.#side) !== "protected") {
       const message = `this side is ${stateName(this.#side)}; a switchover needs a protected guest: wait until it is in sync`;
-      this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: false, message });
+      this.#options.sendToAgent({
+        tag: "switchoverAnswered",
+        requestId,
+        accepted: false,
+        message,
+      });
       return;
     }
     this.#switchovers.push(requestId);
-    this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: true, message: "handing over" });
+    this.#options.sendToAgent({
+      tag: "switchoverAnswered",
+      requestId,
+      accepted: true,
+      message: "handing over",
+    });
     this.#post({ tag: "switchoverAsked" });
   }
 
@@ -790,7 +938,11 @@ export class Engine {
       disk.sync().catch((error: unknown) => {
         const session = this.#sessionOf();
         if (session !== undefined) {
-          this.#post({ tag: "applyFailed", session, reason: error instanceof Error ? error.message : String(error) });
+          this.#post({
+            tag: "applyFailed",
+            session,
+            reason: error instanceof Error ? error.message : String(error),
+          });
         }
       });
     }
@@ -809,14 +961,39 @@ export class Engine {
     }
     this.#replication?.end(0);
     this.#report();
-    this.#options.sendToAgent({ tag: "exiting", reason: effect.reason, message: effect.message });
-    // Last words to the peer, that the guest died for one, need a moment to leave.
-    this.#links.close();
-    setTimeout(() => {
-      this.#trace?.end();
-      this.#quorum.close();
-      this.#options.exit();
-    }, 50);
+    // Where no engine comes after this one QEMU must be as if there had never been any.
+    const isLast = effect.reason === "released" || this.#isLeaving;
+    void (isLast ? this.#letGuestBe() : Promise.resolve()).finally(() => {
+      this.#options.sendToAgent({
+        tag: "exiting",
+        reason: effect.reason,
+        message: effect.message,
+      });
+      // Last words to the peer, that the guest died for one, need a moment to leave.
+      this.#links.close();
+      setTimeout(() => {
+        this.#trace?.end();
+        this.#quorum.close();
+        this.#options.exit();
+      }, LAST_WORDS_MS);
+    });
+  }
+
+  /** Ends the mirrors and a checkpoint under way, and gives memory and monitor back; the guest goes on as it is. */
+  async #letGuestBe(): Promise<void> {
+    const guest = this.#guest;
+    const disks = this.#primaryDisks;
+    const tidied = (async (): Promise<void> => {
+      await this.#mirrorsReady.catch(() => undefined);
+      await disks?.stopMirrors();
+      await guest?.close();
+    })().catch((error: unknown) => {
+      this.#log.warn({ error }, "QEMU keeps something of this engine");
+    });
+    await Promise.race([
+      tidied,
+      new Promise((resolve) => setTimeout(resolve, LET_BE_MS)),
+    ]);
   }
 
   #report(): void {
@@ -825,7 +1002,10 @@ export class Engine {
 
   /** Every peer refuses it, but none of them can say whose mistake it is. */
   #noteOwnCertificate(): void {
-    const problem = findCertificateProblem(this.#options.credentials, this.#config.node);
+    const problem = findCertificateProblem(
+      this.#options.credentials,
+      this.#config.node,
+    );
     if (problem === undefined) {
       this.#problems.delete("certificate");
     } else if (this.#problems.get("certificate") !== problem) {
@@ -849,7 +1029,8 @@ export class Engine {
       disks: this.#primaryDisks?.progress() ?? [],
       oldestUnacknowledgedMs: this.#replication?.oldestUnacknowledgedMs,
       heldPacketsCount: gate?.heldPackets ?? 0,
-      outputMode: (gate?.mode ?? (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
+      outputMode: (gate?.mode ??
+        (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
       tracker: this.#guest?.tracker ?? "none",
       links: this.#links.figures(),
       quorumProblem: this.#quorum.problem,
@@ -883,9 +1064,4 @@ function findCertificateProblem(
   return identity.service === "node" && identity.name === node
     ? undefined
     : `${certPath} speaks for ${encodePeerUri(identity)}: issue one for node ${node}`;
-}
-
-/** Where an engine keeps its sockets and FIFOs. */
-export function runPath(config: EngineConfig, name: string): string {
-  return join(config.runDirectory, name);
 }

@@ -2,14 +2,27 @@
  * One QEMU as its engine holds it: monitor, memory, output gate, process. Opened when the agent has found or started it.
  */
 import { closeSync, openSync, readSync } from "node:fs";
-import { join } from "node:path";
 import { present } from "../lib/assert.ts";
-import { type EngineConfig, type FoundGuest, type TrackerMethod } from "../protocol/assignment.ts";
+import {
+  type DiskAssignment,
+  type EngineConfig,
+  type FoundGuest,
+  type TrackerMethod,
+} from "../protocol/assignment.ts";
 import { type MachineShape } from "../protocol/messages.ts";
 import { GuestMemory } from "../memory/guest-memory.ts";
 import { enlargePipe } from "../memory/libc.ts";
-import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ram-blocks.ts";
-import { applyNice, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
+import {
+  type NotedMapping,
+  type PlacedBlock,
+  planRamBlocks,
+} from "../memory/ram-blocks.ts";
+import {
+  applyNice,
+  type GuestProcess,
+  listThreads,
+  openGuestProcess,
+} from "../memory/guest-process.ts";
 import { type OutputGate } from "../memory/output-gate.ts";
 import { type Shim, ShimFailure, openShim } from "../memory/shim.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
@@ -20,6 +33,8 @@ import { removeLeftoverMirrors } from "../qemu/mirror.ts";
 import { QmpClient } from "../qemu/qmp-client.ts";
 import { Standby } from "../qemu/standby.ts";
 import { type Log } from "../telemetry/log.ts";
+import { type PlacedDisk, placeDisks } from "./placed-disks.ts";
+import { QemuFiles, type SharedPath } from "./qemu-files.ts";
 
 export type GuestListener = {
   readonly onDeath: (why: string) => void;
@@ -41,6 +56,10 @@ export class Guest {
   readonly process: GuestProcess;
   /** Why this guest cannot be protected, each with the remedy; empty when it can. It runs all the same. */
   readonly obstacles: readonly string[];
+  /** Those of its disks that are copied; all of them unless there is an obstacle. */
+  readonly disks: readonly PlacedDisk[];
+  /** The socket on which the disk mirrors of this QEMU are served. */
+  readonly mirrorSocket: SharedPath;
   /** Of a running or stopped guest; a standby's comes with its activation. */
   checkpointer: Checkpointer | undefined;
   /** Of a QEMU that waits for its state. */
@@ -50,44 +69,83 @@ export class Guest {
   /** The stat files of the threads that run virtual CPUs. */
   #cpuFds: number[] = [];
   readonly #stat = Buffer.alloc(64);
-  readonly #runDirectory: string;
+  readonly #fifo: SharedPath;
   #unwatch: () => void = () => undefined;
 
   private constructor(
-    parts: Pick<Guest, "found" | "qmp" | "machine" | "process"> & { readonly held: Held | ShimFailure },
-    directory: string,
+    parts: Pick<Guest, "found" | "qmp" | "machine" | "process"> & {
+      readonly held: Held | ShimFailure;
+    },
+    files: QemuFiles,
+    wantedDisks: readonly DiskAssignment[],
   ) {
     this.found = parts.found;
     this.qmp = parts.qmp;
     this.#held = parts.held;
     this.machine = parts.machine;
     this.process = parts.process;
-    this.#runDirectory = directory;
-    const others = listObstacles(this.machine, { hasShim: true }).map(({ message }) => message);
-    this.obstacles = this.#held instanceof ShimFailure ? [this.#held.message, ...others] : others;
+    this.#fifo = files.shared("state.fifo");
+    this.mirrorSocket = files.shared("mirror.sock");
+    const { disks, missing } = placeDisks(wantedDisks, this.machine, files);
+    this.disks = disks;
+    const others = [
+      ...listObstacles(this.machine, { hasShim: true }).map(
+        ({ message }) => message,
+      ),
+      ...missing,
+    ];
+    this.obstacles =
+      this.#held instanceof ShimFailure
+        ? [this.#held.message, ...others]
+        : others;
   }
 
-  static async attach(found: FoundGuest, config: EngineConfig, listener: GuestListener, log: Log): Promise<Guest> {
+  static async attach(
+    found: FoundGuest,
+    config: EngineConfig,
+    listener: GuestListener,
+    log: Log,
+  ): Promise<Guest> {
     const process = openGuestProcess(found.pid, found.startTime);
-    releaseWriter(join(config.runDirectory, "state.fifo"));
-    const qmp = await QmpClient.connect(found.qmpPath, { connectTimeoutMs: 10_000 });
+    const files = new QemuFiles(found);
+    releaseWriter(files.shared("state.fifo").own);
+    const qmp = await QmpClient.connect(found.qmpPath, {
+      connectTimeoutMs: 10_000,
+    });
     const shim = findShim(found.pid);
     // Before looking at the disks: under a mirror a raw disk looks like one that is none.
     const left = await removeLeftoverMirrors(qmp);
     const machine = await readMachine(qmp);
-    const held = shim instanceof ShimFailure ? shim : { shim, memory: openMemory(found.pid, machine, shim, config) };
-    const guest = new Guest({ found, qmp, held, machine, process }, config.runDirectory);
-    log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
+    const held =
+      shim instanceof ShimFailure
+        ? shim
+        : { shim, memory: openMemory(found.pid, machine, shim, config) };
+    const guest = new Guest(
+      { found, qmp, held, machine, process },
+      files,
+      config.disks,
+    );
+    log.debug(
+      { pid: found.pid, machine: machine.type, leftoverMirrors: left },
+      "attached to QEMU",
+    );
     guest.#watch(listener);
     for (const cpu of await qmp.execute("query-cpus-fast", {})) {
-      guest.#cpuFds.push(openSync(`/proc/${found.pid}/task/${cpu["thread-id"]}/stat`, "r"));
+      guest.#cpuFds.push(
+        openSync(`/proc/${found.pid}/task/${cpu["thread-id"]}/stat`, "r"),
+      );
     }
     guest.#raisePriority(log);
     if (guest.obstacles.length > 0) {
       return guest;
     }
     if (machine.runState === "inmigrate") {
-      guest.standby = await Standby.prepare(qmp, join(config.runDirectory, "incoming.sock"));
+      const toOwn = (path: string): string => files.own(path);
+      guest.standby = await Standby.prepare(
+        qmp,
+        files.shared("incoming.sock").inQemu,
+        toOwn,
+      );
     } else {
       await guest.openCheckpointer();
     }
@@ -144,15 +202,26 @@ export class Guest {
   }
 
   async openCheckpointer(): Promise<void> {
-    const options = { mode: 0o666, enlarge: enlargePipe };
-    this.checkpointer = await Checkpointer.open(this.qmp, join(this.#runDirectory, "state.fifo"), options);
+    const options = {
+      mode: 0o666,
+      enlarge: enlargePipe,
+      pathInQemu: this.#fifo.inQemu,
+    };
+    this.checkpointer = await Checkpointer.open(
+      this.qmp,
+      this.#fifo.own,
+      options,
+    );
   }
 
   shape(disks: MachineShape["disks"]): MachineShape {
     return {
       qemuVersion: this.machine.qemuVersion,
       machine: this.machine.type,
-      ramBlocks: (this.#parts?.memory.blocks ?? []).map(({ name, bytes }) => ({ name, bytes })),
+      ramBlocks: (this.#parts?.memory.blocks ?? []).map(({ name, bytes }) => ({
+        name,
+        bytes,
+      })),
       disks,
     };
   }
@@ -216,16 +285,34 @@ function findShim(pid: number): Shim | ShimFailure {
   }
 }
 
-function openMemory(pid: number, machine: Machine, shim: Shim, { tracker }: EngineConfig): GuestMemory {
-  return GuestMemory.open({ pid, blocks: placeRamBlocks(machine, shim.mappings), shim, method: tracker });
+function openMemory(
+  pid: number,
+  machine: Machine,
+  shim: Shim,
+  { tracker }: EngineConfig,
+): GuestMemory {
+  return GuestMemory.open({
+    pid,
+    blocks: placeRamBlocks(machine, shim.mappings),
+    shim,
+    method: tracker,
+  });
 }
 
 /** The blocks that change, where they lie in QEMU. Equal QEMUs allocate them in equal order, so the mappings tell where. */
-function placeRamBlocks({ ramBlocks }: Machine, mappings: readonly NotedMapping[]): readonly PlacedBlock[] {
+function placeRamBlocks(
+  { ramBlocks }: Machine,
+  mappings: readonly NotedMapping[],
+): readonly PlacedBlock[] {
   const told = ramBlocks.flatMap(({ name, bytes, address }) =>
     address === undefined ? [] : [{ name, bytes, address }],
   );
-  const placed = told.length === ramBlocks.length ? told : planRamBlocks(ramBlocks, mappings);
-  const constant = new Set(ramBlocks.filter(({ isConstant }) => isConstant).map(({ name }) => name));
+  const placed =
+    told.length === ramBlocks.length
+      ? told
+      : planRamBlocks(ramBlocks, mappings);
+  const constant = new Set(
+    ramBlocks.filter(({ isConstant }) => isConstant).map(({ name }) => name),
+  );
   return placed.filter(({ name }) => !constant.has(name));
 }

@@ -4,14 +4,14 @@
  */
 import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
-import { join } from "node:path";
-import { type DiskAssignment } from "../protocol/assignment.ts";
 import { listDataExtents } from "../memory/sparse-file.ts";
 import { DiskMirror } from "../qemu/mirror.ts";
 import { type QmpClient } from "../qemu/qmp-client.ts";
 import { type CopyStream, DiskCopy } from "./disk-copy.ts";
 import { DirtyMap, GRANULE_BYTES } from "./dirty-map.ts";
 import { MirrorTarget, type MirrorSink } from "./mirror-target.ts";
+import { type PlacedDisk } from "./placed-disks.ts";
+import { type SharedPath } from "./qemu-files.ts";
 import { diskBytes } from "./standby-disk.ts";
 
 /** Where mirrored writes go while a session lasts. */
@@ -21,7 +21,7 @@ export interface DiskStream extends CopyStream {
 }
 
 type PrimaryDisk = {
-  readonly assignment: DiskAssignment;
+  readonly place: PlacedDisk;
   readonly file: FileHandle;
   readonly bytes: number;
   /** What the standby lacks, apart from what is in the stream. */
@@ -37,7 +37,11 @@ type Unacknowledged = {
   readonly bytes: number;
 };
 
-export type DiskProgress = { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number };
+export type DiskProgress = {
+  readonly id: string;
+  readonly syncPercent: number;
+  readonly dirtyBytes: number;
+};
 
 export class PrimaryDisks implements MirrorSink {
   readonly #disks: readonly PrimaryDisk[];
@@ -56,17 +60,23 @@ export class PrimaryDisks implements MirrorSink {
     this.#disks = disks;
   }
 
-  static async open(assignments: readonly DiskAssignment[]): Promise<PrimaryDisks> {
-    const disks = assignments.map(async (assignment) => {
-      const file = await open(assignment.path, "r");
+  static async open(places: readonly PlacedDisk[]): Promise<PrimaryDisks> {
+    const disks = places.map(async (place) => {
+      const file = await open(place.path, "r");
       const bytes = await diskBytes(file);
-      return { assignment, file, bytes, lacking: new DirtyMap(bytes), copy: undefined };
+      return {
+        place,
+        file,
+        bytes,
+        lacking: new DirtyMap(bytes),
+        copy: undefined,
+      };
     });
     return new PrimaryDisks(await Promise.all(disks));
   }
 
   get sizes(): readonly { readonly id: string; readonly bytes: number }[] {
-    return this.#disks.map(({ assignment, bytes }) => ({ id: assignment.id, bytes }));
+    return this.#disks.map(({ place, bytes }) => ({ id: place.id, bytes }));
   }
 
   /** Whether the maps hold everything since the last session: then a delta suffices. */
@@ -75,35 +85,43 @@ export class PrimaryDisks implements MirrorSink {
   }
 
   /** Begins to see the guest's writes. */
-  async startMirrors(qmp: QmpClient, runDirectory: string): Promise<void> {
-    const socketPath = join(runDirectory, "mirror.sock");
-    const exports = this.#disks.map(({ assignment, bytes }) => ({ name: assignment.id, bytes }));
-    this.#target = await MirrorTarget.listen(socketPath, exports, this);
-    await this.#mirrorAll(qmp, socketPath);
+  async startMirrors(qmp: QmpClient, socket: SharedPath): Promise<void> {
+    const exports = this.#disks.map(({ place, bytes }) => ({
+      name: place.id,
+      bytes,
+    }));
+    this.#target = await MirrorTarget.listen(socket.own, exports, this);
+    await this.#mirrorAll(qmp, socket.inQemu);
   }
 
   /** After a mirror was lost: all of them anew. What was written in between is unknown, so disks will be compared. */
-  async restartMirrors(qmp: QmpClient, runDirectory: string): Promise<void> {
+  async restartMirrors(qmp: QmpClient, socket: SharedPath): Promise<void> {
+    await this.stopMirrors();
+    await this.#mirrorAll(qmp, socket.inQemu);
+  }
+
+  /** From then on the guest's writes go unseen; QEMU is left as it was before the first mirror. */
+  async stopMirrors(): Promise<void> {
     const mirrors = this.#mirrors;
     this.#mirrors = [];
     for (const mirror of mirrors) {
       await mirror.stop();
     }
-    await this.#mirrorAll(qmp, join(runDirectory, "mirror.sock"));
   }
 
   async #mirrorAll(qmp: QmpClient, socketPath: string): Promise<void> {
-    for (const [index, { assignment }] of this.#disks.entries()) {
+    for (const [index, { place }] of this.#disks.entries()) {
+      const { id, device } = place;
       const mirror = await DiskMirror.start(qmp, {
-        device: assignment.id,
+        device,
         index,
         socketPath,
-        exportName: assignment.id,
+        exportName: id,
       });
       void mirror.ended.then((end) => {
         if (end.tag === "failed" && this.#mirrors.includes(mirror)) {
           this.#hasGap = true;
-          this.onMirrorLost(assignment.id, end.reason);
+          this.onMirrorLost(id, end.reason);
         }
       });
       this.#mirrors.push(mirror);
@@ -153,9 +171,22 @@ export class PrimaryDisks implements MirrorSink {
   async copyLacking(stream: DiskStream): Promise<void> {
     await Promise.all(
       this.#disks.map(async (disk, index) => {
-        const dataExtents = (fd: number, offset: number, bytes: number): { offset: number; bytes: number }[] =>
-          listDataExtents(fd, offset, offset + bytes).map(({ from, to }) => ({ offset: from, bytes: to - from }));
-        disk.copy = new DiskCopy({ disk: index, file: disk.file, map: disk.lacking, stream, dataExtents });
+        const dataExtents = (
+          fd: number,
+          offset: number,
+          bytes: number,
+        ): { offset: number; bytes: number }[] =>
+          listDataExtents(fd, offset, offset + bytes).map(({ from, to }) => ({
+            offset: from,
+            bytes: to - from,
+          }));
+        disk.copy = new DiskCopy({
+          disk: index,
+          file: disk.file,
+          map: disk.lacking,
+          stream,
+          dataExtents,
+        });
         await disk.copy.run();
         disk.copy = undefined;
       }),
@@ -170,12 +201,20 @@ export class PrimaryDisks implements MirrorSink {
    * Marks the granules of a disk whose hashes differ from ours, as the standby's come in. A granule written meanwhile may be
    * marked needlessly, never missed: that write is in the stream.
    */
-  async compare(disk: number, firstGranule: number, hashes: Uint8Array): Promise<void> {
+  async compare(
+    disk: number,
+    firstGranule: number,
+    hashes: Uint8Array,
+  ): Promise<void> {
     const target = this.#disks[disk];
     if (target === undefined) {
       return;
     }
-    for await (const own of hashGranules(target, { first: firstGranule, count: hashes.byteLength / 16 }, hashes)) {
+    for await (const own of hashGranules(
+      target,
+      { first: firstGranule, count: hashes.byteLength / 16 },
+      hashes,
+    )) {
       if (own.differs && own.granule < target.lacking.granuleCount) {
         target.lacking.mark(own.granule * GRANULE_BYTES, 1);
       }
@@ -189,7 +228,10 @@ export class PrimaryDisks implements MirrorSink {
 
   acknowledge(epoch: number): void {
     let index = 0;
-    while (index < this.#unacknowledged.length && (this.#unacknowledged[index]?.epoch ?? Infinity) <= epoch) {
+    while (
+      index < this.#unacknowledged.length &&
+      (this.#unacknowledged[index]?.epoch ?? Infinity) <= epoch
+    ) {
       index += 1;
     }
     if (index > 0) {
@@ -211,9 +253,12 @@ export class PrimaryDisks implements MirrorSink {
   }
 
   progress(): readonly DiskProgress[] {
-    return this.#disks.map(({ assignment, lacking }) => ({
-      id: assignment.id,
-      syncPercent: Math.round((1 - lacking.dirtyCount / Math.max(1, lacking.granuleCount)) * 1000) / 10,
+    return this.#disks.map(({ place, lacking }) => ({
+      id: place.id,
+      syncPercent:
+        Math.round(
+          (1 - lacking.dirtyCount / Math.max(1, lacking.granuleCount)) * 1000,
+        ) / 10,
       dirtyBytes: lacking.dirtyCount * GRANULE_BYTES,
     }));
   }
@@ -221,7 +266,9 @@ export class PrimaryDisks implements MirrorSink {
   async close(): Promise<void> {
     this.#target?.close();
     this.#mirrors = [];
-    await Promise.all(this.#disks.map(({ file }) => file.close().catch(() => undefined)));
+    await Promise.all(
+      this.#disks.map(({ file }) => file.close().catch(() => undefined)),
+    );
   }
 }
 
@@ -232,20 +279,31 @@ const ZERO_GRANULE = Buffer.alloc(GRANULE_BYTES);
 
 /** 16 bytes that tell a granule's content: half of a SHA-256, or zeros for zeros. */
 export function hashGranule(data: Buffer): Buffer {
-  if (data.length === GRANULE_BYTES ? data.equals(ZERO_GRANULE) : data.every((byte) => byte === 0)) {
+  if (
+    data.length === GRANULE_BYTES
+      ? data.equals(ZERO_GRANULE)
+      : data.every((byte) => byte === 0)
+  ) {
     return ZERO_HASH;
   }
   return createHash("sha256").update(data).digest().subarray(0, 16);
 }
 
-type Compared = { readonly granule: number; readonly hash: Buffer; readonly differs: boolean };
+type Compared = {
+  readonly granule: number;
+  readonly hash: Buffer;
+  readonly differs: boolean;
+};
 
 /**
  * Hashes granules of a disk, skipping holes. With `theirs` a granule that they have as zeros and we as data is not even
  * hashed: it differs.
  */
 export async function* hashGranules(
-  { file, bytes: diskSize }: { readonly file: FileHandle; readonly bytes: number },
+  {
+    file,
+    bytes: diskSize,
+  }: { readonly file: FileHandle; readonly bytes: number },
   { first, count }: { readonly first: number; readonly count: number },
   theirs?: Uint8Array,
 ): AsyncGenerator<Compared> {
@@ -254,8 +312,16 @@ export async function* hashGranules(
     const granules = Math.min(HASH_CHUNK_GRANULES, first + count - at);
     const offset = at * GRANULE_BYTES;
     const bytes = Math.min(granules * GRANULE_BYTES, diskSize - offset);
-    const holes = bytes <= 0 || listDataExtents(file.fd, offset, offset + bytes).length === 0;
-    if (!holes && theirs !== undefined && isAllZero(theirs.subarray((at - first) * 16, (at - first + granules) * 16))) {
+    const holes =
+      bytes <= 0 ||
+      listDataExtents(file.fd, offset, offset + bytes).length === 0;
+    if (
+      !holes &&
+      theirs !== undefined &&
+      isAllZero(
+        theirs.subarray((at - first) * 16, (at - first + granules) * 16),
+      )
+    ) {
       // A first copy onto an empty volume: what holds data differs, and is read once, when it is copied.
       yield* listDiffering(at, granules);
       continue;
@@ -264,9 +330,19 @@ export async function* hashGranules(
       await readWhole(file, chunk.subarray(0, bytes), offset);
     }
     for (let index = 0; index < granules; index += 1) {
-      const their = theirs?.subarray((at - first + index) * 16, (at - first + index + 1) * 16);
-      const data = chunk.subarray(index * GRANULE_BYTES, Math.min((index + 1) * GRANULE_BYTES, Math.max(0, bytes)));
-      yield compareGranule(at + index, holes || data.length === 0 ? undefined : data, their);
+      const their = theirs?.subarray(
+        (at - first + index) * 16,
+        (at - first + index + 1) * 16,
+      );
+      const data = chunk.subarray(
+        index * GRANULE_BYTES,
+        Math.min((index + 1) * GRANULE_BYTES, Math.max(0, bytes)),
+      );
+      yield compareGranule(
+        at + index,
+        holes || data.length === 0 ? undefined : data,
+        their,
+      );
     }
     if (!holes) {
       await new Promise((resolve) => setImmediate(resolve));
@@ -284,22 +360,41 @@ function isAllZero(hashes: Uint8Array): boolean {
   return hashes.every((byte) => byte === 0);
 }
 
-function compareGranule(granule: number, data: Buffer | undefined, theirs: Uint8Array | undefined): Compared {
+function compareGranule(
+  granule: number,
+  data: Buffer | undefined,
+  theirs: Uint8Array | undefined,
+): Compared {
   if (data !== undefined && theirs !== undefined && ZERO_HASH.equals(theirs)) {
     return { granule, hash: ZERO_HASH, differs: !isZero(data) };
   }
   const hash = data === undefined ? ZERO_HASH : hashGranule(data);
-  return { granule, hash, differs: theirs !== undefined && !hash.equals(theirs) };
+  return {
+    granule,
+    hash,
+    differs: theirs !== undefined && !hash.equals(theirs),
+  };
 }
 
 function isZero(data: Buffer): boolean {
-  return data.length === GRANULE_BYTES ? data.equals(ZERO_GRANULE) : data.every((byte) => byte === 0);
+  return data.length === GRANULE_BYTES
+    ? data.equals(ZERO_GRANULE)
+    : data.every((byte) => byte === 0);
 }
 
-async function readWhole(file: FileHandle, into: Buffer, offset: number): Promise<void> {
+async function readWhole(
+  file: FileHandle,
+  into: Buffer,
+  offset: number,
+): Promise<void> {
   let filled = 0;
   while (filled < into.length) {
-    const { bytesRead } = await file.read(into, filled, into.length - filled, offset + filled);
+    const { bytesRead } = await file.read(
+      into,
+      filled,
+      into.length - filled,
+      offset + filled,
+    );
     if (bytesRead === 0) {
       into.fill(0, filled);
       return;

@@ -14,9 +14,17 @@
  * until the time is up.
  */
 import type { Endpoint } from "../protocol/assignment.ts";
-import type { QuorumDecision, QuorumRecord, QuorumRequest } from "../protocol/quorum-record.ts";
+import type {
+  QuorumDecision,
+  QuorumRecord,
+  QuorumRequest,
+} from "../protocol/quorum-record.ts";
 import { QuorumFailure, QuorumLink, type QuorumTiming } from "./quorum-link.ts";
-import { QuorumRound, type DefiniteAnswer, type RoundEnd } from "./quorum-round.ts";
+import {
+  QuorumRound,
+  type DefiniteAnswer,
+  type RoundEnd,
+} from "./quorum-round.ts";
 import type { QuorumCall } from "./quorum-wire.ts";
 import type { TlsCredentials } from "./tls.ts";
 
@@ -34,7 +42,9 @@ export type QuorumConnectionOptions = {
   readonly credentials: TlsCredentials;
   readonly timing?: Partial<QuorumTiming> | undefined;
   /** Called on every change of {@link QuorumConnection.reachable}, with the reason when it is lost. */
-  readonly onReachable?: ((reachable: boolean, failure: QuorumFailure | undefined) => void) | undefined;
+  readonly onReachable?:
+    | ((reachable: boolean, failure: QuorumFailure | undefined) => void)
+    | undefined;
 };
 
 export const QUORUM_TIMING: QuorumTiming = {
@@ -58,20 +68,35 @@ const RETRY_PAUSE_MS = 30;
 export class QuorumConnection {
   readonly #options: QuorumConnectionOptions;
   readonly #timing: QuorumTiming;
-  readonly #links: readonly QuorumLink[];
+  #links: readonly QuorumLink[] = [];
   #reachable = false;
   #isClosed = false;
   #waiting: (() => void)[] = [];
 
   constructor(options: QuorumConnectionOptions) {
-    const { endpoints, credentials } = options;
-    const timing = { ...QUORUM_TIMING, ...options.timing };
     this.#options = options;
-    this.#timing = timing;
-    const onChanged = (): void => {
-      this.#afterChange();
-    };
-    this.#links = endpoints.map((endpoint) => new QuorumLink({ endpoint, credentials, timing, onChanged }));
+    this.#timing = { ...QUORUM_TIMING, ...options.timing };
+    this.setEndpoints(options.endpoints);
+  }
+
+  /**
+   * Other endpoints of the same quorum from now on. Connections to those that stay are kept, in the new order; questions that
+   * are under way at one that goes end as those of a lost connection: they are asked elsewhere.
+   */
+  setEndpoints(endpoints: readonly Endpoint[]): void {
+    if (this.#isClosed) {
+      return;
+    }
+    const before = this.#links;
+    this.#links = endpoints.map(
+      (endpoint) =>
+        before.find((link) => isSame(link.endpoint, endpoint)) ??
+        this.#openLink(endpoint),
+    );
+    for (const link of before.filter((each) => !this.#links.includes(each))) {
+      link.close();
+    }
+    this.#afterChange();
   }
 
   /** Whether there is a warm connection to a quorum whose store answers. */
@@ -85,19 +110,26 @@ export class QuorumConnection {
   }
 
   async ask(request: QuorumRequest): Promise<QuorumOutcome> {
-    const { answer, mayBeDone, failure } = await this.#call({ tag: "change", request });
+    const { answer, mayBeDone, failure } = await this.#call({
+      tag: "change",
+      request,
+    });
     if (answer?.tag === "granted") {
       return answer;
     }
     if (answer?.tag === "refused") {
       return { tag: "refused", reason: answer.reason, record: answer.record };
     }
-    return mayBeDone ? { tag: "unknown", why: failure.message } : { tag: "unreachable", failure };
+    return mayBeDone
+      ? { tag: "unknown", why: failure.message }
+      : { tag: "unreachable", failure };
   }
 
   async read(guest: string): Promise<QuorumReading> {
     const { answer, failure } = await this.#call({ tag: "read", guest });
-    return answer?.tag === "record" ? { tag: "read", record: answer.record } : { tag: "unreachable", failure };
+    return answer?.tag === "record"
+      ? { tag: "read", record: answer.record }
+      : { tag: "unreachable", failure };
   }
 
   /** Questions under way end as unknown or unreachable. */
@@ -109,15 +141,32 @@ export class QuorumConnection {
     this.#wake();
   }
 
+  #openLink(endpoint: Endpoint): QuorumLink {
+    const onChanged = (): void => {
+      this.#afterChange();
+    };
+    return new QuorumLink({
+      endpoint,
+      credentials: this.#options.credentials,
+      timing: this.#timing,
+      onChanged,
+    });
+  }
+
   async #call(call: QuorumCall): Promise<CallEnd> {
     const deadlineMs = performance.now() + this.#timing.askTimeoutMs;
     let mayBeDone = false;
     for (;;) {
       const round = await this.#askRound(call, deadlineMs);
       mayBeDone ||= round.mayBeDone;
-      const isLast = this.#isClosed || performance.now() + RETRY_PAUSE_MS >= deadlineMs;
+      const isLast =
+        this.#isClosed || performance.now() + RETRY_PAUSE_MS >= deadlineMs;
       if (round.isFinal || !mayBeDone || isLast) {
-        return { answer: round.answer, mayBeDone, failure: round.failure ?? this.#unreachable() };
+        return {
+          answer: round.answer,
+          mayBeDone,
+          failure: round.failure ?? this.#unreachable(),
+        };
       }
       await this.#changed(RETRY_PAUSE_MS);
     }
@@ -138,7 +187,9 @@ export class QuorumConnection {
     const startedMs = performance.now();
     while (!this.#isClosed && !this.#links.some((link) => link.isUp)) {
       const areKnown = this.#links.every((link) => link.failure !== undefined);
-      const endMs = areKnown ? Math.min(deadlineMs, startedMs + WAIT_FOR_LINK_MS) : deadlineMs;
+      const endMs = areKnown
+        ? Math.min(deadlineMs, startedMs + WAIT_FOR_LINK_MS)
+        : deadlineMs;
       const leftMs = endMs - performance.now();
       if (leftMs <= 0) {
         return;
@@ -149,7 +200,10 @@ export class QuorumConnection {
 
   #inOrder(): QuorumLink[] {
     const up = this.#links.filter((link) => link.isUp);
-    return [...up.filter((link) => link.isHealthy), ...up.filter((link) => !link.isHealthy)];
+    return [
+      ...up.filter((link) => link.isHealthy),
+      ...up.filter((link) => !link.isHealthy),
+    ];
   }
 
   /** Some link changed, or the time is up. */
@@ -168,16 +222,26 @@ export class QuorumConnection {
     const reachable = this.#links.some((link) => link.isHealthy);
     if (reachable !== this.#reachable) {
       this.#reachable = reachable;
-      this.#options.onReachable?.(reachable, reachable ? undefined : this.#unreachable());
+      this.#options.onReachable?.(
+        reachable,
+        reachable ? undefined : this.#unreachable(),
+      );
     }
   }
 
   #unreachable(): QuorumFailure {
     if (this.#isClosed) {
-      return new QuorumFailure({ code: "QuorumClosed" }, "the connection to the quorum was closed by this process");
+      return new QuorumFailure(
+        { code: "QuorumClosed" },
+        "the connection to the quorum was closed by this process",
+      );
     }
-    const endpoints = this.#links.map(({ endpoint: { host, port } }) => `${host} port ${port}`);
-    const causes = this.#links.flatMap((link) => (link.failure === undefined ? [] : [link.failure.message]));
+    const endpoints = this.#links.map(
+      ({ endpoint: { host, port } }) => `${host} port ${port}`,
+    );
+    const causes = this.#links.flatMap((link) =>
+      link.failure === undefined ? [] : [link.failure.message],
+    );
     return new QuorumFailure(
       { code: "QuorumUnreachable", endpoints },
       `no quorum answers at ${endpoints.join(", ")}; ${causes.join("; ")}`,
@@ -189,4 +253,8 @@ export class QuorumConnection {
       resolve();
     }
   }
+}
+
+function isSame(one: Endpoint, other: Endpoint): boolean {
+  return one.host === other.host && one.port === other.port;
 }

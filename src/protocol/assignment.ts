@@ -1,7 +1,7 @@
 /**
  * What a node has to run, and what its agent and the engine of each guest tell one another.
  *
- * An assignment is one guest on this node, written by whoever places guests (a file, later the pair resource). The agent
+ * An assignment is one guest on this node, written by whoever places guests (a file, or the cluster's GuestPair). The agent
  * starts one engine process per assignment and speaks with it over Node's IPC channel (JSON objects, in order, at most
  * once). The life of a channel:
  *
@@ -11,24 +11,46 @@
  *   engine -> report, transition   transitions as they happen; a report with news, at most once a second, and without news
  *                                  at least every 5 s: an engine silent for 30 s hangs and is killed
  *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
- *   agent  -> retuned              the latency contract or detection time changed; everything else needs a new engine
- *   agent  -> stop                 hand over when a standby is in sync, then leave; answered by exiting
+ *   agent  -> retuned              the latency contract or detection time changed
+ *   agent  -> quorumChanged        the quorum's endpoints changed; everything else needs a new engine
+ *   agent  -> release              the guest is to run on unprotected: whoever owns it gets leave to run alone, opens its
+ *                                  output for good and exits as released; the other side goes on as it is
+ *   agent  -> stop                 hand over when a standby is in sync and that is wanted, then leave; answered by exiting
  *   engine -> exiting              the last message, then the process exits
  *
  * Death rules: an engine exits at once when its channel closes, for then its agent is gone and the next agent starts a
  * new engine. QEMU dies with neither of them: it is adopted. What it sends stays held while no engine is there.
  */
 
-export type Link = { readonly name: string; readonly localHost: string; readonly peerHost: string };
-export type TlsFiles = { readonly certPath: string; readonly keyPath: string; readonly caPath: string };
+export type Link = {
+  readonly name: string;
+  readonly localHost: string;
+  readonly peerHost: string;
+};
+export type TlsFiles = {
+  readonly certPath: string;
+  readonly keyPath: string;
+  readonly caPath: string;
+};
 export type Endpoint = { readonly host: string; readonly port: number };
 
-export type DiskAssignment = {
-  /** The QEMU drive or blockdev node-name. */
-  readonly id: string;
-  /** A raw image or block device on this host. */
-  readonly path: string;
-};
+/** A disk that is copied. `id` is its name between the engines and in reports, so it is equal on both sides. */
+export type DiskAssignment =
+  /** On a plain host: `id` is also the QEMU drive or blockdev node-name, `path` a raw image or block device. */
+  | { readonly id: string; readonly path: string }
+  /** In a pod: QEMU is asked where the disk of the device with this id is; nodes and paths may differ between the sides. */
+  | { readonly id: string; readonly device: string };
+
+/** How the guest's QEMU comes to be. */
+export type QemuOrigin =
+  /** The agent starts it. Arguments without -S, -incoming and -qmp: the agent adds those. */
+  | {
+      readonly tag: "local";
+      readonly binary: string;
+      readonly args: readonly string[];
+    }
+  /** A launcher pod on this node starts it; the agent finds it and waits for one of the shape that is needed. */
+  | { readonly tag: "pod" };
 
 export type CheckpointContract = {
   readonly maxAddedLatencyMs: number;
@@ -51,11 +73,12 @@ export type GuestAssignment = {
   readonly port: number;
   readonly links: readonly Link[];
   readonly disks: readonly DiskAssignment[];
-  /** Without -S, -incoming and -qmp: the agent adds those. */
-  readonly qemu: { readonly binary: string; readonly args: readonly string[] };
+  readonly qemu: QemuOrigin;
   readonly checkpoint: CheckpointContract;
   readonly failover: FailoverTiming;
   readonly tracker: "auto" | TrackerMethod;
+  /** The guest is to run on unprotected; see `release` above. */
+  readonly isReleasing?: boolean | undefined;
 };
 
 export type EngineConfig = GuestAssignment & {
@@ -76,9 +99,12 @@ export type FoundGuest = {
   readonly pid: number;
   /** Field 22 of /proc/PID/stat: tells this process from a later one with the same id. Decimal, for it may pass 2^53. */
   readonly startTime: string;
+  /** As the engine sees it. */
   readonly qmpPath: string;
   /** Root of QEMU's mount namespace as seen from the engine: "/" for a QEMU the agent started itself. */
   readonly qemuRoot: string;
+  /** As QEMU sees it: the directory for sockets and pipes that both use, which both may write. */
+  readonly sharedDirectory: string;
   readonly startedAs: GuestShape;
 };
 
@@ -89,7 +115,15 @@ export type OutputMode = "open" | "held" | "closed";
 
 /** Parts of a checkpoint. The guest stands still in all of `pause`; `ship` and `acknowledge` run beside it. */
 export type CheckpointPhase =
-  "pause" | "stop" | "mark" | "deviceState" | "scan" | "copy" | "resume" | "ship" | "acknowledge";
+  | "pause"
+  | "stop"
+  | "mark"
+  | "deviceState"
+  | "scan"
+  | "copy"
+  | "resume"
+  | "ship"
+  | "acknowledge";
 
 /** Quantiles over the last samples; `count` and `sumMs` over the life of the engine, so they only grow. */
 export type DurationFigures = {
@@ -113,9 +147,18 @@ export type CheckpointFigures = {
   readonly diskBytes: number;
 };
 
-export type LinkFigures = { readonly name: string; readonly alive: boolean; readonly rttMs: number | null };
+export type LinkFigures = {
+  readonly name: string;
+  readonly alive: boolean;
+  readonly rttMs: number | null;
+};
 
-export type EngineConditionType = "InSync" | "QuorumReachable" | "LatencyWithinBound" | "DisksHealthy" | "LinksHealthy";
+export type EngineConditionType =
+  | "InSync"
+  | "QuorumReachable"
+  | "LatencyWithinBound"
+  | "DisksHealthy"
+  | "LinksHealthy";
 
 export type EngineCondition = {
   readonly type: EngineConditionType;
@@ -136,7 +179,11 @@ export type EngineReport = {
   readonly primaryNode: string;
   /** 0..100; 100 while in sync. */
   readonly syncPercent: number;
-  readonly disks: readonly { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number }[];
+  readonly disks: readonly {
+    readonly id: string;
+    readonly syncPercent: number;
+    readonly dirtyBytes: number;
+  }[];
   readonly checkpoint: CheckpointFigures;
   /** From the moment a packet was held to the moment it left. */
   readonly addedLatency: DurationFigures;
@@ -166,9 +213,11 @@ export type EngineTransition = {
  * - `fenced`, `restart`: a new engine at once (it will be a standby or read the record anew);
  * - `ended`: the guest shut itself down: QEMU is removed and nothing starts until somebody asks;
  * - `stopped`: the agent asked for it;
+ * - `released`: the guest runs on without an engine, its output open for good; nothing starts until protection is asked for;
  * - `failed`: a new engine after the backoff; `message` goes to status.
  */
-export type EngineExitReason = "fenced" | "restart" | "ended" | "stopped" | "failed";
+export type EngineExitReason =
+  "fenced" | "restart" | "ended" | "stopped" | "released" | "failed";
 
 export type EngineMessage =
   | {
@@ -186,16 +235,30 @@ export type EngineMessage =
       readonly accepted: boolean;
       readonly message: string;
     }
-  | { readonly tag: "exiting"; readonly reason: EngineExitReason; readonly message: string };
+  | {
+      readonly tag: "exiting";
+      readonly reason: EngineExitReason;
+      readonly message: string;
+    };
 
 // What the agent tells an engine.
 
 export type AgentMessage =
-  | { readonly tag: "configure"; readonly config: EngineConfig; readonly found: FoundGuest | null }
+  | {
+      readonly tag: "configure";
+      readonly config: EngineConfig;
+      readonly found: FoundGuest | null;
+    }
   | ({ readonly tag: "guestFound"; readonly started: boolean } & FoundGuest)
   | { readonly tag: "guestFailed"; readonly message: string }
   /** `pid` is 0 when there was none to kill. */
   | { readonly tag: "guestDied"; readonly pid: number }
-  | { readonly tag: "retuned"; readonly checkpoint: CheckpointContract; readonly failover: FailoverTiming }
+  | {
+      readonly tag: "retuned";
+      readonly checkpoint: CheckpointContract;
+      readonly failover: FailoverTiming;
+    }
+  | { readonly tag: "quorumChanged"; readonly quorum: readonly Endpoint[] }
   | { readonly tag: "switchover"; readonly requestId: string }
-  | { readonly tag: "stop" };
+  | { readonly tag: "release" }
+  | { readonly tag: "stop"; readonly handOver: boolean };

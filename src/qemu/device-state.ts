@@ -43,8 +43,16 @@ export type CheckpointFailureDetail =
   | { readonly code: "CheckpointBusy" }
   | { readonly code: "StopTimedOut"; readonly afterMs: number }
   | { readonly code: "SaveTimedOut"; readonly afterMs: number }
-  | { readonly code: "HoldBroken"; readonly stateBytes: number; readonly roomBytes: number }
-  | { readonly code: "StateTooLarge"; readonly stateBytes: number; readonly bufferBytes: number }
+  | {
+      readonly code: "HoldBroken";
+      readonly stateBytes: number;
+      readonly roomBytes: number;
+    }
+  | {
+      readonly code: "StateTooLarge";
+      readonly stateBytes: number;
+      readonly bufferBytes: number;
+    }
   | { readonly code: "StateMalformed"; readonly stateBytes: number };
 export class CheckpointFailure extends Failure<CheckpointFailureDetail> {}
 
@@ -117,26 +125,35 @@ export class Checkpointer {
     this.#pipe.wakeOnce();
   };
 
-  private constructor(qmp: QmpClient, pipe: HeldPipe) {
+  private constructor(qmp: QmpClient, pipe: HeldPipe, pathInQemu: string) {
     this.#qmp = qmp;
     this.#pipe = pipe;
-    this.#saveArgs = { filename: pipe.path, live: false };
+    this.#saveArgs = { filename: pathInQemu, live: false };
     this.#primed = qmp.prime("xen-save-devices-state", this.#saveArgs);
     process.on("exit", this.#onExit);
   }
 
   /**
-   * Makes the FIFO, a fresh one whatever is at that path; QEMU must reach it under the same path, `mode` is for a QEMU
-   * that runs as another user. Captures take a thread of libuv's pool for as long as the stop lasts: a process that reads
+   * Makes the FIFO, a fresh one whatever is at that path; QEMU must reach it under the same path or `pathInQemu`, `mode` is
+   * for a QEMU that runs as another user. Captures take a thread of libuv's pool for as long as the stop lasts: a process that reads
    * disks through the pool as well sets UV_THREADPOOL_SIZE above the number of its reads.
    */
   static async open(
     qmp: QmpClient,
     fifoPath: string,
-    options: { readonly mode?: number; readonly enlarge?: EnlargePipe } = {},
+    options: {
+      readonly mode?: number;
+      readonly enlarge?: EnlargePipe;
+      readonly pathInQemu?: string;
+    } = {},
   ): Promise<Checkpointer> {
     await qmp.assertCommands(["xen-save-devices-state"]);
-    return new Checkpointer(qmp, await HeldPipe.create(fifoPath, options.mode ?? 0o600, options.enlarge));
+    const pipe = await HeldPipe.create(
+      fifoPath,
+      options.mode ?? 0o600,
+      options.enlarge,
+    );
+    return new Checkpointer(qmp, pipe, options.pathInQemu ?? fifoPath);
   }
 
   /** Whether a capture of ours is under way: the guest's stops and starts are its doing then. */
@@ -152,7 +169,10 @@ export class Checkpointer {
   ): Promise<Capture> {
     assert(!this.#closed, "capture on a closed checkpointer");
     if (this.#attempt !== undefined) {
-      throw new CheckpointFailure({ code: "CheckpointBusy" }, "the checkpoint before has not ended; wait for it");
+      throw new CheckpointFailure(
+        { code: "CheckpointBusy" },
+        "the checkpoint before has not ended; wait for it",
+      );
     }
     const roomBytes = this.#pipe.fill(this.#stateBytesMin * ROOM_SHARE);
     const opened = this.#pipe.opened();
@@ -161,7 +181,13 @@ export class Checkpointer {
     this.#attempt = attempt;
     countOwnStop(this.#qmp, attempt.answered);
     try {
-      return await this.#follow(attempt, { whileStopped, state, roomBytes, sentAtMs, ...options });
+      return await this.#follow(attempt, {
+        whileStopped,
+        state,
+        roomBytes,
+        sentAtMs,
+        ...options,
+      });
     } finally {
       if (attempt.isDrained && attempt.isAnswered) {
         this.#attempt = undefined;
@@ -250,13 +276,20 @@ export class Checkpointer {
         `the device state has ${stateBytes} bytes, the buffer ${state.length}; capture again with a larger one`,
       );
     }
-    if (stateBytes < 8 || state.readUInt32BE(0) !== STREAM_MAGIC || state[stateBytes - 1] !== STREAM_END) {
+    if (
+      stateBytes < 8 ||
+      state.readUInt32BE(0) !== STREAM_MAGIC ||
+      state[stateBytes - 1] !== STREAM_END
+    ) {
       throw new CheckpointFailure(
         { code: "StateMalformed", stateBytes },
         `what QEMU saved is no whole device state (${stateBytes} bytes); does something else write into the FIFO?`,
       );
     }
-    this.#stateBytesMin = this.#stateBytesMin === 0 ? stateBytes : Math.min(this.#stateBytesMin, stateBytes);
+    this.#stateBytesMin =
+      this.#stateBytesMin === 0
+        ? stateBytes
+        : Math.min(this.#stateBytesMin, stateBytes);
   }
 }
 

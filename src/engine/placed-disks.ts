@@ -1,0 +1,82 @@
+/** Where the disks that an assignment names are: in QEMU, and as a file or block device that this process can open. */
+import { type DiskAssignment } from "../protocol/assignment.ts";
+import { type MachineDisk } from "../qemu/machine.ts";
+
+export type PlacedDisk = {
+  /** Its name between the engines. */
+  readonly id: string;
+  /** What QEMU's block commands take for it; may differ between the sides. */
+  readonly device: string;
+  /** As this process has to name it. */
+  readonly path: string;
+};
+
+export type DiskPlacing = {
+  readonly disks: readonly PlacedDisk[];
+  /** Why some could not be placed, for people. */
+  readonly missing: readonly string[];
+};
+
+/** `files.own` gives a path of QEMU's as this process has to name it. */
+export function placeDisks(
+  wanted: readonly DiskAssignment[],
+  machine: { readonly disks: readonly MachineDisk[] },
+  files: { own(path: string): string },
+): DiskPlacing {
+  const disks: PlacedDisk[] = [];
+  const missing: string[] = [];
+  for (const disk of wanted) {
+    if ("path" in disk) {
+      disks.push({ id: disk.id, device: disk.id, path: disk.path });
+      continue;
+    }
+    const { id, device } = disk;
+    const found = machine.disks.find(({ qdev }) => isDevice(qdev, device));
+    const path = found === undefined ? undefined : parseFilename(found.path);
+    if (found === undefined || path === undefined) {
+      missing.push(
+        found === undefined
+          ? `disk ${id} is not in QEMU (no device ${device} with a medium): name the disks that the guest has`
+          : `disk ${id} is no file and no block device (${found.path}): give the guest a raw volume`,
+      );
+      continue;
+    }
+    disks.push({ id, device: found.node, path: files.own(path) });
+  }
+  return { disks, missing };
+}
+
+/** A virtio device shows its backend, others themselves: /machine/peripheral/NAME or /machine/peripheral/NAME/virtio-backend. */
+function isDevice(qdev: string, device: string): boolean {
+  return (
+    qdev
+      .replace(/\/virtio-backend$/, "")
+      .split("/")
+      .at(-1) === device
+  );
+}
+
+/** Where a name alone does not tell all of a node's options QEMU gives them as JSON. */
+function parseFilename(given: string): string | undefined {
+  if (!given.startsWith("json:")) {
+    return given.startsWith("/") ? given : undefined;
+  }
+  try {
+    return findFilename(JSON.parse(given.slice("json:".length)));
+  } catch {
+    return undefined;
+  }
+}
+
+function findFilename(node: unknown): string | undefined {
+  if (typeof node !== "object" || node === null) {
+    return undefined;
+  }
+  const { filename, file } = node as {
+    readonly filename?: unknown;
+    readonly file?: unknown;
+  };
+  return typeof filename === "string" && filename.startsWith("/")
+    ? filename
+    : findFilename(file);
+}
