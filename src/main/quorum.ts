@@ -6,9 +6,13 @@
  * ends the process too: it keeps no state but the store's, and starting it anew is the best it can do.
  */
 import { Failure } from "../lib/failure.ts";
+import { findAccess } from "../kube/access.ts";
+import { LeaseClient } from "../kube/lease-client.ts";
 import { TlsCredentials } from "../net/tls.ts";
 import { EtcdStore } from "../quorum/etcd-store.ts";
 import { FileStore } from "../quorum/file-store.ts";
+import { HealthFiles } from "../quorum/health-files.ts";
+import { LeaseStore } from "../quorum/lease-store.ts";
 import {
   FlagFailure,
   parseQuorumFlags,
@@ -23,20 +27,38 @@ import { createLog, type ProcessLog } from "../telemetry/log.ts";
 const ANSWERS_LEAVE_MS = 200;
 
 async function openStore(choice: StoreChoice, log: ProcessLog): Promise<RecordStore> {
-  if (choice.tag === "etcd") {
-    return new EtcdStore(choice.options);
+  switch (choice.tag) {
+    case "etcd":
+      return new EtcdStore(choice.options);
+    case "lease":
+      return openLeaseStore(choice.namespace);
+    case "file":
+      return await FileStore.open(choice.directory, {
+        onBroken: (failure) => {
+          setTimeout(() => end(failure, 1, log), ANSWERS_LEAVE_MS);
+        },
+      });
   }
-  return await FileStore.open(choice.directory, {
-    onBroken: (failure) => {
-      setTimeout(() => end(failure, 1, log), ANSWERS_LEAVE_MS);
-    },
-  });
+}
+
+/** As whom KUBECONFIG says, or as the pod's service account. */
+async function openLeaseStore(wanted: string | undefined): Promise<RecordStore> {
+  const source = findAccess();
+  const namespace = wanted ?? (await source.read()).namespace;
+  if (namespace === undefined) {
+    throw new FlagFailure({ code: "BadFlag", flag: "namespace" }, "--namespace is missing: name that of the Leases");
+  }
+  return new LeaseStore({ leases: new LeaseClient(source, namespace) });
 }
 
 async function serve(flags: QuorumFlags, log: ProcessLog): Promise<void> {
   const credentials = await TlsCredentials.open(flags.tls);
   const store = await openStore(flags.store, log);
   const server = await QuorumServer.open({ ...flags, credentials, store, log });
+  const health =
+    flags.healthDirectory === undefined
+      ? undefined
+      : HealthFiles.open(flags.healthDirectory, () => server.isStoreHealthy());
   let stopping = false;
   const stop = (signal: string): void => {
     if (stopping) {
@@ -44,6 +66,7 @@ async function serve(flags: QuorumFlags, log: ProcessLog): Promise<void> {
     }
     stopping = true;
     log.info({ signal }, "quorum stops");
+    health?.close();
     void server
       .close()
       .then(() => store.close())

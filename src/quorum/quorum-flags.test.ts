@@ -11,11 +11,15 @@ test.each([
   { args: ["--listen", "::1:7800"], says: "write an IPv6 address as [ADDRESS]:PORT" },
   { args: ["--listen", "a:70000"], says: "is no HOST:PORT" },
   { args: ["--listen", "a:1,b:2", ...file], says: "all addresses must have the same port" },
-  { args: [...listen, "--store", "redis:x"], says: "is neither file:DIRECTORY nor etcd:URL" },
-  { args: [...listen, "--store", "file:"], says: "is neither file:DIRECTORY nor etcd:URL" },
+  { args: [...listen, "--store", "redis:x"], says: "is none of file:DIRECTORY, etcd:URL[,URL...] and lease" },
+  { args: [...listen, "--store", "file:"], says: "is none of file:DIRECTORY, etcd:URL[,URL...] and lease" },
   { args: [...listen, "--store", "etcd:10.0.0.1:2379"], says: "is no etcd address like" },
   { args: [...listen, "--store", "etcd:https://e:1", "--etcd-cert", "x"], says: "belong together" },
-  { args: [...listen, ...file, "--etcd-ca", "x"], says: "--etcd-ca has no meaning with a file store" },
+  { args: [...listen, ...file, "--etcd-ca", "x"], says: "--etcd-ca has no meaning with --store file" },
+  { args: [...listen, ...file, "--namespace", "x"], says: "--namespace has no meaning with --store file" },
+  { args: [...listen, "--store", "lease:x"], says: "is none of file:DIRECTORY, etcd:URL[,URL...] and lease" },
+  { args: [...listen, "--store", "lease", "--namespace", "X"], says: "--namespace X is no name of a namespace" },
+  { args: [...listen, "--store", "lease", "--etcd-ca", "x"], says: "--etcd-ca has no meaning with --store lease" },
   { args: [...listen, ...file], says: "--cert is missing" },
   { args: [...listen, ...file, ...tls, "--log-level", "loud"], says: "--log-level loud is none of" },
   { args: [...listen, ...file, ...tls, "extra"], says: "Unexpected argument 'extra'" },
@@ -31,6 +35,7 @@ test("what they mean", () => {
     port: 7800,
     store: { tag: "file", directory: "/var/lib/q" },
     tls: { certPath: "c", keyPath: "k", caPath: "a" },
+    healthDirectory: undefined,
     logLevel: "info",
   });
   const etcd = [
@@ -50,5 +55,10 @@ test("what they mean", () => {
       tls: { certPath: "ec", keyPath: "ek", caPath: "ea" },
       prefix: undefined,
     },
+  });
+  const lease = ["--store", "lease", "--namespace", "twinrun"];
+  expect(parseQuorumFlags([...listen, ...lease, ...tls, "--health-directory", "/run/h"])).toMatchObject({
+    store: { tag: "lease", namespace: "twinrun" },
+    healthDirectory: "/run/h",
   });
 });

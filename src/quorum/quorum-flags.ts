@@ -6,21 +6,27 @@ import { LOG_LEVELS, type LogLevel } from "../telemetry/log.ts";
 import type { EtcdOptions } from "./etcd-store.ts";
 
 export type StoreChoice =
-  { readonly tag: "file"; readonly directory: string } | { readonly tag: "etcd"; readonly options: EtcdOptions };
+  | { readonly tag: "file"; readonly directory: string }
+  | { readonly tag: "etcd"; readonly options: EtcdOptions }
+  /** In the pod's own namespace unless told. */
+  | { readonly tag: "lease"; readonly namespace: string | undefined };
 
 export type QuorumFlags = {
   readonly hosts: readonly string[];
   readonly port: number;
   readonly store: StoreChoice;
   readonly tls: TlsFiles;
+  /** Where to leave the files that probes look at. */
+  readonly healthDirectory: string | undefined;
   readonly logLevel: LogLevel;
 };
 
 export class FlagFailure extends Failure<{ readonly code: "BadFlag"; readonly flag: string }> {}
 
 export const QUORUM_USAGE = `usage: node src/main/quorum.ts --listen HOST:PORT[,HOST:PORT...]
-    --store file:DIRECTORY | etcd:URL[,URL...]
+    --store file:DIRECTORY | etcd:URL[,URL...] | lease
     --cert FILE --key FILE --ca FILE [--etcd-cert FILE --etcd-key FILE] [--etcd-ca FILE] [--etcd-prefix PREFIX]
+    [--namespace NAMESPACE] [--health-directory DIRECTORY]
     [--log-level ${LOG_LEVELS.join("|")}]`;
 
 const TEXT = { type: "string" } as const;
@@ -34,9 +40,12 @@ const OPTIONS = {
   "etcd-key": TEXT,
   "etcd-ca": TEXT,
   "etcd-prefix": TEXT,
+  namespace: TEXT,
+  "health-directory": TEXT,
   "log-level": TEXT,
 };
-type Values = Readonly<Partial<Record<keyof typeof OPTIONS, string>>>;
+type Flag = keyof typeof OPTIONS;
+type Values = Readonly<Partial<Record<Flag, string>>>;
 
 /** Throws a {@link FlagFailure}. */
 export function parseQuorumFlags(args: readonly string[]): QuorumFlags {
@@ -50,11 +59,12 @@ export function parseQuorumFlags(args: readonly string[]): QuorumFlags {
     ...parseListen(required(values, "listen")),
     store: parseStore(required(values, "store"), values),
     tls: { certPath: required(values, "cert"), keyPath: required(values, "key"), caPath: required(values, "ca") },
+    healthDirectory: values["health-directory"],
     logLevel: parseLogLevel(values["log-level"] ?? "info"),
   };
 }
 
-function required(values: Values, flag: keyof typeof OPTIONS): string {
+function required(values: Values, flag: Flag): string {
   const value = values[flag];
   if (value === undefined || value === "") {
     throw bad(flag, `--${flag} is missing`);
@@ -79,26 +89,52 @@ function parseListen(text: string): { readonly hosts: readonly string[]; readonl
   return { hosts: addresses.map(({ host }) => host), port };
 }
 
+const FLAGS_OF_STORES = {
+  file: [],
+  etcd: ["etcd-cert", "etcd-key", "etcd-ca", "etcd-prefix"],
+  lease: ["namespace"],
+} as const satisfies Record<StoreChoice["tag"], readonly Flag[]>;
+
 function parseStore(text: string, values: Values): StoreChoice {
-  const [, kind, rest = ""] = /^(file|etcd):(.+)$/.exec(text) ?? [];
-  const etcdFlag = (["etcd-cert", "etcd-key", "etcd-ca", "etcd-prefix"] as const).find(
-    (flag) => values[flag] !== undefined,
-  );
-  if (kind === "file") {
-    if (etcdFlag !== undefined) {
-      throw bad(etcdFlag, `--${etcdFlag} has no meaning with a file store: drop it, or use --store etcd:URL`);
+  const [, kind, rest = ""] = /^(?:(file|etcd):(?=.)|lease$)(.*)$/.exec(text) ?? [];
+  const tag = text === "lease" ? "lease" : kind === "file" || kind === "etcd" ? kind : undefined;
+  if (tag === undefined) {
+    throw bad("store", `--store ${text} is none of file:DIRECTORY, etcd:URL[,URL...] and lease`);
+  }
+  refuseForeignFlags(tag, values);
+  switch (tag) {
+    case "file":
+      return { tag, directory: rest };
+    case "etcd":
+      return { tag, options: parseEtcd(rest, values) };
+    case "lease":
+      return { tag, namespace: parseNamespace(values.namespace) };
+  }
+}
+
+function refuseForeignFlags(tag: StoreChoice["tag"], values: Values): void {
+  for (const [owner, flags] of Object.entries(FLAGS_OF_STORES)) {
+    const flag = owner === tag ? undefined : flags.find((candidate) => values[candidate] !== undefined);
+    if (flag !== undefined) {
+      throw bad(flag, `--${flag} has no meaning with --store ${tag}: drop it, or use --store ${owner}`);
     }
-    return { tag: "file", directory: rest };
   }
-  if (kind !== "etcd") {
-    throw bad("store", `--store ${text} is neither file:DIRECTORY nor etcd:URL[,URL...]`);
-  }
+}
+
+function parseEtcd(rest: string, values: Values): EtcdOptions {
   const urls = rest.split(",").map(parseEtcdUrl);
   if ((values["etcd-cert"] === undefined) !== (values["etcd-key"] === undefined)) {
     throw bad("etcd-cert", "--etcd-cert and --etcd-key belong together: give both or neither");
   }
   const tls = { certPath: values["etcd-cert"], keyPath: values["etcd-key"], caPath: values["etcd-ca"] };
-  return { tag: "etcd", options: { urls, tls, prefix: values["etcd-prefix"] } };
+  return { urls, tls, prefix: values["etcd-prefix"] };
+}
+
+function parseNamespace(name: string | undefined): string | undefined {
+  if (name !== undefined && !/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(name)) {
+    throw bad("namespace", `--namespace ${name} is no name of a namespace`);
+  }
+  return name;
 }
 
 function parseEtcdUrl(text: string): string {

@@ -46,10 +46,12 @@ const PROBLEM_WINDOW_MS = 10_000;
 export class QuorumServer {
   readonly #listener: SecureListener;
   readonly #callers: Set<Caller>;
+  readonly #service: QuorumService;
 
-  private constructor(listener: SecureListener, callers: Set<Caller>) {
+  private constructor(listener: SecureListener, callers: Set<Caller>, service: QuorumService) {
     this.#listener = listener;
     this.#callers = callers;
+    this.#service = service;
   }
 
   static async open(options: QuorumServerOptions): Promise<QuorumServer> {
@@ -78,11 +80,15 @@ export class QuorumServer {
       },
     });
     log.info({ hosts: listener.hosts, port: listener.port }, "quorum listens");
-    return new QuorumServer(listener, callers);
+    return new QuorumServer(listener, callers, service);
   }
 
   get port(): number {
     return this.#listener.port;
+  }
+
+  isStoreHealthy(): Promise<boolean> {
+    return this.#service.isStoreHealthy();
   }
 
   /** Answers what was asked, refuses what comes, then ends every connection. */

@@ -36,7 +36,7 @@ export class QuorumService {
         case "read":
           return { tag: "record", record: (await this.#store.read(call.guest))?.record };
         case "health":
-          return { tag: "health", storeAnswers: await this.#isStoreHealthy() };
+          return { tag: "health", storeAnswers: await this.isStoreHealthy() };
       }
     } catch (error) {
       if (error instanceof StoreFailure) {
@@ -77,7 +77,7 @@ export class QuorumService {
   }
 
   /** One look serves everybody for half a second, however many engines ask. */
-  #isStoreHealthy(): Promise<boolean> {
+  isStoreHealthy(): Promise<boolean> {
     const nowMs = performance.now();
     if (this.#health === undefined || nowMs - this.#health.atMs > HEALTH_AGE_MS) {
       const answer = this.#store.read(HEALTH_GUEST).then(

@@ -1,15 +1,21 @@
-/** What every store has to do, on each of them: the directory, the fake disk, etcd with one member and with three. */
+/**
+ * What every store has to do, on each of them: the directory, the fake disk, etcd with one member and with three, and
+ * Leases as the fake keeps them (those of a real API server: test/lab/kubernetes/lease-store.test.ts).
+ */
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer, connect, type AddressInfo, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { findLeader, killMember, startEtcd, type EtcdCluster } from "../../test/quorum/etcd-members.ts";
 import { FakeDisk } from "../../test/quorum/fake-disk.ts";
+import { FakeLeases } from "../../test/quorum/fake-leases.ts";
+import { describeRecordStore } from "../../test/quorum/record-store-contract.ts";
 import { aRecord } from "../../test/quorum/records.ts";
+import { openSwallower } from "../../test/quorum/swallower.ts";
 import { present } from "../lib/assert.ts";
 import { EtcdStore } from "./etcd-store.ts";
 import { FileStore } from "./file-store.ts";
+import { LeaseStore } from "./lease-store.ts";
 import { StoreFailure, type RecordStore } from "./record-store.ts";
 
 let one: EtcdCluster;
@@ -30,87 +36,12 @@ const STORES: readonly { readonly name: string; readonly open: () => Promise<Rec
   { name: "the fake disk", open: () => FileStore.load(new FakeDisk()) },
   { name: "etcd, one member", open: () => Promise.resolve(new EtcdStore({ urls: one.urls })) },
   { name: "etcd, three members", open: () => Promise.resolve(new EtcdStore({ urls: three.urls })) },
+  { name: "fake Leases", open: () => Promise.resolve(new LeaseStore({ leases: new FakeLeases() })) },
 ];
 
-describe.each(STORES)("$name", ({ open }) => {
-  let store: RecordStore;
-  beforeAll(async () => {
-    store = await open();
-  });
-  afterAll(() => store.close());
-
-  test("there is nothing before the first record", async () => {
-    expect(await store.read("nobody")).toBeUndefined();
-  });
-
-  test("a record is stored on the expected revision and on no other", async () => {
-    const [first, second] = [aRecord({ guest: "ns/g" }), aRecord({ guest: "ns/g", version: 2, peerState: "InSync" })];
-    const created = await store.compareAndSet("ns/g", undefined, first);
-    expect(created).toMatchObject({ tag: "stored" });
-    const stored = present(await store.read("ns/g"), "stored");
-    expect(stored.record).toEqual(first);
-    expect(await store.compareAndSet("ns/g", undefined, second)).toEqual({ tag: "conflict", current: stored });
-    expect(await store.compareAndSet("ns/g", "987654", second)).toEqual({ tag: "conflict", current: stored });
-    const changed = await store.compareAndSet("ns/g", stored.revision, second);
-    expect(changed).toMatchObject({ tag: "stored" });
-    const newer = present(await store.read("ns/g"), "stored");
-    expect(newer).toEqual({ record: second, revision: changed.tag === "stored" ? changed.revision : "" });
-    expect(await store.compareAndSet("ns/g", stored.revision, first)).toEqual({ tag: "conflict", current: newer });
-  });
-
-  test("a revision is expected where there is no record: conflict", async () => {
-    expect(await store.compareAndSet("absent", "5", aRecord({ guest: "absent" }))).toEqual({
-      tag: "conflict",
-      current: undefined,
-    });
-  });
-
-  test("of many that want the same revision exactly one succeeds", async () => {
-    const racers = Array.from({ length: 12 }, (_, index) =>
-      store.compareAndSet(
-        "race",
-        undefined,
-        aRecord({ guest: "race", owner: `node-${index}`, lastRequestId: `r${index}` }),
-      ),
-    );
-    const outcomes = await Promise.all(racers);
-    const winners = outcomes.flatMap(({ tag }, index) => (tag === "stored" ? [`node-${index}`] : []));
-    expect(winners).toEqual([(await store.read("race"))?.record.owner]);
-    expect(outcomes.filter(({ tag }) => tag === "conflict").length).toBe(11);
-  });
+STORES.forEach(({ name, open }) => {
+  describeRecordStore(name, open);
 });
-
-/** A way to an etcd that swallows answers once told to. */
-async function openSwallower(url: string): Promise<{ readonly url: string; swallow: boolean; close(): void }> {
-  const sockets = new Set<Socket>();
-  const state = { url: "", swallow: false, close: (): void => undefined };
-  const server = await new Promise<Server>((resolve) => {
-    const listening = createServer((client) => {
-      const upstream = connect(Number(new URL(url).port), "127.0.0.1");
-      for (const socket of [client, upstream]) {
-        sockets.add(socket);
-        socket.on("error", () => undefined);
-      }
-      client.pipe(upstream);
-      upstream.on("data", (chunk) => {
-        if (state.swallow) {
-          client.destroy();
-        } else {
-          client.write(chunk);
-        }
-      });
-      client.on("close", () => upstream.destroy());
-    }).listen(0, "127.0.0.1", () => {
-      resolve(listening);
-    });
-  });
-  state.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  state.close = () => {
-    server.close();
-    sockets.forEach((socket) => socket.destroy());
-  };
-  return state;
-}
 
 const codeOf = (promise: Promise<unknown>): Promise<string> =>
   promise.then(
