@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds the programs of a real Kubernetes from their Go modules, each once, and says where they are.
+# Builds the programs of a real Kubernetes, and Helm, from their Go modules, each once, and says where they are.
 #
-# usage: build.sh [PROGRAM...]     kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl, and
+# usage: build.sh [PROGRAM...]     kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl, helm, and
 #                                  debian: what a node needs of Debian's packages, unpacked and not installed. All when none
 #                                  is named. The last line on standard output is the directory they are in.
 #
-# go.mod beside this script names the version, go.sum pins every module that goes into it. The programs are put under
+# go.mod beside this script names the version, go.sum pins every module that goes into it; Helm has its own two in helm/. It
+# is the newest Helm that the Go which builds this Kubernetes compiles. The programs are put under
 # $TWINRUN_CACHE/kubernetes/VERSION, else ~/.cache/twinrun/kubernetes/VERSION. On two cores kube-apiserver takes six minutes,
 # the others together two more, as they share most of it, with 1.8 GB of memory at the peak. What was compiled before an
 # interruption is in Go's own cache and not compiled again; a program that is there is left as it is.
@@ -14,8 +15,9 @@
 # built. Needs a Go; one older than 1.24 is used only to fetch that.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl debian)
+programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl helm debian)
 version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 } $1 == "k8s.io/kubernetes" { print $2 }' "$here/go.mod")
+helm_version=$(awk '$1 == "helm.sh/helm/v3" { print $2 }' "$here/helm/go.mod")
 toolchain=go1.24.13
 go=go
 target=${TWINRUN_CACHE:-${HOME:-/root}/.cache/twinrun}/kubernetes/$version
@@ -26,8 +28,9 @@ fail() {
   exit 1
 }
 
+# The directory is named after the version of Kubernetes, so Helm is asked for its own.
 is_built() {
-  [ -x "$target/$1" ]
+  [ -x "$target/$1" ] && { [ "$1" != helm ] || [ "$("$target/helm" version --template '{{.Version}}')" = "$helm_version" ]; }
 }
 
 has_assets() {
@@ -38,6 +41,7 @@ is_elsewhere() {
   case $1 in
     kubectl) command -v kubectl >/dev/null || { has_assets && [ -x "$KUBEBUILDER_ASSETS/kubectl" ]; } ;;
     kube-apiserver) has_assets ;;
+    helm) command -v helm >/dev/null ;;
     *) return 1 ;;
   esac
 }
@@ -85,18 +89,29 @@ show_progress() {
 }
 
 build_program() {
-  local program=$1 log=$target/$1.log total started=$SECONDS
-  local package=k8s.io/kubernetes/cmd/$program
+  local program=$1 log=$target/$1.log total started=$SECONDS minor supposing
+  local modules=$here package=k8s.io/kubernetes/cmd/$program built=$version
+  local stamps="-X k8s.io/component-base/version.gitVersion=$version"
+  if [ "$program" = helm ]; then
+    modules=$here/helm package=helm.sh/helm/v3/cmd/helm built=$helm_version
+    stamps="-X helm.sh/helm/v3/internal/version.version=$built"
+    # The Kubernetes that `helm template` and `helm lint` suppose when they are not told.
+    minor=${version#v1.}
+    for supposing in chartutil lint/rules; do
+      stamps="$stamps -X helm.sh/helm/v3/pkg/$supposing.k8sVersionMajor=1"
+      stamps="$stamps -X helm.sh/helm/v3/pkg/$supposing.k8sVersionMinor=${minor%%.*}"
+    done
+  fi
   say "fetching what $program is made of"
-  total=$(cd "$here" && "$go" list -deps "$package" 2>"$log" | wc -l) || {
+  total=$(cd "$modules" && "$go" list -deps "$package" 2>"$log" | wc -l) || {
     tail -5 "$log" >&2
     fail "$program: its modules cannot be had, see $log"
   }
-  say "compiling $program $version"
+  say "compiling $program $built"
   # Without the debugging tables it is a third smaller. No cgo: the program then needs no libraries, so it also runs in an
   # image that holds nothing else.
-  (cd "$here" && CGO_ENABLED=0 "$go" build -v -mod=readonly -trimpath -o "$target/$program.new" \
-    -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" "$package") 2>&1 |
+  (cd "$modules" && CGO_ENABLED=0 "$go" build -v -mod=readonly -trimpath -o "$target/$program.new" \
+    -ldflags "-s -w $stamps" "$package") 2>&1 |
     tee "$log" | show_progress "$program" "$total" || {
     tail -15 "$log" >&2
     fail "$program: did not compile, all of its output: $log"

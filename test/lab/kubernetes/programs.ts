@@ -4,6 +4,7 @@
  *   kube-apiserver         KUBEBUILDER_ASSETS if it has both this and etcd, what build.sh built
  *   etcd                   the same KUBEBUILDER_ASSETS, PATH
  *   kubectl                PATH, the same KUBEBUILDER_ASSETS, what build.sh built
+ *   helm                   PATH, what build.sh built
  *   all others             what build.sh built
  */
 import { accessSync, constants, readFileSync } from "node:fs";
@@ -12,7 +13,14 @@ import { Failure } from "../../../src/lib/failure.ts";
 import { cachePath } from "../images.ts";
 
 export type ProgramName =
-  "etcd" | "kube-apiserver" | "kube-controller-manager" | "kube-scheduler" | "kubelet" | "kube-proxy" | "kubectl";
+  | "etcd"
+  | "kube-apiserver"
+  | "kube-controller-manager"
+  | "kube-scheduler"
+  | "kubelet"
+  | "kube-proxy"
+  | "kubectl"
+  | "helm";
 
 export class ProgramsMissing extends Failure<{
   readonly code: "ProgramsMissing";
@@ -63,6 +71,8 @@ function listCandidates(name: ProgramName): string[] {
       return [...listAssets(name), ...inPath];
     case "kubectl":
       return [...inPath, ...listAssets(name), ...built];
+    case "helm":
+      return [...inPath, ...built];
     default:
       return built;
   }
