@@ -1,0 +1,246 @@
+/**
+ * Every command and flag there is, as data: parsing, help and completion are made of this, so they cannot differ.
+ *
+ * A flag means the same in every command that takes it.
+ */
+
+export type Choice = readonly [string, ...string[]];
+
+export type FlagKind =
+  | { readonly tag: "switch" }
+  | { readonly tag: "text"; readonly what: string }
+  | { readonly tag: "duration" }
+  | { readonly tag: "count" };
+
+export type Flag = {
+  readonly kind: FlagKind;
+  readonly short?: string;
+  readonly says: string;
+  /** What its value can be completed with; a list, or what has to be asked. */
+  readonly completes?: Completes;
+};
+export type Completes = "protectedVm" | "virtualMachine" | "namespace" | "node" | "context" | "file";
+
+const text = (what: string): FlagKind => ({ tag: "text", what });
+const aSwitch: FlagKind = { tag: "switch" };
+
+const flagTable = {
+  namespace: {
+    kind: text("NAME"),
+    short: "n",
+    says: "the namespace, instead of the context's",
+    completes: "namespace",
+  },
+  "all-namespaces": { kind: aSwitch, short: "A", says: "all namespaces" },
+  context: { kind: text("NAME"), says: "the context of the kubeconfig to use", completes: "context" },
+  kubeconfig: {
+    kind: text("FILE"),
+    says: "the kubeconfig, instead of KUBECONFIG or ~/.kube/config",
+    completes: "file",
+  },
+  "request-timeout": {
+    kind: { tag: "duration" },
+    says: "how long one request may take (30s unless told; 0: for ever)",
+  },
+  "system-namespace": {
+    ...{ kind: text("NAME"), completes: "namespace" },
+    says: "where Twinrun is installed (TWINRUN_NAMESPACE, else twinrun)",
+  },
+  output: { kind: text("FORM"), short: "o", says: "in which form" },
+  "no-headers": { kind: aSwitch, says: "a table without its first line" },
+  watch: { kind: aSwitch, short: "w", says: "go on and show every change" },
+  yes: { kind: aSwitch, short: "y", says: "do not ask" },
+  wait: { kind: aSwitch, says: "wait until it is done; --no-wait: come back at once" },
+  timeout: { kind: { tag: "duration" }, says: "how long to wait" },
+  nodes: { kind: text("A,B"), says: "the two nodes; the guest starts on the first", completes: "node" },
+  selector: { kind: text("KEY=VALUE,..."), short: "l", says: "labels of the nodes that may be the two" },
+  name: { kind: text("NAME"), says: "the ProtectedVM's name, instead of the VM's" },
+  "max-added-latency": {
+    kind: { tag: "duration" },
+    says: "the most that protection may add to an answer (50ms unless told)",
+  },
+  "detection-timeout": {
+    kind: { tag: "duration" },
+    says: "the silence after which a side counts as lost (500ms unless told)",
+  },
+  "allow-restart": { kind: aSwitch, says: "restart a running VM, once, so that it can be protected" },
+  force: { kind: aSwitch, says: "go on although a check failed" },
+  "dry-run": { kind: aSwitch, says: "only check, and print what would be made" },
+  to: { kind: text("NODE"), says: "the node that is to run the guest (the standby's unless told)", completes: "node" },
+  file: { kind: text("FILE"), short: "f", says: 'where to write; "-" is standard output', completes: "file" },
+  since: { kind: { tag: "duration" }, says: "only what pods said in this time" },
+  tail: { kind: { tag: "count" }, says: "at most that many lines of each container (10000 unless told)" },
+  client: { kind: aSwitch, says: "only this program's own version" },
+  help: { kind: aSwitch, short: "h", says: "what the command does and takes" },
+} as const satisfies Readonly<Record<string, Flag>>;
+
+export type FlagName = keyof typeof flagTable;
+export const FLAGS: Readonly<Record<FlagName, Flag>> = flagTable;
+export const FLAG_NAMES = Object.keys(flagTable) as readonly FlagName[];
+
+/** Every command takes these. */
+export const COMMON_FLAGS = [
+  ...(["namespace", "context", "kubeconfig", "request-timeout", "system-namespace", "help"] as const),
+] as const satisfies readonly FlagName[];
+
+export type Command = {
+  readonly says: string;
+  /** What comes after the name, as the help shows it. */
+  readonly takes: string;
+  readonly arguments: { readonly min: number; readonly max: number; readonly completes?: Completes };
+  readonly flags: readonly FlagName[];
+  /** What -o may be. */
+  readonly outputs?: Choice;
+  /** Paragraphs below the first line of its help. */
+  readonly details: readonly string[];
+  readonly examples: readonly { readonly line: string; readonly says: string }[];
+};
+
+const someProtectedVms = { min: 0, max: 100, completes: "protectedVm" } as const;
+const oneProtectedVm = { min: 1, max: 1, completes: "protectedVm" } as const;
+const none = { min: 0, max: 0 };
+
+const commandTable = {
+  status: {
+    says: "show protected VMs and whether they would survive a loss",
+    takes: "[NAME...]",
+    arguments: someProtectedVms,
+    flags: ["all-namespaces", "output", "no-headers", "watch"],
+    outputs: ["table", "wide", "json", "yaml", "name"],
+    details: ["READY is True when the guest runs and would survive the loss of either side at this moment."],
+    examples: [
+      { line: "status -A", says: "all protected VMs of the cluster" },
+      { line: "status web -o wide --watch", says: "one of them, with figures, as it changes" },
+    ],
+  },
+  describe: {
+    says: "show everything known about a protected VM, and its events",
+    takes: "NAME",
+    arguments: oneProtectedVm,
+    flags: [],
+    details: ["What both agents report is shown to whoever may read GuestPairs in the system namespace."],
+    examples: [{ line: "describe web -n shop", says: "sides, conditions, figures, disks, events" }],
+  },
+  protect: {
+    says: "protect a VirtualMachine that exists",
+    takes: "VM",
+    arguments: { min: 1, max: 1, completes: "virtualMachine" },
+    flags: [
+      ...(["nodes", "selector", "name", "max-added-latency", "detection-timeout", "allow-restart"] as const),
+      ...(["force", "dry-run", "wait", "timeout"] as const),
+    ],
+    details: [
+      "Makes a ProtectedVM that names the VM. First it checks what doctor checks for a VM and says every obstacle with its " +
+        "remedy; with an obstacle nothing is made, unless --force is given.",
+      "A VM that runs has to be restarted once, for its QEMU must be started in a shape that can be copied. Twinrun does " +
+        "that only when --allow-restart is given; else protection waits for it.",
+    ],
+    examples: [
+      { line: "protect web --nodes node-a,node-b --allow-restart --wait", says: "on two nodes, and wait until it is" },
+      { line: "protect web --selector rack=1 --dry-run > web.yaml", says: "only check; the manifest is for Git" },
+    ],
+  },
+  unprotect: {
+    says: "end the protection of a VM",
+    takes: "NAME",
+    arguments: oneProtectedVm,
+    flags: ["yes", "wait", "timeout"],
+    details: [
+      "A VM that existed before is given back as it was and runs on. A guest that was made from the ProtectedVM's own " +
+        "template exists only under protection: it ends, and its volumes go.",
+    ],
+    examples: [{ line: "unprotect web", says: "says what will happen, asks, and waits until it is done" }],
+  },
+  switchover: {
+    says: "let the standby run the guest, without a gap for clients",
+    takes: "NAME",
+    arguments: oneProtectedVm,
+    flags: ["to", "wait", "timeout"],
+    details: ["A planned change of sides, as before maintenance. Refused while the standby is not in sync."],
+    examples: [{ line: "switchover web --to node-b", says: "before node-a is taken down" }],
+  },
+  failover: {
+    says: "kill the primary and let the standby take over, as after a fault",
+    takes: "NAME",
+    arguments: oneProtectedVm,
+    flags: ["yes", "wait", "timeout"],
+    details: [
+      "For a primary that is sick but not dead, and for drills. Its QEMU is killed; the standby goes on from the last " +
+        "acknowledged checkpoint. Use switchover where the primary still works.",
+    ],
+    examples: [{ line: "failover web", says: "asks for the name before it does it" }],
+  },
+  events: {
+    says: "show what happened to protected VMs",
+    takes: "[NAME...]",
+    arguments: someProtectedVms,
+    flags: ["all-namespaces", "output", "no-headers", "watch"],
+    outputs: ["table", "json", "yaml"],
+    details: ["Events of the ProtectedVMs, of their VirtualMachineInstances and of their GuestPairs, oldest first."],
+    examples: [{ line: "events web -w", says: "those there are, then each as it happens" }],
+  },
+  doctor: {
+    says: "check the cluster, the nodes and each protected VM, and say how to mend what is wrong",
+    takes: "[NAME...]",
+    arguments: someProtectedVms,
+    flags: ["all-namespaces", "output"],
+    outputs: ["table", "wide", "json", "yaml"],
+    details: [
+      "Reads only. Without -n and NAME it looks at the protected VMs of all namespaces. The table leaves out what is well in " +
+        "groups where something is not; -o wide shows every check.",
+    ],
+    examples: [
+      { line: "doctor", says: "everything; exit status 1 when something must be mended" },
+      { line: "doctor -o json | jq '.findings[] | select(.level == \"failure\")'", says: "for scripts" },
+    ],
+  },
+  logs: {
+    says: "write a support bundle: objects, events, logs and node facts",
+    takes: "[NAME...]",
+    arguments: someProtectedVms,
+    flags: ["all-namespaces", "file", "since", "tail"],
+    details: [
+      "A tar of what somebody who helps needs to see. Secrets are never read. Passwords, tokens, keys, cloud-init and the " +
+        "environment of containers are taken out of everything else; look through it all the same before you send it.",
+    ],
+    examples: [{ line: "logs --since 2h -f twinrun.tar", says: "of the last two hours" }],
+  },
+  completion: {
+    says: "print the completion script of a shell",
+    takes: "bash|zsh|fish",
+    arguments: { min: 1, max: 1 },
+    flags: [],
+    details: [
+      "For `kubectl twinrun`, kubectl itself asks the program kubectl_complete-twinrun, which is installed beside this one; " +
+        "kubectl's own completion must be on. The script is for kubectl-twinrun as a command of its own.",
+    ],
+    examples: [{ line: "completion bash > /etc/bash_completion.d/kubectl-twinrun", says: "for every user" }],
+  },
+  version: {
+    says: "show the versions of this program, Twinrun, KubeVirt and Kubernetes",
+    takes: "",
+    arguments: none,
+    flags: ["client", "output"],
+    outputs: ["table", "json", "yaml"],
+    details: [],
+    examples: [{ line: "version --client", says: "without asking a cluster" }],
+  },
+  help: {
+    says: "show this, or the help of a command",
+    takes: "[COMMAND]",
+    arguments: { min: 0, max: 1 },
+    flags: [],
+    details: [],
+    examples: [],
+  },
+} as const satisfies Readonly<Record<string, Command>>;
+
+export type CommandName = keyof typeof commandTable;
+export const COMMANDS: Readonly<Record<CommandName, Command>> = commandTable;
+export const COMMAND_NAMES = Object.keys(commandTable) as readonly CommandName[];
+
+export const SHELLS = ["bash", "zsh", "fish"] as const;
+export type Shell = (typeof SHELLS)[number];
+
+/** All that a command takes, its own first. */
+export const listFlags = (command: CommandName): readonly FlagName[] => [...COMMANDS[command].flags, ...COMMON_FLAGS];

@@ -1,0 +1,185 @@
+/** What `describe` says of a ProtectedVM, in the manner of kubectl describe. */
+import { writeAge, writeAgeOf } from "./duration.ts";
+import { listEventColumns, sortEvents } from "./event-view.ts";
+import { type Known, type KubeCondition, type KubeEvent } from "./kube-objects.ts";
+import { type Paint } from "./paint.ts";
+import { type ShownPair, type ShownSide, type ShownVm } from "./protected-vms.ts";
+import { round } from "./status-view.ts";
+import { type Column, oneLine, writeTable } from "./table.ts";
+
+export type Described = {
+  readonly vm: ShownVm;
+  readonly pair: Known<ShownPair>;
+  readonly events: Known<readonly KubeEvent[]>;
+  readonly nowMs: number;
+};
+
+type Field = readonly [name: string, value: string | undefined];
+
+export function writeDescription(described: Described, paint: Paint): readonly string[] {
+  const { vm } = described;
+  return [
+    ...writeFields("", listHeadFields(vm, described.nowMs)),
+    ...writeSection("Placement", writeFields("  ", listPlacementFields(vm))),
+    ...writeSection("Figures", writeFields("  ", listFigureFields(vm))),
+    ...writeSection("Disks", writeDisks(vm)),
+    ...writeSection("Last failover", writeFields("  ", listFailoverFields(vm, described.nowMs))),
+    ...writeSection("Conditions", writeConditions(vm.status?.conditions ?? [], described.nowMs, paint)),
+    ...writeSides(described, paint),
+    ...writeEvents(described, paint),
+  ];
+}
+
+/** A section without lines is left out. */
+const writeSection = (title: string, lines: readonly string[]): readonly string[] =>
+  lines.length === 0 ? [] : [`${title}:`, ...lines];
+
+function writeFields(indent: string, fields: readonly Field[]): readonly string[] {
+  const given = fields.filter((field): field is readonly [string, string] => field[1] !== undefined);
+  const width = Math.max(0, ...given.map(([name]) => name.length));
+  return given.map(([name, value]) => `${indent}${`${name}:`.padEnd(width + 1)}  ${oneLine(value)}`);
+}
+
+function listHeadFields({ metadata, spec, status }: ShownVm, nowMs: number): readonly Field[] {
+  const source =
+    spec?.virtualMachineRef === undefined
+      ? "its own template (the guest exists only under protection)"
+      : `VirtualMachine ${spec.virtualMachineRef.name}`;
+  const isBehind = status?.observedGeneration !== undefined && status.observedGeneration !== metadata.generation;
+  return [
+    ["Name", metadata.name],
+    ["Namespace", metadata.namespace],
+    ["Mode", spec?.mode],
+    ["Guest", status?.guest],
+    ["Source", source],
+    ["Created", `${metadata.creationTimestamp ?? "<unknown>"} (${writeAgeOf(metadata.creationTimestamp, nowMs)} ago)`],
+    ["Being deleted", metadata.deletionTimestamp && `since ${writeAgeOf(metadata.deletionTimestamp, nowMs)}`],
+    ["Note", isBehind ? "the status below is about an earlier version of the spec" : undefined],
+    ["Term", status?.term === undefined ? undefined : String(status.term)],
+    ["Primary", status?.primary && writeSide(status.primary)],
+    ["Standby", status?.standby === undefined ? "<none>" : writeSide(status.standby)],
+  ];
+}
+
+const writeSide = ({
+  node,
+  vmi,
+}: {
+  readonly node: string;
+  readonly vmi: { readonly namespace: string; readonly name: string };
+}): string => `${node} (VirtualMachineInstance ${vmi.namespace}/${vmi.name})`;
+
+function listPlacementFields({ spec }: ShownVm): readonly Field[] {
+  const labels = Object.entries(spec?.placement?.nodeSelector ?? {}).map(([key, value]) => `${key}=${value}`);
+  return [
+    ["Nodes", spec?.placement?.nodes?.join(", ")],
+    ["Node selector", labels.length === 0 ? undefined : labels.join(", ")],
+    ["Reprotect", spec?.failover?.reprotect],
+    ["Detection", spec?.failover && `${spec.failover.detectionTimeoutMs} ms of silence`],
+    ["Latency bound", spec?.checkpoint && `${spec.checkpoint.maxAddedLatencyMs} ms`],
+  ];
+}
+
+function listFigureFields({ status }: ShownVm): readonly Field[] {
+  const checkpoint = status?.checkpoint;
+  if (checkpoint === undefined) {
+    return [];
+  }
+  const { perSecond, pause, addedLatency, dirtyPagesP50 } = checkpoint;
+  return [
+    ["Checkpoints", `${round(perSecond)} per second`],
+    ["Pause", `${round(pause.p50Ms)} ms p50, ${round(pause.p99Ms)} ms p99`],
+    ["Added latency", `${round(addedLatency.p50Ms)} ms p50, ${round(addedLatency.p99Ms)} ms p99`],
+    ["Changed pages", `${round(dirtyPagesP50)} per checkpoint (p50)`],
+  ];
+}
+
+function writeDisks({ status }: ShownVm): readonly string[] {
+  const columns: readonly Column<{ readonly name: string; readonly syncPercent: number }>[] = [
+    { head: "NAME", cell: ({ name }) => name },
+    { head: "STANDBY HAS", cell: ({ syncPercent }) => `${round(syncPercent)}%` },
+  ];
+  return status?.disks === undefined || status.disks.length === 0 ? [] : indent(writeTable(columns, status.disks));
+}
+
+function listFailoverFields({ status }: ShownVm, nowMs: number): readonly Field[] {
+  const last = status?.lastFailover;
+  if (last === undefined) {
+    return [];
+  }
+  return [
+    ["When", `${last.at} (${writeAgeOf(last.at, nowMs)} ago)`],
+    ["Cause", last.cause],
+    ["Stood still", last.durationMs === undefined ? "not measured" : `${last.durationMs} ms`],
+    ["Went on from", `checkpoint ${last.epoch}`],
+  ];
+}
+
+/** True is good for some and bad for others. */
+const GOOD_WHEN_FALSE = new Set(["Reconciling", "Stalled"]);
+
+function writeConditions(conditions: readonly KubeCondition[], nowMs: number, paint: Paint): readonly string[] {
+  const columns: readonly Column<KubeCondition>[] = [
+    { head: "TYPE", cell: ({ type }) => type },
+    {
+      head: "STATUS",
+      cell: ({ status }) => status,
+      paint: ({ type, status }) =>
+        status === (GOOD_WHEN_FALSE.has(type) ? "False" : "True") ? "good" : type === "Stalled" ? "bad" : "doubtful",
+    },
+    { head: "SINCE", cell: ({ lastTransitionTime }) => writeAgeOf(lastTransitionTime, nowMs) },
+    { head: "REASON", cell: ({ reason }) => reason ?? "" },
+    { head: "MESSAGE", cell: ({ message }) => message ?? "" },
+  ];
+  return conditions.length === 0
+    ? ["  none: the operator has not seen it yet"]
+    : indent(writeTable(columns, conditions, { paint }));
+}
+
+function writeSides({ pair, nowMs }: Described, paint: Paint): readonly string[] {
+  if (pair.tag !== "known") {
+    return pair.tag === "unknown" ? ["Agents' reports:", `  not shown: ${oneLine(pair.why)}`] : [];
+  }
+  const sides = pair.value.status?.sides ?? [];
+  return [
+    "Agents' reports:",
+    ...(sides.length === 0 ? ["  none yet"] : sides.flatMap((side) => writeReport(side, nowMs, paint))),
+  ];
+}
+
+function writeReport(side: ShownSide, nowMs: number, paint: Paint): readonly string[] {
+  const links = side.links.map(({ name, alive, rttMs }) => {
+    const trip = rttMs === undefined ? "" : ` ${round(rttMs)} ms`;
+    return alive ? `${name}${trip}` : `${name} ${paint.bad("down")}`;
+  });
+  const takeover = side.lastTakeover;
+  const lasted = takeover?.durationMs === undefined ? "" : ` in ${writeAge(takeover.durationMs)}`;
+  return [
+    `  ${side.node}:`,
+    ...writeFields("    ", [
+      ["Role", `${side.role} (${side.state}), term ${side.term}, checkpoint ${side.epoch}`],
+      ["Trouble", side.trouble],
+      ["Waits for", side.wantedShape && `a QEMU started as ${side.wantedShape}`],
+      ["In sync", `${round(side.syncPercent)}%${side.lagMs === undefined ? "" : `, ${round(side.lagMs)} ms behind`}`],
+      ["Output", side.outputMode],
+      ["Tracking", side.tracker],
+      ["Links", links.join(", ")],
+      [
+        "Takeovers",
+        `${side.takeoversCount}${takeover === undefined ? "" : `, the last ${writeAgeOf(takeover.at, nowMs)} ago${lasted}`}`,
+      ],
+      ["Reported", `${writeAgeOf(side.reportedAt, nowMs)} ago`],
+    ]),
+  ];
+}
+
+function writeEvents({ events, nowMs }: Described, paint: Paint): readonly string[] {
+  if (events.tag !== "known") {
+    return ["Events:", `  not shown: ${events.tag === "unknown" ? oneLine(events.why) : "there are none"}`];
+  }
+  const columns = listEventColumns({ withNamespace: false, withObject: true, nowMs });
+  const rows = sortEvents(events.value);
+  return rows.length === 0 ? ["Events:  <none>"] : ["Events:", ...indent(writeTable(columns, rows, { paint }))];
+}
+
+const indent = (lines: readonly string[]): readonly string[] => lines.map((line) => `  ${line}`);
