@@ -90,7 +90,7 @@ async function readConfig(path: string): Promise<Kubeconfig> {
   }
   try {
     const parsed: unknown = text.trimStart().startsWith("{") ? JSON.parse(text) : (await import("yaml")).parse(text);
-    return makePathsAbsolute((parsed ?? {}), dirname(resolve(path)));
+    return makePathsAbsolute(parsed ?? {}, dirname(resolve(path)));
   } catch (cause) {
     throw accessUnusable(`${path} is no kubeconfig`, "correct it until `kubectl config view` takes it", cause);
   }

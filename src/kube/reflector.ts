@@ -13,6 +13,7 @@ import { type Log, silentLog } from "../telemetry/log.ts";
 import type { Cluster, ListScope, WatchEvent } from "./cluster.ts";
 import { hasKubeCode } from "./kube-failure.ts";
 import { keyOf, type KubeObject, type ResourceKind } from "./kube-object.ts";
+import { pause } from "./pause.ts";
 import { initialProgress, nextStep, type Progress, type ReflectorEvent } from "./reflector-progress.ts";
 
 /** What a reflector needs of {@link Cluster}. */
@@ -288,19 +289,7 @@ export class Reflector<T extends KubeObject, Kept = T> {
 
   /** With jitter: half to all of the time, so that a thousand nodes do not come back in the same moment. */
   #wait(delayMs: number): Promise<void> {
-    const { signal } = this.#stopping;
-    return new Promise((resolve) => {
-      const end = (): void => {
-        clearTimeout(timer);
-        signal.removeEventListener("abort", end);
-        resolve();
-      };
-      const timer = setTimeout(end, delayMs * (0.5 + 0.5 * this.#random.fraction()));
-      signal.addEventListener("abort", end);
-      if (signal.aborted) {
-        end();
-      }
-    });
+    return pause(delayMs * (0.5 + 0.5 * this.#random.fraction()), this.#stopping.signal);
   }
 }
 

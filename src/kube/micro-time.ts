@@ -1,0 +1,4 @@
+/** metav1.MicroTime wants exactly six digits. */
+export function encodeMicroTime(date: Date): string {
+  return date.toISOString().replace("Z", "000Z");
+}
