@@ -5,7 +5,7 @@
  * is sent is the caller's object as it is. Kinds that src/kube/kube-object.ts does not know are asked for at the server, once.
  */
 import { assert } from "../lib/assert.ts";
-import { type AccessSource, findAccess, openKubeconfigs } from "./access-source.ts";
+import { type AccessSource, findAccess, openKubeconfigs } from "./access.ts";
 import { HttpConnection, type HttpRequest } from "./http-connection.ts";
 import { badAnswer, hasKubeCode, KubeFailure, parseRefusal } from "./kube-failure.ts";
 import {

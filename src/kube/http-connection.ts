@@ -12,8 +12,8 @@ import { createHash } from "node:crypto";
 import { Agent as HttpAgent, type ClientRequest, type IncomingMessage, request as requestHttp } from "node:http";
 import { Agent as HttpsAgent, request as requestHttps } from "node:https";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Access } from "./access.ts";
-import type { AccessSource } from "./access-source.ts";
+import type { Access } from "./server-access.ts";
+import type { AccessSource } from "./access.ts";
 import {
   aborted,
   badAnswer,

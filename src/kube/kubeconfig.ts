@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { KubeConfig } from "@kubernetes/client-node";
-import type { Access, TlsMaterial } from "./access.ts";
+import type { Access, TlsMaterial } from "./server-access.ts";
 import { accessUnusable } from "./kube-failure.ts";
 
 type Entry<Name extends string, Content> = { readonly name: string } & { readonly [N in Name]?: Content };
