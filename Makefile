@@ -5,6 +5,9 @@ JEST := $(NODE) --disable-warning=ExperimentalWarning --experimental-vm-modules 
   -c config/tools/jest.mjs
 DEPCRUISE := $(NODE) node_modules/dependency-cruiser/bin/dependency-cruiser.mjs \
   --config config/tools/dependency-cruiser.mjs --output-type err-long
+# Here NODE is a node of the lab, when somebody says which.
+LAB := node_modules/.bin/node test/lab/kubernetes/lab-command.ts
+LAB_NODE = $(if $(findstring command,$(origin NODE)),$(NODE))
 PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools/prettier.json --log-level warn
 SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/debian-mirror.sh test/lab/qemu10.sh test/lab/kubernetes/build.sh \
   test/lab/kubernetes/node.sh \
@@ -16,10 +19,10 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build generate format lint unit test sim model lab-binaries kubernetes soak demo traces bench clean
+.PHONY: help setup modules build generate format lint unit test sim model lab-binaries kubernetes lab lab-down lab-power-off lab-power-on soak demo traces bench clean
 
 help: ## Print what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install and build all that the targets below need (root, Debian packages, node_modules, guest images)
 	@$(SETUP) packages modules shim guests qemu10
@@ -64,6 +67,18 @@ lab-binaries: ## Build a real Kubernetes, once (ten minutes or more); PROGRAMS=k
 kubernetes: setup lab-binaries ## The tests against a real Kubernetes: custom resources, a control plane, a node
 	@$(NODE) test/main.ts kubernetes
 
+lab: setup lab-binaries ## A Kubernetes of three nodes on this machine, to try things on; it says how to use it
+	@$(LAB) up
+
+lab-down: modules ## Take the lab away, with everything in it
+	@$(LAB) down
+
+lab-power-off: ## NODE=node-a loses power
+	@$(LAB) power-off $(LAB_NODE)
+
+lab-power-on: ## NODE=node-a boots from its disk
+	@$(LAB) power-on $(LAB_NODE)
+
 soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
 	@$(NODE) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
@@ -78,5 +93,5 @@ bench: setup ## Every promised figure against its target, in one run; JSON=FILE 
 	@$(NODE) test/bench/main.ts --json $(JSON)
 
 clean: ## Remove what the targets made in this checkout (the caches outside it stay) and what dead labs left behind
-	@if [ -x $(NODE) ] && [ "$$(id -u)" = 0 ]; then $(NODE) test/lab/hosts.ts clean; fi
+	@if [ -x $(NODE) ] && [ "$$(id -u)" = 0 ]; then $(LAB) down && $(NODE) test/lab/hosts.ts clean; fi
 	@rm -rf build node_modules

@@ -86,6 +86,11 @@ export class LabNetwork {
     return `${this.#subnet}.2`;
   }
 
+  /** This machine's in the network of nodes: whoever is to be reached by the API server may listen there. */
+  get machineAddress(): string {
+    return `${this.#subnet}.1`;
+  }
+
   /** Where clients of guests run: a computer that is in the network `lan` and in no other. */
   get clientNamespace(): string {
     return `${this.#id}-client`;
