@@ -33,7 +33,7 @@ export async function provideImage(kind: GuestKind, say: (line: string) => void)
   await mkdir(folder, { recursive: true });
   const final = join(folder, `${kind}-${await hashRecipe(kind)}`);
   if (!existsSync(final)) {
-    const unlock = await lock(`${final}.lock`, say);
+    const unlock = await lockFile(`${final}.lock`, say);
     try {
       if (!existsSync(final)) {
         await buildImage(kind, final, say);
@@ -90,7 +90,7 @@ function runRecipe(recipe: string, target: string, say: (line: string) => void):
 }
 
 /** A lock file that names its holder. Made complete and then linked, so it is never seen empty. */
-async function lock(path: string, say: (line: string) => void): Promise<() => Promise<void>> {
+export async function lockFile(path: string, say: (line: string) => void): Promise<() => Promise<void>> {
   const own = `${path}.${process.pid}`;
   await writeFile(own, String(process.pid));
   try {

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../../src/lib/assert.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
-import { busyboxImage } from "./node.ts";
+import { busyboxImage } from "./image-store.ts";
 import { findRemedy, type ProgramName } from "./programs.ts";
 
 const startMsMax = 180_000;

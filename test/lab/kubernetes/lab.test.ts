@@ -5,8 +5,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../../src/lib/assert.ts";
 import { removeDeadLabs } from "../hosts.ts";
 import { type KubernetesLab, startLab } from "./lab.ts";
-import { busyboxImage, findDebianRoot } from "./node.ts";
-import { findPrograms, findRemedy } from "./programs.ts";
+import { busyboxImage } from "./image-store.ts";
+import { findDebianRoot, findPrograms, findRemedy } from "./programs.ts";
 
 const patienceMs = 180_000;
 const names = ["node-a", "node-b", "node-c"];

@@ -12,8 +12,9 @@ import { present } from "../../../src/lib/assert.ts";
 import { REPLICATION_LINKS_ANNOTATION } from "../../../src/api/requests.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, type SpawnOptions, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
+import { provideImageStore } from "./image-store.ts";
 import { LabNetwork, type NetworkName } from "./network.ts";
-import { LabNode, writeBusyboxArchive } from "./node.ts";
+import { LabNode } from "./node.ts";
 import { LabStorage } from "./storage.ts";
 
 export type KubernetesLabOptions = {
@@ -38,6 +39,9 @@ export async function startLab(options: KubernetesLabOptions = {}): Promise<Kube
   const namespaces = LabNetwork.listNamespaces(id, nodes);
   const record = writeLabRecord(id, { namespaces, directories: [directory] });
   mkdirSync(directory, { mode: 0o700 });
+  const imageStore = provideImageStore(images, say);
+  // Whoever boots a node gets to know.
+  imageStore.catch(() => undefined);
   let lab: KubernetesLab | undefined;
   try {
     const network = LabNetwork.create(id, nodes);
@@ -46,8 +50,8 @@ export async function startLab(options: KubernetesLabOptions = {}): Promise<Kube
       address: network.planeAddress,
       with: ["kube-controller-manager", "kube-scheduler"],
     });
-    lab = new KubernetesLab({ record, directory, network, plane, nodes });
-    await lab.boot([writeBusyboxArchive(join(directory, "images")), ...images], say);
+    lab = new KubernetesLab({ record, directory, network, plane, nodes, imageStore });
+    await lab.boot(say);
     return lab;
   } catch (cause) {
     await (lab === undefined ? removeLeftovers(record) : lab.stop());
@@ -61,6 +65,7 @@ type Parts = {
   readonly network: LabNetwork;
   readonly plane: ControlPlane;
   readonly nodes: readonly string[];
+  readonly imageStore: Promise<string>;
 };
 
 /** Made by {@link startLab}. */
@@ -72,14 +77,15 @@ export class KubernetesLab {
   readonly #storage: LabStorage;
   #end: Promise<void> | undefined;
 
-  constructor({ record, directory, network, plane, nodes }: Parts) {
+  constructor({ record, directory, network, plane, nodes, imageStore }: Parts) {
     this.#record = record;
     this.network = network;
     this.plane = plane;
     this.#nodes = new Map(
       nodes.map((name) => {
         const place = network.placeOf(name);
-        return [name, new LabNode({ plane, name, place, directory: join(directory, name), id: place.namespace })];
+        const files = { directory: join(directory, name), imageStore };
+        return [name, new LabNode({ plane, name, place, ...files, id: place.namespace })];
       }),
     );
     this.#storage = new LabStorage(plane.admin, (node, path) => this.#nodes.get(node)?.diskPath(path));
@@ -98,16 +104,13 @@ export class KubernetesLab {
   }
 
   /** Used while the lab is being made: everything at once, for most of it is waiting. */
-  async boot(images: readonly string[], say: (line: string) => void): Promise<void> {
+  async boot(say: (line: string) => void): Promise<void> {
     await this.#storage.start();
     await Promise.all(
       [...this.#nodes.values()].map(async (node) => {
         const bootedAt = new Date();
         this.network.addNode(node.name);
         await node.boot();
-        for (const image of images) {
-          await node.importImage(image);
-        }
         await this.#finish(node, bootedAt);
         say(`${node.name} is ready`);
       }),

@@ -9,20 +9,21 @@
  * it loses power. /run is in memory and does not. Paths are those that every node has: /var/lib/kubelet, /var/log/pods,
  * /run/containerd/containerd.sock.
  */
-import { spawn, spawnSync, type ChildProcess, type StdioOptions } from "node:child_process";
-import { createHash } from "node:crypto";
-import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
+import { spawn, type ChildProcess, type StdioOptions } from "node:child_process";
+import { closeSync, copyFileSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assert, present } from "../../../src/lib/assert.ts";
 import { Failure } from "../../../src/lib/failure.ts";
-import { cachePath } from "../images.ts";
 import { LabFailure, type LabRecord, removeLeftovers, writeLabRecord } from "../hosts.ts";
+import { busyboxImage, copyImageStore } from "./image-store.ts";
 import { type ControlPlane } from "./control-plane.ts";
 import { type NodePlace, podRange } from "./network.ts";
-import { requirePrograms } from "./programs.ts";
+import { requireDebianRoot, requirePrograms } from "./programs.ts";
 
-export class NodeFailure extends Failure<{ readonly code: "NodeNotReady" | "ImageNotMade" | "DebianNotUnpacked" }> {}
+export { findDebianRoot } from "./programs.ts";
+
+export class NodeFailure extends Failure<{ readonly code: "NodeNotReady" }> {}
 
 export type NodeOptions = {
   readonly plane: ControlPlane;
@@ -30,30 +31,15 @@ export type NodeOptions = {
   readonly place: NodePlace;
   /** The node's disk. */
   readonly directory: string;
+  /** What it has of images at first, of image-store.ts. */
+  readonly imageStore: Promise<string>;
   /** Names the node's control groups, as no other on this machine. */
   readonly id: string;
 };
 
 export type KeptProgram = "containerd" | "kube-proxy" | "kubelet";
 
-/** The image that every node has: busybox, and nothing else. */
-export const busyboxImage = "docker.io/lab/busybox:1";
-
 const patienceMs = 120_000;
-
-/** What build.sh unpacked of Debian; undefined when it did not yet. */
-export function findDebianRoot(): string | undefined {
-  const root = join(cachePath(), "kubernetes/debian");
-  return existsSync(root) ? root : undefined;
-}
-
-function requireDebianRoot(): string {
-  const debian = findDebianRoot();
-  if (debian === undefined) {
-    throw new NodeFailure({ code: "DebianNotUnpacked" }, "there is no containerd: make lab-binaries PROGRAMS=debian");
-  }
-  return debian;
-}
 
 type Running = { readonly record: LabRecord; readonly init: ChildProcess; readonly initPid?: number };
 
@@ -294,10 +280,11 @@ async function killInit({ init, initPid }: Running): Promise<void> {
   await ended;
 }
 
-async function writeFiles({ plane, name, directory, id, place }: NodeOptions): Promise<void> {
+async function writeFiles({ plane, name, directory, imageStore, id, place }: NodeOptions): Promise<void> {
   const own = join(directory, "var-lib/lab");
   mkdirSync(join(own, "cni"), { recursive: true, mode: 0o700 });
-  const [kubelet, proxy] = await Promise.all([
+  const [, kubelet, proxy] = await Promise.all([
+    imageStore.then((store) => copyImageStore(store, join(directory, "var-lib/containerd"))),
     plane.authority.issue({ name, subject: `/O=system:nodes/CN=system:node:${name}` }),
     plane.authority.issue({ name: `${name}-proxy`, subject: "/CN=system:kube-proxy" }),
   ]);
@@ -376,31 +363,4 @@ function networkConfig(place: NodePlace): object {
     routes: [{ dst: "0.0.0.0/0" }],
   };
   return { cniVersion: "0.4.0", name: "lab", plugins: [{ type: "ptp", ipam }] };
-}
-
-/** Busybox as a docker-archive in `directory`: the layer, a config that knows the layer's hash, and a manifest with the name. */
-export function writeBusyboxArchive(directory: string): string {
-  mkdirSync(directory, { recursive: true });
-  const layer = join(directory, "layer.tar");
-  runTar("--create", "--file", layer, "--directory", requireDebianRoot(), "bin/busybox");
-  const hash = createHash("sha256").update(readFileSync(layer)).digest("hex");
-  const config = {
-    architecture: process.arch === "x64" ? "amd64" : process.arch,
-    os: "linux",
-    config: { Cmd: ["/bin/busybox", "sleep", "2147483647"], Env: ["PATH=/bin"] },
-    rootfs: { type: "layers", diff_ids: [`sha256:${hash}`] },
-  };
-  writeFileSync(join(directory, "config.json"), JSON.stringify(config));
-  const manifest = [{ Config: "config.json", RepoTags: [busyboxImage], Layers: ["layer.tar"] }];
-  writeFileSync(join(directory, "manifest.json"), JSON.stringify(manifest));
-  const archive = join(directory, "busybox.tar");
-  runTar("--create", "--file", archive, "--directory", directory, "config.json", "manifest.json", "layer.tar");
-  return archive;
-}
-
-function runTar(...args: string[]): void {
-  const { status, stderr } = spawnSync("tar", args, { encoding: "utf8" });
-  if (status !== 0) {
-    throw new NodeFailure({ code: "ImageNotMade" }, `tar ${args.join(" ")} failed: ${stderr}`);
-  }
 }

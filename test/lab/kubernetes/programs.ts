@@ -7,7 +7,7 @@
  *   helm                   PATH, what build.sh built
  *   all others             what build.sh built
  */
-import { accessSync, constants, readFileSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Failure } from "../../../src/lib/failure.ts";
 import { cachePath } from "../images.ts";
@@ -84,6 +84,27 @@ function listAssets(name: ProgramName): string[] {
   const isSet =
     directory !== undefined && ["kube-apiserver", "etcd"].every((each) => isExecutable(join(directory, each)));
   return isSet ? [join(directory, name)] : [];
+}
+
+/** What build.sh unpacked of Debian: containerd, runc, the CNI plugins, busybox; undefined when it did not yet. */
+export function findDebianRoot(): string | undefined {
+  const root = join(cachePath(), "kubernetes/debian");
+  return existsSync(root) ? root : undefined;
+}
+
+export function requireDebianRoot(): string {
+  const root = findDebianRoot();
+  if (root === undefined) {
+    const remedy = "there is no containerd: make lab-binaries PROGRAMS=debian";
+    throw new ProgramsMissing({ code: "ProgramsMissing", names: [] }, remedy);
+  }
+  return root;
+}
+
+/** For programs of {@link requireDebianRoot} that are to find each other. */
+export function debianEnvironment(): NodeJS.ProcessEnv {
+  const root = requireDebianRoot();
+  return { ...process.env, PATH: `${root}/usr/bin:${root}/usr/sbin:${process.env["PATH"] ?? ""}` };
 }
 
 /** Where build.sh puts what it builds. */
