@@ -19,7 +19,8 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build generate format lint unit test sim model lab-binaries kubernetes lab lab-down lab-power-off lab-power-on soak demo traces bench clean
+.PHONY: help setup modules build generate format lint unit test sim model soak demo traces bench clean \
+  lab-binaries kubernetes lab lab-down lab-power-off lab-power-on
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
