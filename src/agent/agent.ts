@@ -21,7 +21,11 @@ import {
 } from "../decide/uplink-hand-over.ts";
 import { Failure } from "../lib/failure.ts";
 import { type TlsCredentials } from "../net/tls.ts";
-import { type Endpoint, type GuestAssignment } from "../protocol/assignment.ts";
+import {
+  type Endpoint,
+  type EngineTransition,
+  type GuestAssignment,
+} from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
@@ -33,6 +37,7 @@ import {
 } from "./engine-process.ts";
 import { type GuestLauncher } from "./guest-launcher.ts";
 import {
+  type GuestListener,
   GuestRunner,
   type GuestStatus,
   type NodeSettings,
@@ -51,6 +56,9 @@ export type AgentOptions = {
   readonly heartbeatPort?: number | undefined;
   readonly uplinks: readonly string[];
   readonly metrics?: Endpoint | undefined;
+  /** Told of every change of state of an engine, beside the metrics. */
+  readonly onTransition?:
+    ((guest: string, transition: EngineTransition) => void) | undefined;
   readonly stopTimeoutMs: number;
   readonly log: Log;
 };
@@ -67,6 +75,7 @@ export class Agent implements NodeControl {
   readonly #options: AgentOptions;
   readonly #log: Log;
   readonly #metrics: AgentMetrics;
+  readonly #listener: GuestListener;
   readonly #endpoint: LocalEndpoint;
   readonly #heartbeats: NodeHeartbeats | undefined;
   #program: EngineProgram;
@@ -92,6 +101,7 @@ export class Agent implements NodeControl {
     this.#settings = settings;
     this.#log = log;
     this.#metrics = new AgentMetrics(settings.node);
+    this.#listener = this.#listenTo(options.onTransition);
     this.#endpoint = new LocalEndpoint(this, log);
     this.#heartbeats =
       heartbeatPort === undefined
@@ -276,6 +286,22 @@ export class Agent implements NodeControl {
     });
   }
 
+  #listenTo(onTransition: AgentOptions["onTransition"]): GuestListener {
+    const metrics = this.#metrics;
+    return {
+      reported: (guest, report) => {
+        metrics.reported(guest, report);
+      },
+      changed: (guest, transition) => {
+        metrics.changed(guest, transition);
+        onTransition?.(guest, transition);
+      },
+      engineEnded: (guest, ended) => {
+        metrics.engineEnded(guest, ended);
+      },
+    };
+  }
+
   async #listen(): Promise<void> {
     const { settings, metrics, credentials } = this.#options;
     const socketPath = join(settings.runDirectory, "agent.sock");
@@ -344,7 +370,7 @@ export class Agent implements NodeControl {
       settings: this.#settings,
       program: this.#program,
       launcher,
-      listener: this.#metrics,
+      listener: this.#listener,
       log,
       onChanged: () => {
         this.onGuestChanged(assignment.guest);

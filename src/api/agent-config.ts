@@ -14,16 +14,35 @@
  *   traceDirectory: /var/log/twinrun    # left out: engines write no traces
  *   cacheDirectory: /var/cache/twinrun  # compiled code of the engine, saves 24 MiB per engine; RUN/.cache unless told
  *   logLevel: info
+ *
+ * On a node of Kubernetes, where KubeVirt starts QEMU and GuestPairs say which guests are here:
+ *
+ *   assignments: kubernetes             # in place of the file's path; the file's guests and pods' guests do not mix
+ *   kubernetes: { namespace: twinrun }  # where the operator keeps GuestPairs; kubeconfig and context: left out in a pod
+ *   quorum: []                          # left out or empty: the agent follows the endpoints of the quorum's Service
+ *
+ * There the shim is in the pods and `shim` means nothing, and the certificate may come after the agent has started.
  */
 import { z } from "zod";
 import { parseInput } from "./checked-input.ts";
 
+/** The value of `assignments` on a node of Kubernetes. */
+export const KUBERNETES = "kubernetes";
+
 const text = (what: string): z.ZodString => z.string(what).min(1, what);
-const port = z.int("a TCP port from 1 to 65535").min(1, "a TCP port from 1 to 65535").max(65_535, "a TCP port");
+const port = z
+  .int("a TCP port from 1 to 65535")
+  .min(1, "a TCP port from 1 to 65535")
+  .max(65_535, "a TCP port");
 
 const endpoint = z.strictObject(
   { host: text("a host name or address"), port },
-  { error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object with host and port") },
+  {
+    error: (issue) =>
+      issue.code === "unrecognized_keys"
+        ? undefined
+        : "an object with host and port",
+  },
 );
 
 const tlsFiles = z.strictObject(
@@ -33,44 +52,95 @@ const tlsFiles = z.strictObject(
     caPath: text("the path of the authority's certificate (PEM)"),
   },
   {
-    error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object with certPath, keyPath and caPath"),
+    error: (issue) =>
+      issue.code === "unrecognized_keys"
+        ? undefined
+        : "an object with certPath, keyPath and caPath",
   },
 );
 
-const agentConfig = z.strictObject(
-  {
-    node: text("the name of this node, as the peers and its certificate know it").regex(
-      /^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$/,
-      'a name of lower-case letters, digits, "-" and "."',
-    ),
-    runDirectory: text("a directory for sockets and state, such as /run/twinrun").regex(/^\//, "an absolute path"),
-    assignments: text("the path of the assignment file"),
-    quorum: z.array(endpoint, "the list of quorum endpoints").min(1, "a list of at least one quorum endpoint"),
-    tls: tlsFiles,
-    // The dynamic linker takes spaces and colons for separators.
-    shim: text("the path of the preload shim")
-      .regex(/^[^\s:]+$/, "a path without spaces and colons")
-      .optional(),
-    heartbeatPort: port.optional(),
-    uplinks: z
-      .array(
-        text("the name of an interface, or the path of a file").regex(/^(\/.+|[^/\s]{1,15})$/, "an interface or path"),
-      )
-      .default([]),
-    metrics: endpoint.optional(),
-    traceDirectory: text("a directory for traces").optional(),
-    cacheDirectory: text("a directory for compiled code").optional(),
-    logLevel: z
-      .enum(["debug", "info", "warn", "error", "silent"], "debug, info, warn, error or silent")
-      .default("info"),
-    stopTimeoutMs: z
-      .int("the time for hand-overs at a stop")
-      .min(0, "0 or more")
-      .max(600_000, "at most 600000")
-      .default(20_000),
-  },
-  { error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object") },
-);
+const agentConfig = z
+  .strictObject(
+    {
+      node: text(
+        "the name of this node, as the peers and its certificate know it",
+      ).regex(
+        /^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$/,
+        'a name of lower-case letters, digits, "-" and "."',
+      ),
+      runDirectory: text(
+        "a directory for sockets and state, such as /run/twinrun",
+      ).regex(/^\//, "an absolute path"),
+      assignments: text('the path of the assignment file, or "kubernetes"'),
+      kubernetes: z
+        .strictObject(
+          {
+            namespace: text("the namespace of the GuestPairs").regex(
+              /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/,
+              "a namespace",
+            ),
+            kubeconfig: text("the path of a kubeconfig file").optional(),
+            context: text("a context of the kubeconfig file").optional(),
+          },
+          {
+            error: (issue) =>
+              issue.code === "unrecognized_keys"
+                ? undefined
+                : "an object with namespace",
+          },
+        )
+        .optional(),
+      quorum: z.array(endpoint, "the list of quorum endpoints").default([]),
+      tls: tlsFiles,
+      // The dynamic linker takes spaces and colons for separators.
+      shim: text("the path of the preload shim")
+        .regex(/^[^\s:]+$/, "a path without spaces and colons")
+        .optional(),
+      heartbeatPort: port.optional(),
+      uplinks: z
+        .array(
+          text("the name of an interface, or the path of a file").regex(
+            /^(\/.+|[^/\s]{1,15})$/,
+            "an interface or path",
+          ),
+        )
+        .default([]),
+      metrics: endpoint.optional(),
+      traceDirectory: text("a directory for traces").optional(),
+      cacheDirectory: text("a directory for compiled code").optional(),
+      logLevel: z
+        .enum(
+          ["debug", "info", "warn", "error", "silent"],
+          "debug, info, warn, error or silent",
+        )
+        .default("info"),
+      stopTimeoutMs: z
+        .int("the time for hand-overs at a stop")
+        .min(0, "0 or more")
+        .max(600_000, "at most 600000")
+        .default(20_000),
+    },
+    {
+      error: (issue) =>
+        issue.code === "unrecognized_keys" ? undefined : "an object",
+    },
+  )
+  .superRefine(({ assignments, kubernetes, quorum }, context) => {
+    if (assignments === KUBERNETES && kubernetes === undefined) {
+      context.addIssue({
+        code: "custom",
+        path: ["kubernetes"],
+        message: "an object with the namespace of the GuestPairs",
+      });
+    }
+    if (assignments !== KUBERNETES && quorum.length === 0) {
+      context.addIssue({
+        code: "custom",
+        path: ["quorum"],
+        message: "a list of at least one quorum endpoint",
+      });
+    }
+  });
 
 export type AgentConfig = z.output<typeof agentConfig>;
 

@@ -1,0 +1,77 @@
+import { expect, test } from "@jest/globals";
+import { buildGuestPair } from "../../test/build/resources.ts";
+import { parseGuestPair } from "../api/guest-pair.ts";
+import { planPair } from "./pair-assignment.ts";
+
+const object = { namespace: "twinrun", name: "web", generation: 2 };
+const plan = (
+  node: string,
+  spec = {},
+  annotations = {},
+): ReturnType<typeof planPair> =>
+  planPair(
+    parseGuestPair(buildGuestPair(spec), "object"),
+    { object, annotations },
+    node,
+  );
+
+test("each side gets its half: its own addresses, the peer's, and devices to look for", () => {
+  expect(plan("node-a")?.assignment).toEqual({
+    guest: "shop.web",
+    mode: "FaultTolerant",
+    peerNode: "node-b",
+    firstPrimary: "node-a",
+    port: 7_500,
+    links: [
+      {
+        name: "direct",
+        localHost: "node-a.example",
+        peerHost: "node-b.example",
+      },
+    ],
+    disks: [{ id: "system", device: "ua-system" }],
+    qemu: { tag: "pod" },
+    checkpoint: {
+      maxAddedLatencyMs: 50,
+      minIntervalMs: 5,
+      maxIntervalMs: 1_000,
+    },
+    failover: { detectionTimeoutMs: 500 },
+    tracker: "auto",
+    isReleasing: false,
+  });
+  expect(plan("node-b")?.assignment).toMatchObject({
+    peerNode: "node-a",
+    firstPrimary: "node-a",
+    links: [
+      {
+        name: "direct",
+        localHost: "node-b.example",
+        peerHost: "node-a.example",
+      },
+    ],
+  });
+});
+
+test("a node that is no side has nothing to do with it", () => {
+  expect(plan("node-c")).toBeUndefined();
+});
+
+test("what is wished for comes along", () => {
+  const annotations = { "twinrun.dev/failover-from": "node-a" };
+  const planned = plan(
+    "node-a",
+    { intent: "Release", roles: { term: 3, primary: "node-b" } },
+    annotations,
+  );
+  expect(planned?.wish).toEqual({
+    guest: "shop.web",
+    object,
+    roles: { term: 3, primary: "node-b" },
+    failoverFrom: "node-a",
+  });
+  expect(planned?.assignment).toMatchObject({
+    isReleasing: true,
+    firstPrimary: "node-b",
+  });
+});

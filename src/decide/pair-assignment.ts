@@ -1,0 +1,79 @@
+/**
+ * What a GuestPair means for one of its nodes: the assignment of its engine, and what is wished for besides.
+ *
+ * Both agents make their half from the same spec, so the names of disks and links and the order of both are equal on both sides;
+ * addresses, and where a disk is, are each node's own.
+ */
+import { type GuestPair } from "../api/guest-pair.ts";
+import { requestAnnotations } from "../api/requests.ts";
+import { qemuDeviceOf } from "../api/vmi-contract.ts";
+import { type GuestAssignment, type Link } from "../protocol/assignment.ts";
+
+/** The object that a guest comes from, as far as an agent writes to it. */
+export type PairObject = {
+  readonly namespace: string;
+  readonly name: string;
+  readonly generation: number;
+};
+
+/** What is wished of a guest that no engine reads at its start. */
+export type GuestWish = {
+  readonly guest: string;
+  readonly object: PairObject;
+  /** Counts where its term is later than the record's. */
+  readonly roles: { readonly term: number; readonly primary: string };
+  /** The node whose QEMU is to be killed once, if it is the primary and in sync; undefined when nobody asks. */
+  readonly failoverFrom: string | undefined;
+};
+
+export type PlannedGuest = {
+  readonly assignment: GuestAssignment;
+  readonly wish: GuestWish;
+};
+
+/** `annotations` and `object` come from the object's metadata. Undefined when the node is no side of the pair. */
+export function planPair(
+  { spec }: Pick<GuestPair, "spec">,
+  {
+    object,
+    annotations,
+  }: {
+    readonly object: PairObject;
+    readonly annotations: Readonly<Record<string, string>>;
+  },
+  node: string,
+): PlannedGuest | undefined {
+  const own = spec.sides.find((side) => side.node === node);
+  const peer = spec.sides.find((side) => side.node !== node);
+  if (own === undefined || peer === undefined) {
+    return undefined;
+  }
+  const { guest, mode, port, checkpoint, failover, roles } = spec;
+  const links = own.links.map(({ name, host }, index): Link => ({
+    name,
+    localHost: host,
+    peerHost: peer.links[index]?.host ?? "",
+  }));
+  return {
+    assignment: {
+      guest,
+      mode,
+      peerNode: peer.node,
+      firstPrimary: roles.primary,
+      port,
+      links,
+      disks: spec.disks.map((id) => ({ id, device: qemuDeviceOf(id) })),
+      qemu: { tag: "pod" },
+      checkpoint,
+      failover,
+      tracker: "auto",
+      isReleasing: spec.intent === "Release",
+    },
+    wish: {
+      guest,
+      object,
+      roles,
+      failoverFrom: annotations[requestAnnotations.failoverFrom],
+    },
+  };
+}

@@ -1,0 +1,245 @@
+import { describe, expect, test } from "@jest/globals";
+import { buildReport } from "../../test/build/engine-report.ts";
+import { buildGuestPair } from "../../test/build/resources.ts";
+import { parseGuestPair } from "../api/guest-pair.ts";
+import { assert } from "../lib/assert.ts";
+import {
+  decideWrite,
+  planSideStatus,
+  type SideStatus,
+  type SideView,
+} from "./side-status.ts";
+
+const EARLY = "2026-01-31T08:30:00Z";
+const LATE = "2026-01-31T08:30:30Z";
+const calm: SideView = {
+  node: "node-a",
+  observedGeneration: 4,
+  supervision: "running",
+  wantedShape: null,
+  trouble: null,
+  report: buildReport(),
+  takeovers: { count: 0, last: undefined },
+};
+const plan = (
+  difference: Partial<SideView> = {},
+  before?: SideStatus,
+  now = EARLY,
+): SideStatus => planSideStatus({ ...calm, ...difference }, before, now);
+
+describe("what is written", () => {
+  test.each<{ when: string; view: Partial<SideView>; shows: object }>([
+    {
+      when: "a primary in sync",
+      view: {},
+      shows: {
+        role: "primary",
+        state: "protected",
+        term: 3,
+        outputMode: "held",
+      },
+    },
+    {
+      when: "no engine runs yet",
+      view: { report: null, supervision: "starting" },
+      shows: { role: "starting", state: "starting", term: 0, syncPercent: 0 },
+    },
+    {
+      when: "a standby waits for its pod",
+      view: {
+        report: buildReport({ role: "standby", state: "waiting" }),
+        wantedShape: "standby",
+      },
+      shows: { role: "standby", state: "waiting", wantedShape: "standby" },
+    },
+    {
+      when: "the guest was released",
+      view: { report: null, supervision: "released" },
+      shows: { role: "released", outputMode: "open" },
+    },
+    {
+      when: "the guest shut down",
+      view: { report: null, supervision: "ended" },
+      shows: { role: "ended" },
+    },
+    {
+      when: "something is wrong",
+      view: { trouble: "no pod" },
+      shows: { trouble: "no pod" },
+    },
+    {
+      when: "the trouble is a long story",
+      view: { trouble: "x".repeat(5_000) },
+      shows: { trouble: "x".repeat(1_024) },
+    },
+  ])("$when: and the CRD takes it", ({ view, shows }) => {
+    const side = plan(view);
+    expect(side).toMatchObject(shows);
+    const { status } = parseGuestPair(
+      buildGuestPair({}, { sides: [side] }),
+      "object",
+    );
+    expect(status?.sides?.[0]).toEqual(side);
+    expect(side.conditions.map(({ type }) => type)).toEqual([
+      "InSync",
+      "QuorumReachable",
+      "LatencyWithinBound",
+      "DisksHealthy",
+      "LinksHealthy",
+    ]);
+  });
+
+  test("the time of a condition moves with its status only", () => {
+    const before = plan();
+    const same = plan({ report: buildReport({ epoch: 99 }) }, before, LATE);
+    expect(same.conditions[0]?.lastTransitionTime).toBe(EARLY);
+    const condition = {
+      type: "InSync",
+      status: "False",
+      reason: "Unprotected",
+      message: "alone",
+    } as const;
+    const lost = plan(
+      { report: buildReport({ conditions: [condition] }) },
+      before,
+      LATE,
+    );
+    expect(lost.conditions[0]).toMatchObject({
+      status: "False",
+      lastTransitionTime: LATE,
+    });
+  });
+
+  test("takeovers add up over agents, and the last one stays", () => {
+    const last = {
+      cause: "the primary fell silent",
+      durationMs: 40,
+      term: 4,
+      epoch: 41,
+      at: EARLY,
+    };
+    const first = plan({ takeovers: { count: 1, last } });
+    const later = plan(
+      { takeovers: { count: 0, last: undefined } },
+      first,
+      LATE,
+    );
+    expect(later).toMatchObject({ takeoversCount: 1, lastTakeover: last });
+  });
+
+  test("while no engine speaks, what the last one knew of the record stays", () => {
+    const side = plan({ report: null, supervision: "waiting" }, plan(), LATE);
+    expect(side).toMatchObject({
+      role: "starting",
+      state: "waiting",
+      term: 3,
+      epoch: 41,
+      primaryNode: "host-a",
+    });
+  });
+});
+
+describe("when it is written", () => {
+  const written = plan();
+  const [link] = buildReport().links;
+  assert(link !== undefined, "a report has a link");
+  const figures = buildReport({
+    epoch: 99,
+    lagMs: 3,
+    links: [{ ...link, rttMs: 9 }],
+  });
+  const standby = { role: "standby", state: "holding" } as const;
+
+  test.each<{
+    when: string;
+    view: Partial<SideView>;
+    sinceMs: number;
+    decision: string;
+  }>([
+    { when: "nothing changes", view: {}, sinceMs: 600_000, decision: "no" },
+    {
+      when: "figures change, a moment ago",
+      view: { report: figures },
+      sinceMs: 5_000,
+      decision: "no",
+    },
+    {
+      when: "figures change, a while ago",
+      view: { report: figures },
+      sinceMs: 15_000,
+      decision: "withFigures",
+    },
+    {
+      when: "the state changes",
+      view: { report: buildReport({ state: "alone" }) },
+      sinceMs: 0,
+      decision: "atOnce",
+    },
+    {
+      when: "the term changes",
+      view: { report: buildReport({ term: 4 }) },
+      sinceMs: 0,
+      decision: "atOnce",
+    },
+    {
+      when: "a shape is waited for",
+      view: { wantedShape: "standby" },
+      sinceMs: 0,
+      decision: "atOnce",
+    },
+    {
+      when: "trouble comes",
+      view: { trouble: "no pod" },
+      sinceMs: 0,
+      decision: "atOnce",
+    },
+    {
+      when: "the spec was taken up",
+      view: { observedGeneration: 5 },
+      sinceMs: 0,
+      decision: "atOnce",
+    },
+    {
+      when: "a link dies",
+      view: { report: buildReport({ links: [{ ...link, alive: false }] }) },
+      sinceMs: 0,
+      decision: "atOnce",
+    },
+    {
+      when: "only the words of a condition change",
+      view: {
+        report: buildReport({
+          conditions: [
+            {
+              type: "InSync",
+              status: "True",
+              reason: "Protected",
+              message: "else",
+            },
+          ],
+        }),
+      },
+      sinceMs: 0,
+      decision: "no",
+    },
+  ])("$when => $decision", ({ view, sinceMs, decision }) => {
+    expect(decideWrite(plan(view, written, LATE), written, sinceMs)).toBe(
+      decision,
+    );
+  });
+
+  test("a side that does not run the guest is in no hurry with figures", () => {
+    const before = plan({ report: buildReport(standby) });
+    const now = plan(
+      { report: buildReport({ ...standby, epoch: 50 }) },
+      before,
+      LATE,
+    );
+    expect(decideWrite(now, before, 30_000)).toBe("no");
+    expect(decideWrite(now, before, 61_000)).toBe("withFigures");
+  });
+
+  test("the first time it is written at once", () => {
+    expect(decideWrite(plan(), undefined, 0)).toBe("atOnce");
+  });
+});

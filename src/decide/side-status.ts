@@ -1,0 +1,282 @@
+/**
+ * What an agent writes of its side into a GuestPair's status, and whether it is worth writing now.
+ *
+ * News is what somebody may act on: role, state, term, shape waited for, trouble, takeover, conditions by their reason, links by
+ * whether they live. It is written at once. Everything else is figures, which an idle guest changes all the time: written from
+ * time to time by the side that runs the guest, and rarely by the other one, so that a pair of which nothing is new costs the
+ * API server one write in ten seconds.
+ */
+import {
+  type Condition,
+  GUEST_CONDITION_TYPES,
+  type GuestConditionType,
+} from "../api/conditions.ts";
+import { type GuestPairStatus } from "../api/guest-pair.ts";
+import {
+  type DurationFigures,
+  type EngineReport,
+  type GuestShape,
+} from "../protocol/assignment.ts";
+import { type Takeover } from "./takeover-track.ts";
+
+export type SideStatus = NonNullable<GuestPairStatus["sides"]>[number];
+
+export type SideView = {
+  readonly node: string;
+  readonly observedGeneration: number;
+  /** As the agent supervises the guest: `ended`, `released`, or the name of what goes on while no engine speaks. */
+  readonly supervision: string;
+  readonly wantedShape: GuestShape | null;
+  readonly trouble: string | null;
+  /** Null while no engine speaks. */
+  readonly report: EngineReport | null;
+  /** Carried out by this side and not in `before` yet, the last one with the time at which the guest went on. */
+  readonly takeovers: {
+    readonly count: number;
+    readonly last: (Takeover & { readonly at: string }) | undefined;
+  };
+};
+
+const TEXT_MAX = 1_024;
+const MESSAGE_MAX = 4_096;
+const PRIMARY_FIGURES_MS = 12_000;
+const OTHER_FIGURES_MS = 60_000;
+
+/** The whole item; `before` is what was written last, whoever wrote it. */
+export function planSideStatus(
+  view: SideView,
+  before: SideStatus | undefined,
+  now: string,
+): SideStatus {
+  const { node, observedGeneration, report, wantedShape, takeovers } = view;
+  const lastTakeover = takeovers.last ?? before?.lastTakeover;
+  return {
+    node,
+    observedGeneration,
+    reportedAt: now,
+    ...planRole(view, before),
+    ...(wantedShape === null ? {} : { wantedShape }),
+    ...planTrouble(view),
+    ...planFigures(report),
+    takeoversCount: (before?.takeoversCount ?? 0) + takeovers.count,
+    ...(lastTakeover === undefined
+      ? {}
+      : { lastTakeover: { ...lastTakeover } }),
+    conditions: planConditions(view, before, now),
+  };
+}
+
+type RolePart = Pick<
+  SideStatus,
+  "role" | "state" | "term" | "epoch" | "primaryNode" | "outputMode"
+>;
+
+/** Where no engine speaks, what the last one knew of the record still holds as far as anybody knows. */
+function planRole(
+  { report, supervision }: SideView,
+  before: SideStatus | undefined,
+): RolePart {
+  const owner = report === null ? before?.primaryNode : report.primaryNode;
+  const primaryNode =
+    owner === undefined || owner === "" ? {} : { primaryNode: owner };
+  if (report !== null && supervision === "running") {
+    const { role, state, term, epoch, outputMode } = report;
+    return { role, state, term, epoch, outputMode, ...primaryNode };
+  }
+  const known = {
+    term: before?.term ?? 0,
+    epoch: before?.epoch ?? 0,
+    ...primaryNode,
+  };
+  switch (supervision) {
+    case "released":
+      return {
+        role: "released",
+        state: "released",
+        outputMode: "open",
+        ...known,
+      };
+    case "ended":
+      return { role: "ended", state: "ended", outputMode: "closed", ...known };
+    default:
+      return {
+        role: "starting",
+        state: supervision,
+        outputMode: before?.outputMode ?? "closed",
+        ...known,
+      };
+  }
+}
+
+function planTrouble({ trouble }: SideView): Pick<SideStatus, "trouble"> {
+  return trouble === null || trouble === ""
+    ? {}
+    : { trouble: trouble.slice(0, TEXT_MAX) };
+}
+
+type FigurePart = Pick<
+  SideStatus,
+  | "syncPercent"
+  | "lagMs"
+  | "tracker"
+  | "disks"
+  | "links"
+  | "checkpoint"
+  | "addedLatency"
+>;
+
+function planFigures(report: EngineReport | null): FigurePart {
+  if (report === null) {
+    return { syncPercent: 0, tracker: "none", disks: [], links: [] };
+  }
+  const { checkpoint, addedLatency, lagMs } = report;
+  const { pause } = checkpoint.phases;
+  return {
+    syncPercent: round(report.syncPercent),
+    ...(lagMs === null ? {} : { lagMs: round(lagMs) }),
+    tracker: report.tracker,
+    disks: report.disks.map(({ id, syncPercent, dirtyBytes }) => ({
+      id,
+      syncPercent: round(syncPercent),
+      dirtyBytes,
+    })),
+    links: report.links.map(({ name, alive, rttMs }) => ({
+      name,
+      alive,
+      ...(rttMs === null ? {} : { rttMs: round(rttMs) }),
+    })),
+    ...(pause === undefined || pause.count === 0
+      ? {}
+      : {
+          checkpoint: {
+            perSecond: round(checkpoint.perSecond),
+            pause: quantilesOf(pause),
+            dirtyPagesP50: round(checkpoint.dirtyPagesP50),
+          },
+        }),
+    ...(addedLatency.count === 0
+      ? {}
+      : { addedLatency: quantilesOf(addedLatency) }),
+  };
+}
+
+const quantilesOf = ({
+  p50Ms,
+  p99Ms,
+  maxMs,
+}: DurationFigures): { p50Ms: number; p99Ms: number; maxMs: number } => ({
+  p50Ms: round(p50Ms),
+  p99Ms: round(p99Ms),
+  maxMs: round(maxMs),
+});
+
+/** More digits mean nothing, and would make news of noise. */
+const round = (value: number): number =>
+  Math.max(0, Math.round(value * 100) / 100);
+
+/** All of them, in the order of the list; `lastTransitionTime` moves only with `status`. */
+function planConditions(
+  view: SideView,
+  before: SideStatus | undefined,
+  now: string,
+): Condition[] {
+  return GUEST_CONDITION_TYPES.map((type) => {
+    const found = findCondition(view, type);
+    const known = before?.conditions.find(
+      (condition) => condition.type === type,
+    );
+    return {
+      type,
+      ...found,
+      observedGeneration: view.observedGeneration,
+      lastTransitionTime:
+        known?.status === found.status ? known.lastTransitionTime : now,
+    };
+  });
+}
+
+function findCondition(
+  { report, supervision, trouble }: SideView,
+  type: GuestConditionType,
+): Pick<Condition, "status" | "reason" | "message"> {
+  const condition = report?.conditions.find(
+    (candidate) => candidate.type === type,
+  );
+  if (condition !== undefined) {
+    const { status, reason, message } = condition;
+    return { status, reason, message: message.slice(0, MESSAGE_MAX) };
+  }
+  if (
+    type === "InSync" &&
+    (supervision === "released" || supervision === "ended")
+  ) {
+    return {
+      status: "False",
+      reason: "Unprotected",
+      message: `this side is ${supervision}`,
+    };
+  }
+  const message =
+    trouble ?? `no engine of this guest reports; the agent is ${supervision}`;
+  return {
+    status: "Unknown",
+    reason: "NotReported",
+    message: message.slice(0, MESSAGE_MAX),
+  };
+}
+
+export type WriteDecision = "atOnce" | "withFigures" | "no";
+
+/** What to do about a status of now; `sinceMs` is how long ago the last one was written. */
+export function decideWrite(
+  now: SideStatus,
+  written: SideStatus | undefined,
+  sinceMs: number,
+): WriteDecision {
+  if (written === undefined || encodeNews(now) !== encodeNews(written)) {
+    return "atOnce";
+  }
+  const everyMs =
+    now.role === "primary" ? PRIMARY_FIGURES_MS : OTHER_FIGURES_MS;
+  return sinceMs >= everyMs && encodeFigures(now) !== encodeFigures(written)
+    ? "withFigures"
+    : "no";
+}
+
+function encodeNews(side: SideStatus): string {
+  const {
+    role,
+    state,
+    term,
+    primaryNode,
+    wantedShape,
+    trouble,
+    lastTakeover,
+    takeoversCount,
+    tracker,
+  } = side;
+  const conditions = side.conditions.map(({ type, status, reason }) => [
+    type,
+    status,
+    reason,
+  ]);
+  const links = side.links.map(({ name, alive }) => [name, alive]);
+  const disks = side.disks.map(({ id }) => id);
+  return JSON.stringify([
+    [
+      side.observedGeneration,
+      role,
+      state,
+      term,
+      primaryNode,
+      wantedShape,
+      trouble,
+      tracker,
+    ],
+    [lastTakeover?.at, takeoversCount, conditions, links, disks],
+  ]);
+}
+
+function encodeFigures(side: SideStatus): string {
+  return JSON.stringify({ ...side, reportedAt: "" });
+}
