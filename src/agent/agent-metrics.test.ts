@@ -1,9 +1,6 @@
 import { expect, test } from "@jest/globals";
 import { buildReport } from "../../test/build/engine-report.ts";
-import {
-  parsePrometheusText,
-  type PrometheusFamily,
-} from "../../test/build/prometheus-text.ts";
+import { parsePrometheusText, type PrometheusFamily } from "../../test/build/prometheus-text.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
 
 const ended = { reason: undefined, message: "", livedMs: 1 };
@@ -13,14 +10,9 @@ function valueOf(
   name: string,
   labels: Readonly<Record<string, string>>,
 ): number | undefined {
-  const family =
-    families.get(name.replace(/_(sum|count)$/, "")) ?? families.get(name);
+  const family = families.get(name.replace(/_(sum|count)$/, "")) ?? families.get(name);
   return family?.samples.find(
-    (sample) =>
-      sample.name === name &&
-      Object.entries(labels).every(
-        ([label, text]) => sample.labels[label] === text,
-      ),
+    (sample) => sample.name === name && Object.entries(labels).every(([label, text]) => sample.labels[label] === text),
   )?.value;
 }
 
@@ -29,9 +21,7 @@ function scrape(metrics: AgentMetrics): ReadonlyMap<string, PrometheusFamily> {
   return parsePrometheusText(
     metrics.write({
       guests: [{ guest: "web", enginePid: process.pid }],
-      links: [
-        { peer: "host-b", link: "direct", alive: true, rtt, problem: null },
-      ],
+      links: [{ peer: "host-b", link: "direct", alive: true, rtt, problem: null }],
       uplinks: [{ name: "eth0", up: false }],
     }),
   );
@@ -44,11 +34,7 @@ test("every figure of a report can be scraped, in base units", () => {
   const families = scrape(metrics);
   const web = { guest: "web" };
   const expected: readonly [string, Record<string, string>, number][] = [
-    [
-      "twinrun_checkpoint_phase_seconds",
-      { ...web, phase: "pause", quantile: "0.99" },
-      0.008,
-    ],
+    ["twinrun_checkpoint_phase_seconds", { ...web, phase: "pause", quantile: "0.99" }, 0.008],
     ["twinrun_checkpoint_phase_seconds_count", { ...web, phase: "stop" }, 100],
     ["twinrun_checkpoint_dirty_pages", { ...web, quantile: "0.5" }, 120],
     ["twinrun_checkpoints_total", web, 100],
@@ -71,61 +57,25 @@ test("every figure of a report can be scraped, in base units", () => {
     ["twinrun_assignments_good", {}, 1],
   ];
   for (const [name, labels, value] of expected) {
-    expect([name, labels, valueOf(families, name, labels)]).toEqual([
-      name,
-      labels,
-      value,
-    ]);
+    expect([name, labels, valueOf(families, name, labels)]).toEqual([name, labels, value]);
   }
-  expect(
-    valueOf(families, "twinrun_process_resident_memory_bytes", {
-      process: "agent",
-    }),
-  ).toBeGreaterThan(1e7);
+  expect(valueOf(families, "twinrun_process_resident_memory_bytes", { process: "agent" })).toBeGreaterThan(1e7);
 });
 
 test("counters go on over a restart of the engine, gauges do not outlive it", () => {
   const metrics = new AgentMetrics("host-a");
   const checkpoint = buildReport().checkpoint;
-  metrics.reported(
-    "web",
-    buildReport({
-      takeoversCount: 1,
-      checkpoint: { ...checkpoint, count: 100 },
-    }),
-  );
-  metrics.reported(
-    "web",
-    buildReport({
-      takeoversCount: 1,
-      checkpoint: { ...checkpoint, count: 150 },
-    }),
-  );
+  metrics.reported("web", buildReport({ takeoversCount: 1, checkpoint: { ...checkpoint, count: 100 } }));
+  metrics.reported("web", buildReport({ takeoversCount: 1, checkpoint: { ...checkpoint, count: 150 } }));
   metrics.engineEnded("web", ended);
   const between = scrape(metrics);
-  expect(
-    valueOf(between, "twinrun_guest_term", { guest: "web" }),
-  ).toBeUndefined();
-  expect(valueOf(between, "twinrun_checkpoints_total", { guest: "web" })).toBe(
-    150,
-  );
-  metrics.reported(
-    "web",
-    buildReport({ takeoversCount: 0, checkpoint: { ...checkpoint, count: 7 } }),
-  );
+  expect(valueOf(between, "twinrun_guest_term", { guest: "web" })).toBeUndefined();
+  expect(valueOf(between, "twinrun_checkpoints_total", { guest: "web" })).toBe(150);
+  metrics.reported("web", buildReport({ takeoversCount: 0, checkpoint: { ...checkpoint, count: 7 } }));
   const families = scrape(metrics);
-  expect(valueOf(families, "twinrun_checkpoints_total", { guest: "web" })).toBe(
-    157,
-  );
-  expect(valueOf(families, "twinrun_takeovers_total", { guest: "web" })).toBe(
-    1,
-  );
-  expect(
-    valueOf(families, "twinrun_engine_ends_total", {
-      guest: "web",
-      reason: "crashed",
-    }),
-  ).toBe(1);
+  expect(valueOf(families, "twinrun_checkpoints_total", { guest: "web" })).toBe(157);
+  expect(valueOf(families, "twinrun_takeovers_total", { guest: "web" })).toBe(1);
+  expect(valueOf(families, "twinrun_engine_ends_total", { guest: "web", reason: "crashed" })).toBe(1);
 });
 
 test("a state that passed and a guest that left leave no series", () => {
@@ -134,25 +84,11 @@ test("a state that passed and a guest that left leave no series", () => {
   metrics.reported("web", buildReport({ state: "protected", lagMs: null }));
   metrics.reported("mail", buildReport());
   const families = scrape(metrics);
-  expect(
-    valueOf(families, "twinrun_guest_state", {
-      guest: "web",
-      state: "syncing",
-    }),
-  ).toBeUndefined();
-  expect(
-    valueOf(families, "twinrun_guest_state", {
-      guest: "web",
-      state: "protected",
-    }),
-  ).toBe(1);
-  expect(
-    valueOf(families, "twinrun_replication_lag_seconds", { guest: "web" }),
-  ).toBeUndefined();
+  expect(valueOf(families, "twinrun_guest_state", { guest: "web", state: "syncing" })).toBeUndefined();
+  expect(valueOf(families, "twinrun_guest_state", { guest: "web", state: "protected" })).toBe(1);
+  expect(valueOf(families, "twinrun_replication_lag_seconds", { guest: "web" })).toBeUndefined();
   metrics.guestRemoved("mail");
   expect(
-    [...scrape(metrics).values()]
-      .flatMap(({ samples }) => samples)
-      .some(({ labels }) => labels["guest"] === "mail"),
+    [...scrape(metrics).values()].flatMap(({ samples }) => samples).some(({ labels }) => labels["guest"] === "mail"),
   ).toBe(false);
 });

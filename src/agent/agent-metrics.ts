@@ -12,11 +12,7 @@ import {
   type EngineReport,
   type EngineTransition,
 } from "../protocol/assignment.ts";
-import {
-  type Gauge,
-  MetricsRegistry,
-  type SummaryValue,
-} from "../telemetry/metrics.ts";
+import { type Gauge, MetricsRegistry, type SummaryValue } from "../telemetry/metrics.ts";
 import { type EngineEnded } from "./engine-process.ts";
 import { type GuestListener } from "./guest-runner.ts";
 import { type PeerLinkStatus } from "./node-heartbeat.ts";
@@ -28,10 +24,7 @@ const OUTPUT_MODES = ["open", "held", "closed"] as const;
 const CONDITION_STATUSES = ["True", "False", "Unknown"] as const;
 
 /** The part of a guest's status that is not in its reports. */
-export type GuestProcesses = {
-  readonly guest: string;
-  readonly enginePid: number | null;
-};
+export type GuestProcesses = { readonly guest: string; readonly enginePid: number | null };
 
 export type NodeView = {
   readonly guests: readonly GuestProcesses[];
@@ -104,11 +97,7 @@ class NodeGauges {
   readonly #uplinkUp: Gauge;
 
   constructor(registry: MetricsRegistry) {
-    this.info = registry.gauge({
-      name: "twinrun_agent_info",
-      help: "1, with the agent's node.",
-      labelNames: ["node"],
-    });
+    this.info = registry.gauge({ name: "twinrun_agent_info", help: "1, with the agent's node.", labelNames: ["node"] });
     this.assignmentsGood = registry.gauge({
       name: "twinrun_assignments_good",
       help: "1 when the newest assignments are in use, 0 while an earlier version has to serve.",
@@ -192,83 +181,24 @@ class GuestGauges {
   readonly #dirtyPages;
 
   constructor(registry: MetricsRegistry) {
-    const gauge = (
-      name: string,
-      help: string,
-      ...labelNames: string[]
-    ): void => {
-      this.#registry.set(
-        name,
-        registry.gauge({ name, help, labelNames: ["guest", ...labelNames] }),
-      );
+    const gauge = (name: string, help: string, ...labelNames: string[]): void => {
+      this.#registry.set(name, registry.gauge({ name, help, labelNames: ["guest", ...labelNames] }));
     };
-    gauge(
-      "twinrun_guest_role",
-      "1 for the role this node has for the guest, 0 for the others.",
-      "role",
-    );
-    gauge(
-      "twinrun_guest_state",
-      "1, with the state the engine is in.",
-      "state",
-    );
-    gauge(
-      "twinrun_guest_term",
-      "Term of the quorum record as this side knows it.",
-    );
-    gauge(
-      "twinrun_guest_epoch",
-      "Newest epoch: taken on the primary, held whole on the standby.",
-    );
-    gauge(
-      "twinrun_guest_output_mode",
-      "1 for what becomes of packets the guest sends, 0 for the others.",
-      "mode",
-    );
-    gauge(
-      "twinrun_guest_held_packets",
-      "Packets waiting for an acknowledgement.",
-    );
-    gauge(
-      "twinrun_guest_condition",
-      "1 for the status a condition has, 0 for the others.",
-      "type",
-      "status",
-    );
-    gauge(
-      "twinrun_guest_tracker",
-      "1, with the method that finds dirty pages.",
-      "method",
-    );
-    gauge(
-      "twinrun_sync_ratio",
-      "Share of the guest that the standby holds, 0 to 1.",
-    );
-    gauge(
-      "twinrun_disk_sync_ratio",
-      "Share of the disk that the standby holds, 0 to 1.",
-      "disk",
-    );
-    gauge(
-      "twinrun_disk_dirty_bytes",
-      "Bytes of the disk that the standby does not hold yet.",
-      "disk",
-    );
-    gauge(
-      "twinrun_replication_lag_seconds",
-      "Age of the newest state the standby acknowledged.",
-    );
+    gauge("twinrun_guest_role", "1 for the role this node has for the guest, 0 for the others.", "role");
+    gauge("twinrun_guest_state", "1, with the state the engine is in.", "state");
+    gauge("twinrun_guest_term", "Term of the quorum record as this side knows it.");
+    gauge("twinrun_guest_epoch", "Newest epoch: taken on the primary, held whole on the standby.");
+    gauge("twinrun_guest_output_mode", "1 for what becomes of packets the guest sends, 0 for the others.", "mode");
+    gauge("twinrun_guest_held_packets", "Packets waiting for an acknowledgement.");
+    gauge("twinrun_guest_condition", "1 for the status a condition has, 0 for the others.", "type", "status");
+    gauge("twinrun_guest_tracker", "1, with the method that finds dirty pages.", "method");
+    gauge("twinrun_sync_ratio", "Share of the guest that the standby holds, 0 to 1.");
+    gauge("twinrun_disk_sync_ratio", "Share of the disk that the standby holds, 0 to 1.", "disk");
+    gauge("twinrun_disk_dirty_bytes", "Bytes of the disk that the standby does not hold yet.", "disk");
+    gauge("twinrun_replication_lag_seconds", "Age of the newest state the standby acknowledged.");
     gauge("twinrun_checkpoints_per_second", "Checkpoints per second of late.");
-    gauge(
-      "twinrun_link_up",
-      "1 while the link to the peer's engine carries heartbeats.",
-      "link",
-    );
-    gauge(
-      "twinrun_link_rtt_seconds",
-      "Round trip over the link to the peer's engine.",
-      "link",
-    );
+    gauge("twinrun_link_up", "1 while the link to the peer's engine carries heartbeats.", "link");
+    gauge("twinrun_link_rtt_seconds", "Round trip over the link to the peer's engine.", "link");
     this.#phases = registry.summary({
       name: "twinrun_checkpoint_phase_seconds",
       help: "Time spent in each part of a checkpoint; the guest stands still in all of phase=pause.",
@@ -294,12 +224,7 @@ class GuestGauges {
   }
 
   remove(guest: string): void {
-    for (const family of [
-      ...this.#registry.values(),
-      this.#phases,
-      this.#latency,
-      this.#dirtyPages,
-    ]) {
+    for (const family of [...this.#registry.values(), this.#phases, this.#latency, this.#dirtyPages]) {
       family.remove({ guest });
     }
   }
@@ -307,89 +232,49 @@ class GuestGauges {
   #setPlain(guest: string, report: EngineReport): void {
     this.#gauge("twinrun_guest_term").set(report.term, { guest });
     this.#gauge("twinrun_guest_epoch").set(report.epoch, { guest });
-    this.#gauge("twinrun_guest_held_packets").set(report.heldPacketsCount, {
-      guest,
-    });
+    this.#gauge("twinrun_guest_held_packets").set(report.heldPacketsCount, { guest });
     this.#gauge("twinrun_sync_ratio").set(report.syncPercent / 100, { guest });
-    this.#gauge("twinrun_checkpoints_per_second").set(
-      report.checkpoint.perSecond,
-      { guest },
-    );
+    this.#gauge("twinrun_checkpoints_per_second").set(report.checkpoint.perSecond, { guest });
     if (report.lagMs !== null) {
-      this.#gauge("twinrun_replication_lag_seconds").set(report.lagMs / 1000, {
-        guest,
-      });
+      this.#gauge("twinrun_replication_lag_seconds").set(report.lagMs / 1000, { guest });
     }
   }
 
   #setLabelled(guest: string, report: EngineReport): void {
-    const choose = (
-      name: string,
-      label: string,
-      values: readonly string[],
-      chosen: string,
-    ): void => {
+    const choose = (name: string, label: string, values: readonly string[], chosen: string): void => {
       for (const value of values) {
-        this.#gauge(name).set(value === chosen ? 1 : 0, {
-          guest,
-          [label]: value,
-        });
+        this.#gauge(name).set(value === chosen ? 1 : 0, { guest, [label]: value });
       }
     };
     choose("twinrun_guest_role", "role", ROLES, report.role);
-    choose(
-      "twinrun_guest_output_mode",
-      "mode",
-      OUTPUT_MODES,
-      report.outputMode,
-    );
+    choose("twinrun_guest_output_mode", "mode", OUTPUT_MODES, report.outputMode);
     choose("twinrun_guest_state", "state", [report.state], report.state);
     choose("twinrun_guest_tracker", "method", [report.tracker], report.tracker);
     for (const { type, status } of report.conditions) {
       for (const each of CONDITION_STATUSES) {
-        this.#gauge("twinrun_guest_condition").set(each === status ? 1 : 0, {
-          guest,
-          type,
-          status: each,
-        });
+        this.#gauge("twinrun_guest_condition").set(each === status ? 1 : 0, { guest, type, status: each });
       }
     }
     for (const { id, syncPercent, dirtyBytes } of report.disks) {
-      this.#gauge("twinrun_disk_sync_ratio").set(syncPercent / 100, {
-        guest,
-        disk: id,
-      });
-      this.#gauge("twinrun_disk_dirty_bytes").set(dirtyBytes, {
-        guest,
-        disk: id,
-      });
+      this.#gauge("twinrun_disk_sync_ratio").set(syncPercent / 100, { guest, disk: id });
+      this.#gauge("twinrun_disk_dirty_bytes").set(dirtyBytes, { guest, disk: id });
     }
     for (const { name, alive, rttMs } of report.links) {
       this.#gauge("twinrun_link_up").set(alive ? 1 : 0, { guest, link: name });
       if (rttMs !== null) {
-        this.#gauge("twinrun_link_rtt_seconds").set(rttMs / 1000, {
-          guest,
-          link: name,
-        });
+        this.#gauge("twinrun_link_rtt_seconds").set(rttMs / 1000, { guest, link: name });
       }
     }
   }
 
-  #setSummaries(
-    guest: string,
-    checkpoint: CheckpointFigures,
-    addedLatency: DurationFigures,
-  ): void {
+  #setSummaries(guest: string, checkpoint: CheckpointFigures, addedLatency: DurationFigures): void {
     for (const [phase, figures] of Object.entries(checkpoint.phases)) {
       this.#phases.set(inSeconds(figures), { guest, phase });
     }
     this.#latency.set(inSeconds(addedLatency), { guest });
     this.#dirtyPages.set(
       {
-        quantiles: {
-          "0.5": checkpoint.dirtyPagesP50,
-          "1": checkpoint.dirtyPagesMax,
-        },
+        quantiles: { "0.5": checkpoint.dirtyPagesP50, "1": checkpoint.dirtyPagesMax },
         sum: checkpoint.dirtyPagesCount,
         count: checkpoint.count,
       },
@@ -442,20 +327,10 @@ class GuestCounters {
   }
 
   take(guest: string, { takeoversCount, checkpoint }: EngineReport): void {
-    this.#takeovers.add(this.#grown(guest, "takeovers", takeoversCount), {
-      guest,
-    });
-    this.#checkpoints.add(this.#grown(guest, "checkpoints", checkpoint.count), {
-      guest,
-    });
-    this.#sentBytes.add(this.#grown(guest, "memory", checkpoint.sentBytes), {
-      guest,
-      kind: "memory",
-    });
-    this.#sentBytes.add(this.#grown(guest, "disk", checkpoint.diskBytes), {
-      guest,
-      kind: "disk",
-    });
+    this.#takeovers.add(this.#grown(guest, "takeovers", takeoversCount), { guest });
+    this.#checkpoints.add(this.#grown(guest, "checkpoints", checkpoint.count), { guest });
+    this.#sentBytes.add(this.#grown(guest, "memory", checkpoint.sentBytes), { guest, kind: "memory" });
+    this.#sentBytes.add(this.#grown(guest, "disk", checkpoint.diskBytes), { guest, kind: "disk" });
   }
 
   engineEnded(guest: string, reason: string): void {
@@ -476,16 +351,6 @@ class GuestCounters {
   }
 }
 
-function inSeconds({
-  p50Ms,
-  p99Ms,
-  maxMs,
-  sumMs,
-  count,
-}: DurationFigures): SummaryValue {
-  return {
-    quantiles: { "0.5": p50Ms / 1000, "0.99": p99Ms / 1000, "1": maxMs / 1000 },
-    sum: sumMs / 1000,
-    count,
-  };
+function inSeconds({ p50Ms, p99Ms, maxMs, sumMs, count }: DurationFigures): SummaryValue {
+  return { quantiles: { "0.5": p50Ms / 1000, "0.99": p99Ms / 1000, "1": maxMs / 1000 }, sum: sumMs / 1000, count };
 }

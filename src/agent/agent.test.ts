@@ -4,11 +4,7 @@ import { join } from "node:path";
 import { spawn } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, jest, test } from "@jest/globals";
-import {
-  AgentHost,
-  type NodeStatus,
-  until,
-} from "../../test/build/agent-host.ts";
+import { AgentHost, type NodeStatus, until } from "../../test/build/agent-host.ts";
 import { buildReport } from "../../test/build/engine-report.ts";
 import { buildAssignment } from "../../test/build/guest-assignment.ts";
 import { parsePrometheusText } from "../../test/build/prometheus-text.ts";
@@ -21,15 +17,7 @@ jest.setTimeout(60_000);
 const webQemu = {
   tag: "local",
   binary: "qemu-system-x86_64",
-  args: [
-    "-machine",
-    "none",
-    "-nodefaults",
-    "-display",
-    "none",
-    "-name",
-    "twinrun-agent-test",
-  ],
+  args: ["-machine", "none", "-nodefaults", "-display", "none", "-name", "twinrun-agent-test"],
 } as const;
 const web = buildAssignment({ qemu: webQemu });
 
@@ -47,56 +35,29 @@ afterEach(async () => {
   await Promise.all(hosts.splice(0).map((host) => host.close()));
 });
 
-type Running = {
-  readonly enginePid: number;
-  readonly qemu: FoundGuest;
-  readonly status: GuestStatus;
-};
+type Running = { readonly enginePid: number; readonly qemu: FoundGuest; readonly status: GuestStatus };
 
 /** The guest with an engine and a QEMU, both alive and neither of them the given one. */
-function untilRunning(
-  host: AgentHost,
-  not: { enginePid?: number; qemuPid?: number } = {},
-): Promise<Running> {
+function untilRunning(host: AgentHost, not: { enginePid?: number; qemuPid?: number } = {}): Promise<Running> {
   return until("engine and QEMU run", async () => {
     const status = await host.guest("web");
     const { enginePid, qemu } = status ?? {};
-    if (
-      status === undefined ||
-      enginePid === undefined ||
-      enginePid === null ||
-      qemu === undefined ||
-      qemu === null
-    ) {
+    if (status === undefined || enginePid === undefined || enginePid === null || qemu === undefined || qemu === null) {
       return undefined;
     }
     const isNew = enginePid !== not.enginePid && qemu.pid !== not.qemuPid;
-    return isNew && readIdentity(qemu.pid) !== undefined
-      ? { enginePid, qemu, status }
-      : undefined;
+    return isNew && readIdentity(qemu.pid) !== undefined ? { enginePid, qemu, status } : undefined;
   });
 }
 
-function untilHeard(
-  host: AgentHost,
-  tag: string,
-  enginePid?: number,
-): Promise<object> {
+function untilHeard(host: AgentHost, tag: string, enginePid?: number): Promise<object> {
   return until(`the engine hears ${tag}`, () =>
-    host
-      .heard("web")
-      .find(
-        (heard) =>
-          heard.message.tag === tag &&
-          (enginePid ?? heard.enginePid) === heard.enginePid,
-      ),
+    host.heard("web").find((heard) => heard.message.tag === tag && (enginePid ?? heard.enginePid) === heard.enginePid),
   );
 }
 
 const gone = (pid: number): Promise<true> =>
-  until(`process ${pid} is gone`, () =>
-    readIdentity(pid) === undefined ? true : undefined,
-  );
+  until(`process ${pid} is gone`, () => (readIdentity(pid) === undefined ? true : undefined));
 
 describe("a guest that is assigned", () => {
   test("gets an engine, and the QEMU that the engine asks for", async () => {
@@ -111,22 +72,11 @@ describe("a guest that is assigned", () => {
     );
     expect(await untilHeard(host, "guestFound")).toMatchObject({
       enginePid,
-      message: {
-        pid: qemu.pid,
-        started: true,
-        startedAs: "standby",
-        qmpPath: join(host.runDirectory, "web/qmp.sock"),
-      },
+      message: { pid: qemu.pid, started: true, startedAs: "standby", qmpPath: join(host.runDirectory, "web/qmp.sock") },
     });
-    expect(await untilHeard(host, "configure")).toMatchObject({
-      message: { config: { node: "host-a" }, found: null },
-    });
+    expect(await untilHeard(host, "configure")).toMatchObject({ message: { config: { node: "host-a" }, found: null } });
     // Its own session: no signal to the agent's group reaches it.
-    expect(
-      readFileSync(`/proc/${qemu.pid}/stat`, "utf8")
-        .split(") ")[1]
-        ?.split(" ")[3],
-    ).toBe(String(qemu.pid));
+    expect(readFileSync(`/proc/${qemu.pid}/stat`, "utf8").split(") ")[1]?.split(" ")[3]).toBe(String(qemu.pid));
   });
 
   test("keeps its QEMU when the engine is killed, and gets a new engine that knows it", async () => {
@@ -141,14 +91,10 @@ describe("a guest that is assigned", () => {
     expect(performance.now() - killedAtMs).toBeLessThan(2_000);
     expect(after.qemu).toEqual(before.qemu);
     expect(after.status.engineRestartsCount).toBe(1);
-    expect(await untilHeard(host, "configure", after.enginePid)).toMatchObject({
-      message: { found: before.qemu },
+    expect(await untilHeard(host, "configure", after.enginePid)).toMatchObject({ message: { found: before.qemu } });
+    expect(await untilHeard(host, "guestFound", after.enginePid)).toMatchObject({
+      message: { started: false, pid: before.qemu.pid },
     });
-    expect(await untilHeard(host, "guestFound", after.enginePid)).toMatchObject(
-      {
-        message: { started: false, pid: before.qemu.pid },
-      },
-    );
   });
 
   test("tells its engine when QEMU dies", async () => {
@@ -158,9 +104,7 @@ describe("a guest that is assigned", () => {
     await host.start();
     const { qemu } = await untilRunning(host);
     process.kill(qemu.pid, "SIGKILL");
-    expect(await untilHeard(host, "guestDied")).toMatchObject({
-      message: { pid: qemu.pid },
-    });
+    expect(await untilHeard(host, "guestDied")).toMatchObject({ message: { pid: qemu.pid } });
     expect((await host.guest("web"))?.qemu).toBeNull();
   });
 
@@ -176,9 +120,7 @@ describe("a guest that is assigned", () => {
     expect(second.qemu.startedAs).toBe("standby");
     await host.say("web", { tag: "killGuest" });
     await gone(second.qemu.pid);
-    expect(await untilHeard(host, "guestDied")).toMatchObject({
-      message: { pid: second.qemu.pid },
-    });
+    expect(await untilHeard(host, "guestDied")).toMatchObject({ message: { pid: second.qemu.pid } });
     expect(host.listQemus()).toEqual([]);
   });
 
@@ -189,20 +131,11 @@ describe("a guest that is assigned", () => {
     await host.start();
     const before = await untilRunning(host);
     host.script("web", { wants: "standby" });
-    await host.say("web", {
-      tag: "exiting",
-      reason: "fenced",
-      message: "an older term",
-    });
-    const after = await untilRunning(host, {
-      enginePid: before.enginePid,
-      qemuPid: before.qemu.pid,
-    });
+    await host.say("web", { tag: "exiting", reason: "fenced", message: "an older term" });
+    const after = await untilRunning(host, { enginePid: before.enginePid, qemuPid: before.qemu.pid });
     expect(readIdentity(before.qemu.pid)).toBeUndefined();
     expect(after.qemu.startedAs).toBe("standby");
-    expect(await untilHeard(host, "configure", after.enginePid)).toMatchObject({
-      message: { found: null },
-    });
+    expect(await untilHeard(host, "configure", after.enginePid)).toMatchObject({ message: { found: null } });
   });
 
   test("rests after it shut itself down, also over a restart of the agent, until somebody starts it", async () => {
@@ -212,11 +145,7 @@ describe("a guest that is assigned", () => {
     await host.start();
     const before = await untilRunning(host);
     expect((await host.ask("POST", "/guests/web/start"))?.code).toBe(409);
-    await host.say("web", {
-      tag: "exiting",
-      reason: "ended",
-      message: "the guest powered itself off",
-    });
+    await host.say("web", { tag: "exiting", reason: "ended", message: "the guest powered itself off" });
     await gone(before.qemu.pid);
     await host.end("SIGTERM");
     await host.start();
@@ -242,11 +171,7 @@ describe("a guest that is assigned", () => {
     await host.start();
     const failed = await untilHeard(host, "guestFailed");
     expect(failed).toMatchObject({
-      message: {
-        message: expect.stringMatching(
-          /ended with status 1.*qemu\.args.*no-such-device/s,
-        ),
-      },
+      message: { message: expect.stringMatching(/ended with status 1.*qemu\.args.*no-such-device/s) },
     });
     expect((await host.guest("web"))?.trouble).toMatch(/no-such-device/);
     expect(host.listQemus()).toEqual([]);
@@ -258,11 +183,7 @@ describe("a guest that is assigned", () => {
     host.script("web", { wants: "primary" });
     await host.start();
     expect(await untilHeard(host, "guestFailed")).toMatchObject({
-      message: {
-        message: expect.stringMatching(
-          /cannot run \/usr\/bin\/no-qemu .*correct qemu\.binary/,
-        ),
-      },
+      message: { message: expect.stringMatching(/cannot run \/usr\/bin\/no-qemu .*correct qemu\.binary/) },
     });
   });
 
@@ -271,13 +192,8 @@ describe("a guest that is assigned", () => {
     host.assign(web);
     host.script("web", { leaves: { reason: "failed", afterMs: 1 } });
     await host.start();
-    await until("four engines have run", () =>
-      host.heard("web").length >= 4 ? true : undefined,
-    );
-    const trouble = await until(
-      "the trouble shows",
-      async () => (await host.guest("web"))?.trouble ?? undefined,
-    );
+    await until("four engines have run", () => (host.heard("web").length >= 4 ? true : undefined));
+    const trouble = await until("the trouble shows", async () => (await host.guest("web"))?.trouble ?? undefined);
     expect(trouble).toMatch(/fake engine leaves: failed/);
   });
 });
@@ -297,9 +213,7 @@ describe("the end of the agent", () => {
     expect(after.qemu).toEqual(before.qemu);
     // Nobody is this QEMU's parent any more, and its death is noticed all the same.
     process.kill(after.qemu.pid, "SIGKILL");
-    expect(await untilHeard(host, "guestDied", after.enginePid)).toMatchObject({
-      message: { pid: after.qemu.pid },
-    });
+    expect(await untilHeard(host, "guestDied", after.enginePid)).toMatchObject({ message: { pid: after.qemu.pid } });
   });
 
   test("kill -9: an engine that hangs is killed by the next agent", async () => {
@@ -324,19 +238,11 @@ describe("the end of the agent", () => {
     const stray = spawn("sleep", ["1000"], {
       detached: true,
       stdio: "ignore",
-      env: {
-        TWINRUN_GUEST: "web",
-        TWINRUN_NODE: "host-a",
-        TWINRUN_RUN_DIRECTORY: host.runDirectory,
-      },
+      env: { TWINRUN_GUEST: "web", TWINRUN_NODE: "host-a", TWINRUN_RUN_DIRECTORY: host.runDirectory },
     });
     const foreign = spawn("sleep", ["1000"], {
       stdio: "ignore",
-      env: {
-        TWINRUN_GUEST: "web",
-        TWINRUN_NODE: "host-a",
-        TWINRUN_RUN_DIRECTORY: `${host.runDirectory}-other`,
-      },
+      env: { TWINRUN_GUEST: "web", TWINRUN_NODE: "host-a", TWINRUN_RUN_DIRECTORY: `${host.runDirectory}-other` },
     });
     try {
       await host.start();
@@ -360,10 +266,7 @@ describe("the end of the agent", () => {
     const path = join(host.runDirectory, "web/qemu.json");
     const innocent = spawn("sleep", ["1000"], { stdio: "ignore" });
     try {
-      const record = {
-        ...(JSON.parse(readFileSync(path, "utf8")) as object),
-        pid: innocent.pid,
-      };
+      const record = { ...(JSON.parse(readFileSync(path, "utf8")) as object), pid: innocent.pid };
       writeFileSync(path, JSON.stringify(record));
       await host.start();
       const after = await untilRunning(host);
@@ -381,9 +284,7 @@ describe("the end of the agent", () => {
     await host.start();
     const { enginePid, qemu } = await untilRunning(host);
     expect(await host.end("SIGTERM")).toBe(0);
-    expect(host.heard("web").map(({ message }) => message.tag)).toContain(
-      "stop",
-    );
+    expect(host.heard("web").map(({ message }) => message.tag)).toContain("stop");
     expect(readIdentity(enginePid)).toBeUndefined();
     expect(readIdentity(qemu.pid)).toBeDefined();
   });
@@ -393,17 +294,11 @@ describe("the end of the agent", () => {
     host.assign();
     await host.start();
     expect(await host.startRefused()).toBe(2);
-    expect(host.output).toMatch(
-      /another agent runs with the directory .*: stop it, or give this one another/,
-    );
+    expect(host.output).toMatch(/another agent runs with the directory .*: stop it, or give this one another/);
   });
 
   test.each<{ when: string; flags: string[]; says: RegExp }>([
-    {
-      when: "a flag is unknown",
-      flags: ["--nod", "x"],
-      says: /Unknown option '--nod'/,
-    },
+    { when: "a flag is unknown", flags: ["--nod", "x"], says: /Unknown option '--nod'/ },
     {
       when: "the configuration file is missing",
       flags: ["--config", "/no/such/file"],
@@ -414,11 +309,7 @@ describe("the end of the agent", () => {
       flags: ["--node", "Host_A", "--quorum", "there"],
       says: /2 mistakes; correct them:\n {2}node: must be .*\n {2}quorum\[1\]: must be an object with host and port, found "there"/,
     },
-    {
-      when: "a certificate is missing",
-      flags: ["--cert", "/no/such.crt"],
-      says: /\/no\/such\.crt/,
-    },
+    { when: "a certificate is missing", flags: ["--cert", "/no/such.crt"], says: /\/no\/such\.crt/ },
   ])("status 2 when $when", async ({ flags, says }) => {
     const host = await openHost();
     expect(await host.startRefused(...flags)).toBe(2);
@@ -437,9 +328,7 @@ describe("a change of assignments", () => {
     host.assign();
     await gone(enginePid);
     await gone(qemu.pid);
-    expect(host.heard("web").map(({ message }) => message.tag)).toContain(
-      "stop",
-    );
+    expect(host.heard("web").map(({ message }) => message.tag)).toContain("stop");
     expect((await host.status())?.guests).toEqual([]);
   });
 
@@ -462,34 +351,20 @@ describe("a change of assignments", () => {
     await host.start();
     const before = await untilRunning(host);
     host.writeAssignments("guests: [{ guest: web ");
-    const problem = await until(
-      "the problem shows",
-      async () => (await host.status())?.assignmentProblem ?? undefined,
-    );
+    const problem = await until("the problem shows", async () => (await host.status())?.assignmentProblem ?? undefined);
     expect(problem).toMatch(/is not YAML/);
-    await until(
-      "the problem is logged",
-      () => /is not YAML/.test(host.output) || undefined,
-    ); // Its pipe may be read later.
-    expect((await host.ask("GET", "/metrics"))?.body).toMatch(
-      /^twinrun_assignments_good 0$/m,
-    );
+    await until("the problem is logged", () => /is not YAML/.test(host.output) || undefined); // Its pipe may be read later.
+    expect((await host.ask("GET", "/metrics"))?.body).toMatch(/^twinrun_assignments_good 0$/m);
     await host.end("SIGKILL");
     await host.start();
     const after = await untilRunning(host, { enginePid: before.enginePid });
     expect(after.qemu).toEqual(before.qemu);
     host.assign({ ...web, peerNode: "host-a" });
     await until("the next problem shows", async () =>
-      (await host.status())?.assignmentProblem?.includes(
-        "peerNode is this node",
-      ) === true
-        ? true
-        : undefined,
+      (await host.status())?.assignmentProblem?.includes("peerNode is this node") === true ? true : undefined,
     );
     host.assign(web);
-    await until("all is well", async () =>
-      (await host.status())?.assignmentProblem === null ? true : undefined,
-    );
+    await until("all is well", async () => ((await host.status())?.assignmentProblem === null ? true : undefined));
     expect((await host.guest("web"))?.enginePid).toBe(after.enginePid);
   });
 
@@ -499,32 +374,20 @@ describe("a change of assignments", () => {
     host.script("web", { wants: "primary" });
     await host.start();
     const before = await untilRunning(host);
-    host.assign({
-      ...web,
-      checkpoint: { ...web.checkpoint, maxAddedLatencyMs: 20 },
-    });
+    host.assign({ ...web, checkpoint: { ...web.checkpoint, maxAddedLatencyMs: 20 } });
     expect(await untilHeard(host, "retuned")).toMatchObject({
       enginePid: before.enginePid,
       message: { checkpoint: { maxAddedLatencyMs: 20 } },
     });
     const disks = [{ id: "disk0", path: "/tmp/disk0.raw" }];
     host.assign({ ...web, disks });
-    await until("the change waits", async () =>
-      (await host.guest("web"))?.changePending === true ? true : undefined,
-    );
+    await until("the change waits", async () => ((await host.guest("web"))?.changePending === true ? true : undefined));
     process.kill(before.enginePid, "SIGKILL");
     const second = await untilRunning(host, { enginePid: before.enginePid });
-    expect(await untilHeard(host, "configure", second.enginePid)).toMatchObject(
-      { message: { config: { disks: [] } } },
-    );
+    expect(await untilHeard(host, "configure", second.enginePid)).toMatchObject({ message: { config: { disks: [] } } });
     await host.say("web", { tag: "exiting", reason: "fenced", message: "" });
-    const third = await untilRunning(host, {
-      enginePid: second.enginePid,
-      qemuPid: second.qemu.pid,
-    });
-    expect(await untilHeard(host, "configure", third.enginePid)).toMatchObject({
-      message: { config: { disks } },
-    });
+    const third = await untilRunning(host, { enginePid: second.enginePid, qemuPid: second.qemu.pid });
+    expect(await untilHeard(host, "configure", third.enginePid)).toMatchObject({ message: { config: { disks } } });
   });
 });
 
@@ -535,29 +398,17 @@ describe("the endpoint", () => {
     host.script("web", { wants: "primary" });
     await host.start();
     await untilRunning(host);
-    expect(statSync(join(host.runDirectory, "agent.sock")).mode & 0o777).toBe(
-      0o600,
-    );
+    expect(statSync(join(host.runDirectory, "agent.sock")).mode & 0o777).toBe(0o600);
     await host.say("web", { tag: "report", report: buildReport({ term: 9 }) });
-    await until("the report shows", async () =>
-      (await host.guest("web"))?.report?.term === 9 ? true : undefined,
-    );
-    const families = parsePrometheusText(
-      (await host.ask("GET", "/metrics"))?.body ?? "",
-    );
-    expect(families.get("twinrun_guest_term")?.samples).toMatchObject([
-      { labels: { guest: "web" }, value: 9 },
-    ]);
+    await until("the report shows", async () => ((await host.guest("web"))?.report?.term === 9 ? true : undefined));
+    const families = parsePrometheusText((await host.ask("GET", "/metrics"))?.body ?? "");
+    expect(families.get("twinrun_guest_term")?.samples).toMatchObject([{ labels: { guest: "web" }, value: 9 }]);
     expect(await host.ask("POST", "/guests/web/switchover")).toMatchObject({
       code: 202,
       body: expect.stringMatching(/handing over/),
     });
-    expect(await host.ask("POST", "/guests/mail/switchover")).toMatchObject({
-      code: 404,
-    });
-    expect(await host.ask("GET", "/guests/web/switchover")).toMatchObject({
-      code: 405,
-    });
+    expect(await host.ask("POST", "/guests/mail/switchover")).toMatchObject({ code: 404 });
+    expect(await host.ask("GET", "/guests/web/switchover")).toMatchObject({ code: 405 });
     expect(await host.ask("POST", "/metrics")).toMatchObject({ code: 405 });
     expect(await host.ask("GET", "/x")).toMatchObject({ code: 404 });
   });
@@ -566,29 +417,10 @@ describe("the endpoint", () => {
     const host = await openHost();
     host.assign(web);
     await host.start("--metrics", `127.0.0.1:${metricsPort}`);
-    const scraped = await host.askSecurely(
-      "GET",
-      "/metrics",
-      metricsPort,
-      host.tls,
-    );
-    expect(
-      parsePrometheusText(scraped?.body ?? "").get("twinrun_agent_info")
-        ?.samples,
-    ).toHaveLength(1);
-    expect(
-      (
-        await host.askSecurely(
-          "POST",
-          "/guests/web/switchover",
-          metricsPort,
-          host.tls,
-        )
-      )?.code,
-    ).toBe(403);
-    expect(
-      await host.askSecurely("GET", "/metrics", metricsPort, {}),
-    ).toBeUndefined();
+    const scraped = await host.askSecurely("GET", "/metrics", metricsPort, host.tls);
+    expect(parsePrometheusText(scraped?.body ?? "").get("twinrun_agent_info")?.samples).toHaveLength(1);
+    expect((await host.askSecurely("POST", "/guests/web/switchover", metricsPort, host.tls))?.code).toBe(403);
+    expect(await host.askSecurely("GET", "/metrics", metricsPort, {})).toBeUndefined();
   });
 });
 
@@ -601,52 +433,33 @@ describe("heartbeats", () => {
       localHost: `127.0.0.${index + 1}`,
       peerHost: `127.0.1.${index + 1}`,
     }));
-    const mirrored = links.map(({ name, localHost, peerHost }) => ({
-      name,
-      localHost: peerHost,
-      peerHost: localHost,
-    }));
+    const mirrored = links.map(({ name, localHost, peerHost }) => ({ name, localHost: peerHost, peerHost: localHost }));
     a.assign({ ...web, links });
     b.assign({ ...web, links: mirrored, peerNode: "host-a" });
     await Promise.all([
       a.start("--heartbeat-port", String(heartbeatPort)),
       b.start("--heartbeat-port", String(heartbeatPort)),
     ]);
-    const untilLinks = (
-      host: AgentHost,
-      alive: boolean,
-    ): Promise<NodeStatus["links"]> =>
+    const untilLinks = (host: AgentHost, alive: boolean): Promise<NodeStatus["links"]> =>
       until(`the links are ${alive ? "alive" : "lost"}`, async () => {
         const status = await host.status();
-        return status?.links.length === 2 &&
-          status.links.every((link) => link.alive === alive)
+        return status?.links.length === 2 && status.links.every((link) => link.alive === alive)
           ? status.links
           : undefined;
       });
-    expect(
-      (await untilLinks(a, true))
-        .map(({ peer, link }) => `${peer} ${link}`)
-        .sort(),
-    ).toEqual(["host-b one", "host-b two"]);
+    expect((await untilLinks(a, true)).map(({ peer, link }) => `${peer} ${link}`).sort()).toEqual([
+      "host-b one",
+      "host-b two",
+    ]);
     await untilLinks(b, true);
     const scraped = await until("round trips were measured", async () => {
-      const families = parsePrometheusText(
-        (await a.ask("GET", "/metrics"))?.body ?? "",
-      );
+      const families = parsePrometheusText((await a.ask("GET", "/metrics"))?.body ?? "");
       const rtt = families.get("twinrun_node_link_rtt_seconds")?.samples ?? [];
-      return rtt.filter(
-        ({ name, value }) => name.endsWith("_count") && value > 0,
-      ).length === 2
-        ? rtt
-        : undefined;
+      return rtt.filter(({ name, value }) => name.endsWith("_count") && value > 0).length === 2 ? rtt : undefined;
     });
-    expect(
-      scraped.every(({ name, value }) => name.endsWith("_count") || value < 5),
-    ).toBe(true);
+    expect(scraped.every(({ name, value }) => name.endsWith("_count") || value < 5)).toBe(true);
     await b.end("SIGKILL");
-    expect((await untilLinks(a, false))[0]?.problem).toMatch(
-      /host-b|127\.0\.1\.|connection was lost/,
-    );
+    expect((await untilLinks(a, false))[0]?.problem).toMatch(/host-b|127\.0\.1\.|connection was lost/);
     await b.start("--heartbeat-port", String(heartbeatPort));
     await untilLinks(a, true);
   });
@@ -654,43 +467,26 @@ describe("heartbeats", () => {
   test("hand a guest over when this node's uplink fails and the peer's works", async () => {
     const a = await openHost("host-a");
     const b = await openHost("host-b");
-    const links = [
-      { name: "one", localHost: "127.0.0.1", peerHost: "127.0.1.1" },
-    ];
+    const links = [{ name: "one", localHost: "127.0.0.1", peerHost: "127.0.1.1" }];
     const uplink = (host: AgentHost): string => join(host.directory, "uplink");
     a.assign({ ...web, links });
     a.script("web", { wants: "primary" });
-    b.assign({
-      ...web,
-      links: [{ name: "one", localHost: "127.0.1.1", peerHost: "127.0.0.1" }],
-      peerNode: "host-a",
-    });
+    b.assign({ ...web, links: [{ name: "one", localHost: "127.0.1.1", peerHost: "127.0.0.1" }], peerNode: "host-a" });
     writeFileSync(uplink(a), "1");
     writeFileSync(uplink(b), "0");
-    const flags = (host: AgentHost): string[] => [
-      "--heartbeat-port",
-      String(heartbeatPort),
-      "--uplink",
-      uplink(host),
-    ];
+    const flags = (host: AgentHost): string[] => ["--heartbeat-port", String(heartbeatPort), "--uplink", uplink(host)];
     await Promise.all([a.start(...flags(a)), b.start(...flags(b))]);
-    await until("the link is alive", async () =>
-      (await a.status())?.links[0]?.alive === true ? true : undefined,
-    );
+    await until("the link is alive", async () => ((await a.status())?.links[0]?.alive === true ? true : undefined));
     await untilRunning(a);
     await a.say("web", { tag: "report", report: buildReport() });
     writeFileSync(uplink(a), "0");
     await until("the loss shows", async () =>
-      (await a.ask("GET", "/metrics"))?.body.includes(
-        `twinrun_node_uplink_up{uplink="${uplink(a)}"} 0`,
-      ) === true
+      (await a.ask("GET", "/metrics"))?.body.includes(`twinrun_node_uplink_up{uplink="${uplink(a)}"} 0`) === true
         ? true
         : undefined,
     );
     await sleep(1_500);
-    expect(a.heard("web").map(({ message }) => message.tag)).not.toContain(
-      "switchover",
-    );
+    expect(a.heard("web").map(({ message }) => message.tag)).not.toContain("switchover");
     writeFileSync(uplink(b), "1");
     await untilHeard(a, "switchover");
   });

@@ -11,30 +11,16 @@
 import { mkdirSync, realpathSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
-import {
-  planAssignmentChange,
-  type AssignmentAction,
-} from "../decide/assignment-change.ts";
-import {
-  type GuestOnUplink,
-  planUplinkHandOver,
-} from "../decide/uplink-hand-over.ts";
+import { planAssignmentChange, type AssignmentAction } from "../decide/assignment-change.ts";
+import { type GuestOnUplink, planUplinkHandOver } from "../decide/uplink-hand-over.ts";
 import { Failure } from "../lib/failure.ts";
 import { type TlsCredentials } from "../net/tls.ts";
-import {
-  type Endpoint,
-  type EngineTransition,
-  type GuestAssignment,
-} from "../protocol/assignment.ts";
+import { type Endpoint, type EngineTransition, type GuestAssignment } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
 import { type AssignmentSource } from "./assignment-source.ts";
-import {
-  type EngineProgram,
-  killStrayEngines,
-  openEngineCache,
-} from "./engine-process.ts";
+import { type EngineProgram, killStrayEngines, openEngineCache } from "./engine-process.ts";
 import { type GuestLauncher } from "./guest-launcher.ts";
 import {
   type GuestListener,
@@ -57,8 +43,7 @@ export type AgentOptions = {
   readonly uplinks: readonly string[];
   readonly metrics?: Endpoint | undefined;
   /** Told of every change of state of an engine, beside the metrics. */
-  readonly onTransition?:
-    ((guest: string, transition: EngineTransition) => void) | undefined;
+  readonly onTransition?: ((guest: string, transition: EngineTransition) => void) | undefined;
   readonly stopTimeoutMs: number;
   readonly log: Log;
 };
@@ -106,12 +91,7 @@ export class Agent implements NodeControl {
     this.#heartbeats =
       heartbeatPort === undefined
         ? undefined
-        : new NodeHeartbeats({
-            node: settings.node,
-            port: heartbeatPort,
-            credentials,
-            log,
-          });
+        : new NodeHeartbeats({ node: settings.node, port: heartbeatPort, credentials, log });
   }
 
   async start(): Promise<void> {
@@ -120,11 +100,7 @@ export class Agent implements NodeControl {
     this.#lock = await takeLock(settings.runDirectory);
     await killStrayEngines(settings.runDirectory, log);
     await this.#listen();
-    const cacheDirectory = await openEngineCache(
-      program.cacheDirectory,
-      program.path,
-      log,
-    );
+    const cacheDirectory = await openEngineCache(program.cacheDirectory, program.path, log);
     this.#program = { ...program, cacheDirectory };
     launcher.onDied = (guest, pid) => {
       log.warn({ guest, pid }, "QEMU is gone");
@@ -150,11 +126,7 @@ export class Agent implements NodeControl {
     this.#isStopping = true;
     this.#timers.forEach(clearInterval);
     this.#options.source.close();
-    await Promise.all(
-      [...this.#runners.values()].map((runner) =>
-        runner.stop(this.#options.stopTimeoutMs),
-      ),
-    );
+    await Promise.all([...this.#runners.values()].map((runner) => runner.stop(this.#options.stopTimeoutMs)));
     await Promise.all(this.#leaving.values());
     this.#options.launcher.close();
     await this.#heartbeats?.close();
@@ -163,14 +135,8 @@ export class Agent implements NodeControl {
   }
 
   writeMetrics(): string {
-    const guests = [...this.#runners.values()].map((runner) =>
-      runner.readStatus(),
-    );
-    return this.#metrics.write({
-      guests,
-      links: this.#heartbeats?.listLinks() ?? [],
-      uplinks: this.#uplinks,
-    });
+    const guests = [...this.#runners.values()].map((runner) => runner.readStatus());
+    return this.#metrics.write({ guests, links: this.#heartbeats?.listLinks() ?? [], uplinks: this.#uplinks });
   }
 
   readStatus(): unknown {
@@ -213,10 +179,7 @@ export class Agent implements NodeControl {
     }
     return runner.startEnded()
       ? { accepted: true, message: `starting ${guest}` }
-      : {
-          accepted: false,
-          message: `${guest} has not shut itself down; there is nothing to start`,
-        };
+      : { accepted: false, message: `${guest} has not shut itself down; there is nothing to start` };
   }
 
   #startChecks(): void {
@@ -241,19 +204,13 @@ export class Agent implements NodeControl {
     const isUp = this.#uplinks.every(({ up }) => up);
     if (isUp !== (this.#uplinkDownAtMs === undefined)) {
       this.#uplinkDownAtMs = isUp ? undefined : nowMs;
-      this.#log.warn(
-        { uplinks: this.#uplinks },
-        isUp ? "every uplink is up again" : "an uplink is down",
-      );
+      this.#log.warn({ uplinks: this.#uplinks }, isUp ? "every uplink is up again" : "an uplink is down");
     }
     if (this.#heartbeats !== undefined) {
       this.#heartbeats.ownUplinksUp = isUp;
     }
-    const downForMs =
-      this.#uplinkDownAtMs === undefined ? 0 : nowMs - this.#uplinkDownAtMs;
-    const guests = [...this.#runners.values()].map((runner) =>
-      this.#viewOnUplink(runner, nowMs),
-    );
+    const downForMs = this.#uplinkDownAtMs === undefined ? 0 : nowMs - this.#uplinkDownAtMs;
+    const guests = [...this.#runners.values()].map((runner) => this.#viewOnUplink(runner, nowMs));
     for (const guest of planUplinkHandOver({ downForMs, guests })) {
       this.#handOverForUplink(guest, nowMs);
     }
@@ -261,10 +218,7 @@ export class Agent implements NodeControl {
 
   #viewOnUplink(runner: GuestRunner, nowMs: number): GuestOnUplink {
     const { guest, peerNode, report } = runner.readStatus();
-    const isInSync =
-      report?.conditions.some(
-        ({ type, status }) => type === "InSync" && status === "True",
-      ) ?? false;
+    const isInSync = report?.conditions.some(({ type, status }) => type === "InSync" && status === "True") ?? false;
     return {
       guest,
       isProtectedPrimary: report?.role === "primary" && isInSync,
@@ -275,10 +229,7 @@ export class Agent implements NodeControl {
 
   #handOverForUplink(guest: string, nowMs: number): void {
     this.#askedAtMs.set(guest, nowMs);
-    this.#log.warn(
-      { guest },
-      "handing the guest over, for clients reach it only through the peer",
-    );
+    this.#log.warn({ guest }, "handing the guest over, for clients reach it only through the peer");
     void this.requestSwitchover(guest)?.then(({ accepted, message }) => {
       if (!accepted) {
         this.#log.warn({ guest }, `the hand-over was refused: ${message}`);
@@ -309,11 +260,9 @@ export class Agent implements NodeControl {
       throw cannotListen(socketPath, error);
     });
     if (metrics !== undefined) {
-      await this.#endpoint
-        .listenSecurely(metrics, credentials)
-        .catch((error: unknown) => {
-          throw cannotListen(`${metrics.host}:${metrics.port}`, error);
-        });
+      await this.#endpoint.listenSecurely(metrics, credentials).catch((error: unknown) => {
+        throw cannotListen(`${metrics.host}:${metrics.port}`, error);
+      });
     }
   }
 
@@ -321,13 +270,8 @@ export class Agent implements NodeControl {
     if (this.#isStopping) {
       return;
     }
-    const running = [...this.#runners.values()].map(
-      ({ assignment }) => assignment,
-    );
-    this.#log.info(
-      { guests: assignments.map(({ guest }) => guest) },
-      "took assignments over",
-    );
+    const running = [...this.#runners.values()].map(({ assignment }) => assignment);
+    this.#log.info({ guests: assignments.map(({ guest }) => guest) }, "took assignments over");
     for (const action of planAssignmentChange(running, assignments)) {
       this.#apply(action);
     }
@@ -336,25 +280,29 @@ export class Agent implements NodeControl {
   }
 
   #apply(action: AssignmentAction): void {
+    if (action.tag === "startGuest") {
+      this.#startGuest(action.assignment);
+      return;
+    }
+    const runner = this.#runners.get("guest" in action ? action.guest : action.assignment.guest);
+    if (runner !== undefined) {
+      this.#applyTo(runner, action);
+    }
+  }
+
+  #applyTo(runner: GuestRunner, action: Exclude<AssignmentAction, { readonly tag: "startGuest" }>): void {
     switch (action.tag) {
-      case "startGuest":
-        this.#startGuest(action.assignment);
-        break;
       case "retuneGuest":
-        this.#runners.get(action.assignment.guest)?.retune(action.assignment);
+        runner.retune(action.assignment);
         break;
       case "restartEngine":
-        this.#runners
-          .get(action.assignment.guest)
-          ?.restartEngine(action.assignment);
+        runner.restartEngine(action.assignment);
         break;
       case "awaitNextStart":
-        this.#runners
-          .get(action.assignment.guest)
-          ?.awaitNextStart(action.assignment);
+        runner.awaitNextStart(action.assignment);
         break;
       case "setRelease":
-        this.#runners.get(action.guest)?.setRelease(action.isReleasing);
+        runner.setRelease(action.isReleasing);
         break;
       case "removeGuest":
         this.#removeGuest(action.guest);
@@ -380,16 +328,9 @@ export class Agent implements NodeControl {
     this.#runners.set(assignment.guest, runner);
     const before = this.#leaving.get(assignment.guest) ?? Promise.resolve();
     before
-      .then(() =>
-        this.#runners.get(assignment.guest) === runner
-          ? runner.start()
-          : undefined,
-      )
+      .then(() => (this.#runners.get(assignment.guest) === runner ? runner.start() : undefined))
       .catch((error: unknown) => {
-        log.error(
-          { error, guest: assignment.guest },
-          "cannot start the guest's engine",
-        );
+        log.error({ error, guest: assignment.guest }, "cannot start the guest's engine");
       });
   }
 
@@ -400,10 +341,7 @@ export class Agent implements NodeControl {
     }
     const { ownsGuests } = this.#options.launcher;
     const says = ownsGuests ? "removing it" : "its engine ends, its QEMU stays";
-    this.#log.info(
-      { guest },
-      `the guest is no longer assigned to this node; ${says}`,
-    );
+    this.#log.info({ guest }, `the guest is no longer assigned to this node; ${says}`);
     this.#runners.delete(guest);
     this.#leave(
       guest,
@@ -418,10 +356,7 @@ export class Agent implements NodeControl {
   #removeUnassigned(assigned: ReadonlySet<string>): void {
     for (const guest of this.#options.launcher.listGuests()) {
       if (!assigned.has(guest) && !this.#leaving.has(guest)) {
-        this.#log.warn(
-          { guest },
-          "killing the QEMU of a guest that is not assigned to this node",
-        );
+        this.#log.warn({ guest }, "killing the QEMU of a guest that is not assigned to this node");
         this.#leave(guest, this.#options.launcher.kill(guest));
       }
     }
@@ -447,19 +382,12 @@ function takeLock(runDirectory: string): Promise<Server> {
   return new Promise((resolve, reject) => {
     server.once("error", (error) => {
       const says = `another agent runs with the directory ${runDirectory}: stop it, or give this one another runDirectory`;
-      reject(
-        new AgentFailure({ code: "AlreadyRunning", runDirectory }, says, {
-          cause: error,
-        }),
-      );
+      reject(new AgentFailure({ code: "AlreadyRunning", runDirectory }, says, { cause: error }));
     });
-    server.listen(
-      { path: `\0twinrun-agent:${realpathSync(runDirectory)}` },
-      () => {
-        server.unref();
-        resolve(server);
-      },
-    );
+    server.listen({ path: `\0twinrun-agent:${realpathSync(runDirectory)}` }, () => {
+      server.unref();
+      resolve(server);
+    });
   });
 }
 

@@ -14,11 +14,7 @@ import { fork, spawn, type ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import {
-  type AgentMessage,
-  type EngineExitReason,
-  type EngineMessage,
-} from "../protocol/assignment.ts";
+import { type AgentMessage, type EngineExitReason, type EngineMessage } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { killProcess, listEnvironments } from "./linux-process.ts";
@@ -43,12 +39,7 @@ export type EngineEnded = {
  * at 60 checkpoints a second spent a fifth of its time on collections. One worker thread for V8 is enough beside one busy
  * main thread on hosts with few cores.
  */
-const NODE_FLAGS = [
-  "--max-semi-space-size=8",
-  "--expose-gc",
-  "--max-old-space-size=192",
-  "--v8-pool-size=1",
-];
+const NODE_FLAGS = ["--max-semi-space-size=8", "--expose-gc", "--max-old-space-size=192", "--v8-pool-size=1"];
 const MARKER = "TWINRUN_ENGINE";
 const WARM_UP_TIMEOUT_MS = 20_000;
 
@@ -85,8 +76,7 @@ export class EngineProcess {
     // "exit" may come before the last messages were read; "close" waits for the channel as well, but a grandchild could
     // hold it open for ever. So: after the exit, one more turn of the loop once the channel says that it is closed.
     this.#child.on("exit", (code, signal) => {
-      const says =
-        signal === null ? `status ${code ?? "unknown"}` : `signal ${signal}`;
+      const says = signal === null ? `status ${code ?? "unknown"}` : `signal ${signal}`;
       if (this.#child.connected) {
         const timer = setTimeout(() => {
           this.#end(says);
@@ -135,30 +125,21 @@ export class EngineProcess {
     this.#hasEnded = true;
     this.onEnded({
       reason: this.#lastWord?.reason,
-      message:
-        this.#lastWord?.message ?? `engine ended with ${says} without a word`,
+      message: this.#lastWord?.message ?? `engine ended with ${says} without a word`,
       livedMs: monotonicMs() - this.#startedAtMs,
     });
   }
 }
 
 /** Removes engines of an earlier agent with this run directory: they end by themselves unless they hang. */
-export async function killStrayEngines(
-  runDirectory: string,
-  log: Log,
-): Promise<void> {
+export async function killStrayEngines(runDirectory: string, log: Log): Promise<void> {
   const strays = listEnvironments((environment) =>
     environment.some(
-      (entry) =>
-        entry === `${MARKER}=${runDirectory}` ||
-        entry.startsWith(`${MARKER}=${runDirectory}/`),
+      (entry) => entry === `${MARKER}=${runDirectory}` || entry.startsWith(`${MARKER}=${runDirectory}/`),
     ),
   );
   for (const { identity } of strays) {
-    log.warn(
-      { pid: identity.pid },
-      "killing an engine that outlived its agent",
-    );
+    log.warn({ pid: identity.pid }, "killing an engine that outlived its agent");
     await killProcess(identity, log);
   }
 }
@@ -167,17 +148,11 @@ export async function killStrayEngines(
  * The directory for this very code, filled when it was not: so even the first engine starts small. Costs half a second of
  * CPU after an installation or upgrade. What was compiled from other code is removed.
  */
-export async function openEngineCache(
-  cacheDirectory: string,
-  enginePath: string,
-  log: Log,
-): Promise<string> {
+export async function openEngineCache(cacheDirectory: string, enginePath: string, log: Log): Promise<string> {
   const name = `compiled-${readCodeKey(dirname(dirname(enginePath)))}`;
   const directory = join(cacheDirectory, name);
   mkdirSync(cacheDirectory, { recursive: true, mode: 0o700 });
-  const present = readdirSync(cacheDirectory).filter((each) =>
-    each.startsWith("compiled-"),
-  );
+  const present = readdirSync(cacheDirectory).filter((each) => each.startsWith("compiled-"));
   for (const outdated of present.filter((each) => each !== name)) {
     rmSync(join(cacheDirectory, outdated), { recursive: true, force: true });
   }
@@ -189,46 +164,29 @@ export async function openEngineCache(
 
 /** Stands for the state of the code: Node's version and the newest change below src. */
 function readCodeKey(sourceDirectory: string): string {
-  const files = readdirSync(sourceDirectory, {
-    recursive: true,
-    withFileTypes: true,
-  });
+  const files = readdirSync(sourceDirectory, { recursive: true, withFileTypes: true });
   const times = files
     .filter((file) => file.isFile() && file.name.endsWith(".ts"))
     .map((file) => statSync(join(file.parentPath, file.name)).mtimeMs);
   const newest = times.reduce((latest, time) => Math.max(latest, time), 0);
-  return createHash("sha256")
-    .update(`${process.version} ${times.length} ${newest}`)
-    .digest("hex")
-    .slice(0, 16);
+  return createHash("sha256").update(`${process.version} ${times.length} ${newest}`).digest("hex").slice(0, 16);
 }
 
 /** A cache that cannot be had costs memory, nothing else: whatever fails here is told and passed over. */
-async function fillCache(
-  enginePath: string,
-  directory: string,
-  log: Log,
-): Promise<void> {
+async function fillCache(enginePath: string, directory: string, log: Log): Promise<void> {
   // Under its final name only when it is whole: half a cache would be taken for a full one ever after.
   const fresh = `${directory}.${process.pid}`;
   await warmUp(enginePath, fresh, log);
   try {
     renameSync(fresh, directory);
   } catch (error) {
-    log.warn(
-      { error },
-      "keeping no compiled code from this start; another agent has filled the cache meanwhile",
-    );
+    log.warn({ error }, "keeping no compiled code from this start; another agent has filled the cache meanwhile");
     rmSync(fresh, { recursive: true, force: true });
   }
 }
 
 /** An engine without a channel loads everything, ends, and leaves what Node compiled. */
-async function warmUp(
-  enginePath: string,
-  directory: string,
-  log: Log,
-): Promise<void> {
+async function warmUp(enginePath: string, directory: string, log: Log): Promise<void> {
   const child = spawn(process.execPath, [...NODE_FLAGS, enginePath], {
     stdio: "ignore",
     env: { ...process.env, NODE_COMPILE_CACHE: directory },
@@ -246,10 +204,7 @@ async function warmUp(
   log.info({ directory, says }, "compiled the engine's code into the cache");
 }
 
-function environmentOf(
-  program: EngineProgram,
-  runDirectory: string,
-): NodeJS.ProcessEnv {
+function environmentOf(program: EngineProgram, runDirectory: string): NodeJS.ProcessEnv {
   return {
     ...process.env,
     NODE_COMPILE_CACHE: program.cacheDirectory,

@@ -11,16 +11,10 @@
 import { readFileSync, watch, type FSWatcher } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { parse } from "yaml";
-import {
-  type AssignmentFile,
-  parseAssignments,
-} from "../api/assignment-file.ts";
+import { type AssignmentFile, parseAssignments } from "../api/assignment-file.ts";
 import { listAssignmentProblems } from "../decide/assignment-change.ts";
 import { type GuestAssignment } from "../protocol/assignment.ts";
-import {
-  type AssignmentListener,
-  type AssignmentSource,
-} from "./assignment-source.ts";
+import { type AssignmentListener, type AssignmentSource } from "./assignment-source.ts";
 import { readStateFile, writeStateFile } from "./state-file.ts";
 
 export type FileAssignmentSourceOptions = {
@@ -70,17 +64,14 @@ export class FileAssignmentSource implements AssignmentSource {
   /** False when the file as it stands cannot be used. */
   #look(): boolean {
     const text = this.#readText();
-    const seen =
-      text instanceof Error ? `error ${text.message}` : `text ${text}`;
+    const seen = text instanceof Error ? `error ${text.message}` : `text ${text}`;
     if (seen === this.#lastSeen) {
       return true;
     }
     this.#lastSeen = seen;
     const guests = text instanceof Error ? text : this.#parse(text);
     if (guests instanceof Error) {
-      this.#listener?.onProblem(
-        `${guests.message}\nUntil then the last good assignments count.`,
-      );
+      this.#listener?.onProblem(`${guests.message}\nUntil then the last good assignments count.`);
       return false;
     }
     writeStateFile(this.#lastGoodPath, { guests });
@@ -94,9 +85,7 @@ export class FileAssignmentSource implements AssignmentSource {
       return readFileSync(this.#options.path, "utf8");
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
-      return new Error(
-        `cannot read the assignments (${reason}): put the file there, with "guests: []" for none`,
-      );
+      return new Error(`cannot read the assignments (${reason}): put the file there, with "guests: []" for none`);
     }
   }
 
@@ -105,22 +94,16 @@ export class FileAssignmentSource implements AssignmentSource {
     try {
       const guests = parseAssignments(parse(text), path);
       const problems = listAssignmentProblems(guests, node);
-      return problems.length === 0
-        ? guests
-        : new Error(`${path} cannot hold here:\n  ${problems.join("\n  ")}`);
+      return problems.length === 0 ? guests : new Error(`${path} cannot hold here:\n  ${problems.join("\n  ")}`);
     } catch (error) {
-      const isSyntax =
-        error instanceof Error && error.name === "YAMLParseError";
-      return isSyntax
-        ? new Error(`${path} is not YAML: ${error.message}`)
-        : (error as Error);
+      const isSyntax = error instanceof Error && error.name === "YAMLParseError";
+      return isSyntax ? new Error(`${path} is not YAML: ${error.message}`) : (error as Error);
     }
   }
 
   #useLastGood(listener: AssignmentListener): void {
     const kept = readStateFile(this.#lastGoodPath);
-    const guests =
-      kept === undefined ? undefined : this.#parse(JSON.stringify(kept));
+    const guests = kept === undefined ? undefined : this.#parse(JSON.stringify(kept));
     if (guests !== undefined && !(guests instanceof Error)) {
       listener.onAssignments(guests.map(assignmentOf));
     }
@@ -131,20 +114,12 @@ export class FileAssignmentSource implements AssignmentSource {
       return;
     }
     try {
-      this.#watcher = watch(
-        dirname(this.#options.path),
-        { persistent: false },
-        (_, name) => {
-          // Kubernetes swaps a symlink named ..data beside the file.
-          if (
-            name === null ||
-            name === basename(this.#options.path) ||
-            name.startsWith("..")
-          ) {
-            this.#settle();
-          }
-        },
-      );
+      this.#watcher = watch(dirname(this.#options.path), { persistent: false }, (_, name) => {
+        // Kubernetes swaps a symlink named ..data beside the file.
+        if (name === null || name === basename(this.#options.path) || name.startsWith("..")) {
+          this.#settle();
+        }
+      });
       this.#watcher.on("error", () => {
         this.#watcher?.close();
         this.#watcher = undefined;
@@ -162,8 +137,6 @@ export class FileAssignmentSource implements AssignmentSource {
   }
 }
 
-function assignmentOf(
-  guest: AssignmentFile["guests"][number],
-): GuestAssignment {
+function assignmentOf(guest: AssignmentFile["guests"][number]): GuestAssignment {
   return { ...guest, qemu: { tag: "local", ...guest.qemu } };
 }

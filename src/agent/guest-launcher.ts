@@ -41,11 +41,7 @@ export interface GuestLauncher {
   /** The guest's QEMU that is alive, if any; removes what is left of one that is not known to be in order. */
   adopt(guest: string): Promise<LaunchedGuest | undefined>;
   /** Starts a QEMU in place of whatever ran. Throws {@link LaunchFailure}. */
-  start(
-    assignment: GuestAssignment,
-    as: GuestShape,
-    wait: LaunchWait,
-  ): Promise<LaunchedGuest>;
+  start(assignment: GuestAssignment, as: GuestShape, wait: LaunchWait): Promise<LaunchedGuest>;
   /** Returns when no QEMU of this guest is left that anybody was told of. */
   kill(guest: string): Promise<void>;
   onDied: (guest: string, pid: number) => void;

@@ -34,16 +34,8 @@ import {
   type TlsFiles,
 } from "../protocol/assignment.ts";
 import { type Log } from "../telemetry/log.ts";
-import {
-  type EngineEnded,
-  EngineProcess,
-  type EngineProgram,
-} from "./engine-process.ts";
-import {
-  type GuestLauncher,
-  type LaunchedGuest,
-  LaunchFailure,
-} from "./guest-launcher.ts";
+import { type EngineEnded, EngineProcess, type EngineProgram } from "./engine-process.ts";
+import { type GuestLauncher, type LaunchedGuest, LaunchFailure } from "./guest-launcher.ts";
 import { killProcess } from "./linux-process.ts";
 import { removeStateFile, writeStateFile } from "./state-file.ts";
 
@@ -73,14 +65,7 @@ export type GuestRunnerOptions = {
   readonly onChanged: () => void;
 };
 
-export type Supervision =
-  | "starting"
-  | "running"
-  | "waiting"
-  | "ended"
-  | "released"
-  | "stopping"
-  | "stopped";
+export type Supervision = "starting" | "running" | "waiting" | "ended" | "released" | "stopping" | "stopped";
 
 export type GuestStatus = {
   readonly guest: string;
@@ -100,10 +85,7 @@ export type GuestStatus = {
   readonly report: EngineReport | null;
 };
 
-export type SwitchoverAnswer = {
-  readonly accepted: boolean;
-  readonly message: string;
-};
+export type SwitchoverAnswer = { readonly accepted: boolean; readonly message: string };
 
 const LEFT_HELD =
   "the guest's pair is gone while its output is held: it runs on, but nothing of it can be seen; " +
@@ -151,10 +133,7 @@ export class GuestRunner {
     await this.#enqueue(async () => {
       this.#launched = await this.#options.launcher.adopt(this.#guest);
       if (this.#launched !== undefined) {
-        this.#log.info(
-          { pid: this.#launched.found.pid },
-          "adopted a QEMU that runs already",
-        );
+        this.#log.info({ pid: this.#launched.found.pid }, "adopted a QEMU that runs already");
       }
     });
     if (existsSync(this.#endedPath)) {
@@ -214,11 +193,7 @@ export class GuestRunner {
   /** Takes a changed contract or detection time over into the running engine. */
   retune(assignment: GuestAssignment): void {
     this.#assignment = assignment;
-    this.#send({
-      tag: "retuned",
-      checkpoint: assignment.checkpoint,
-      failover: assignment.failover,
-    });
+    this.#send({ tag: "retuned", checkpoint: assignment.checkpoint, failover: assignment.failover });
   }
 
   /** Takes an assignment over that waits for the next start of QEMU. */
@@ -240,10 +215,7 @@ export class GuestRunner {
   /** Asks the engine for a planned hand-over; resolves with what it says. */
   requestSwitchover(): Promise<SwitchoverAnswer> {
     if (this.#engine === undefined) {
-      return Promise.resolve({
-        accepted: false,
-        message: `no engine runs for ${this.#guest}; see its status`,
-      });
+      return Promise.resolve({ accepted: false, message: `no engine runs for ${this.#guest}; see its status` });
     }
     const requestId = randomUUID();
     return new Promise((resolve) => {
@@ -253,11 +225,7 @@ export class GuestRunner {
         resolve(given);
       };
       const timer = setTimeout(() => {
-        answer({
-          accepted: false,
-          message:
-            "the engine did not answer; look at the status before asking again",
-        });
+        answer({ accepted: false, message: "the engine did not answer; look at the status before asking again" });
       }, SWITCHOVER_ANSWER_MS);
       this.#switchovers.set(requestId, answer);
       this.#send({ tag: "switchover", requestId });
@@ -271,14 +239,9 @@ export class GuestRunner {
     this.#launching?.abort();
     const engine = this.#engine;
     if (engine !== undefined) {
-      const ended = new Promise<void>((resolve) =>
-        this.#whenEngineEnded.add(resolve),
-      );
+      const ended = new Promise<void>((resolve) => this.#whenEngineEnded.add(resolve));
       const timer = setTimeout(() => {
-        this.#log.warn(
-          { timeoutMs },
-          "the engine did not stop in time; killing it",
-        );
+        this.#log.warn({ timeoutMs }, "the engine did not stop in time; killing it");
         engine.kill();
       }, timeoutMs);
       engine.send({ tag: "stop", handOver });
@@ -316,14 +279,8 @@ export class GuestRunner {
 
   /** To be called every few seconds: an engine that hangs neither ends nor speaks. */
   checkEngine(): void {
-    if (
-      this.#engine !== undefined &&
-      this.#engine.silentMs > ENGINE_SILENCE_MS_MAX
-    ) {
-      this.#log.error(
-        { silentMs: this.#engine.silentMs, pid: this.#engine.pid },
-        "the engine hangs; killing it",
-      );
+    if (this.#engine !== undefined && this.#engine.silentMs > ENGINE_SILENCE_MS_MAX) {
+      this.#log.error({ silentMs: this.#engine.silentMs, pid: this.#engine.pid }, "the engine hangs; killing it");
       this.#engine.kill();
     }
   }
@@ -363,11 +320,7 @@ export class GuestRunner {
   #hasPendingChange(): boolean {
     const { qemu, disks } = this.#assignment;
     const running = this.#launched;
-    return (
-      running !== undefined &&
-      JSON.stringify([qemu, disks]) !==
-        JSON.stringify([running.qemu, running.disks])
-    );
+    return running !== undefined && JSON.stringify([qemu, disks]) !== JSON.stringify([running.qemu, running.disks]);
   }
 
   #configOf(): EngineConfig {
@@ -381,10 +334,7 @@ export class GuestRunner {
       quorum: this.#quorum,
       tls,
       runDirectory: this.#runDirectory,
-      traceFile:
-        traceDirectory === undefined
-          ? ""
-          : join(traceDirectory, `${this.#guest}.${node}.jsonl`),
+      traceFile: traceDirectory === undefined ? "" : join(traceDirectory, `${this.#guest}.${node}.jsonl`),
     };
   }
 
@@ -424,17 +374,12 @@ export class GuestRunner {
         break;
       case "transition":
         // The engine has logged it itself, at the moment it happened.
-        this.#log.debug(
-          { transition: message.transition },
-          "the engine's state changed",
-        );
+        this.#log.debug({ transition: message.transition }, "the engine's state changed");
         this.#options.listener.changed(this.#guest, message.transition);
         break;
       case "guestWanted":
         this.#launching?.abort();
-        void this.#enqueue(() =>
-          this.#provideGuest(engine, message.as, message.fresh),
-        );
+        void this.#enqueue(() => this.#provideGuest(engine, message.as, message.fresh));
         break;
       case "killGuest":
         this.#launching?.abort();
@@ -445,40 +390,23 @@ export class GuestRunner {
         });
         break;
       case "switchoverAnswered":
-        this.#switchovers.get(message.requestId)?.({
-          accepted: message.accepted,
-          message: message.message,
-        });
+        this.#switchovers.get(message.requestId)?.({ accepted: message.accepted, message: message.message });
         break;
       case "exiting":
-        this.#log.info(
-          { reason: message.reason, says: message.message },
-          "the engine leaves",
-        );
+        this.#log.info({ reason: message.reason, says: message.message }, "the engine leaves");
         break;
       default:
         // An engine of another build than the agent's, in the moment of an upgrade: nothing to obey.
-        this.#log.error(
-          { message: message satisfies never },
-          "the engine said what this agent does not know",
-        );
+        this.#log.error({ message: message satisfies never }, "the engine said what this agent does not know");
     }
   }
 
-  async #provideGuest(
-    engine: EngineProcess,
-    as: GuestShape,
-    fresh: boolean,
-  ): Promise<void> {
+  async #provideGuest(engine: EngineProcess, as: GuestShape, fresh: boolean): Promise<void> {
     if (engine !== this.#engine) {
       return;
     }
     if (!fresh && this.#launched !== undefined) {
-      engine.send({
-        tag: "guestFound",
-        started: false,
-        ...this.#launched.found,
-      });
+      engine.send({ tag: "guestFound", started: false, ...this.#launched.found });
       return;
     }
     // With the disks this engine knows, not with those of an assignment that came since.
@@ -494,11 +422,10 @@ export class GuestRunner {
     };
     try {
       const { launcher } = this.#options;
-      const launched = await launcher.start(
-        { ...this.#assignment, qemu, disks },
-        as,
-        { signal: launching.signal, onWaiting },
-      );
+      const launched = await launcher.start({ ...this.#assignment, qemu, disks }, as, {
+        signal: launching.signal,
+        onWaiting,
+      });
       this.#launched = launched;
       this.#log.info({ pid: launched.found.pid, as }, "a QEMU is there");
       engine.send({ tag: "guestFound", started: true, ...launched.found });
@@ -513,10 +440,7 @@ export class GuestRunner {
 
   /** A start that was cancelled is missed by nobody. */
   #noteLaunchFailure(engine: EngineProcess, error: unknown): void {
-    if (
-      error instanceof LaunchFailure &&
-      error.detail.code === "StartCancelled"
-    ) {
+    if (error instanceof LaunchFailure && error.detail.code === "StartCancelled") {
       return;
     }
     this.#trouble = error instanceof Error ? error.message : String(error);
@@ -535,18 +459,12 @@ export class GuestRunner {
     this.#launching?.abort();
     this.#options.listener.engineEnded(this.#guest, ended);
     for (const answer of this.#switchovers.values()) {
-      answer({
-        accepted: false,
-        message: "the engine ended before it answered",
-      });
+      answer({ accepted: false, message: "the engine ended before it answered" });
     }
     const orderly = ended.reason !== undefined && ended.reason !== "failed";
     if (!orderly && !this.#restartAtOnce) {
       this.#trouble = ended.message;
-      this.#log.error(
-        { reason: ended.reason, livedMs: ended.livedMs },
-        ended.message,
-      );
+      this.#log.error({ reason: ended.reason, livedMs: ended.livedMs }, ended.message);
     }
     if (ended.reason === "fenced" || ended.reason === "ended") {
       void this.#enqueue(() => this.#killGuest());

@@ -10,17 +10,10 @@ import { isAlive, readIdentity } from "./linux-process.ts";
 const endFirstThread = `import koffi from "koffi"; koffi.load(null).func("long syscall(long, long)")(60, 0);`;
 
 test("a process whose first thread has ended lives as long as another thread does", async () => {
-  const child = spawn(
-    process.execPath,
-    ["--input-type=module", "-e", endFirstThread],
-    { stdio: "ignore" },
-  );
+  const child = spawn(process.execPath, ["--input-type=module", "-e", endFirstThread], { stdio: "ignore" });
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const pid = present(child.pid, "pid");
-  const identity = present(
-    readIdentity(pid),
-    "a process that was just started",
-  );
+  const identity = present(readIdentity(pid), "a process that was just started");
   try {
     while (!/\) Z /.test(readFileSync(`/proc/${pid}/stat`, "latin1"))) {
       await sleep(5);

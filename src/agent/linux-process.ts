@@ -28,12 +28,7 @@ export function readBootId(): string {
 export function readIdentity(pid: number): ProcessIdentity | undefined {
   const fields = readStat(pid);
   const [state, startTime] = [fields?.[0], fields?.[19]];
-  if (
-    state === undefined ||
-    startTime === undefined ||
-    state === "X" ||
-    (state === "Z" && !hasMoreThreads(pid))
-  ) {
+  if (state === undefined || startTime === undefined || state === "X" || (state === "Z" && !hasMoreThreads(pid))) {
     return undefined;
   }
   return { pid, startTime };
@@ -54,10 +49,7 @@ export function readSession(pid: number): number | undefined {
   return session === undefined ? undefined : Number(session);
 }
 
-export type ProcessUsage = {
-  readonly residentBytes: number;
-  readonly cpuSeconds: number;
-};
+export type ProcessUsage = { readonly residentBytes: number; readonly cpuSeconds: number };
 
 const PAGE_BYTES = 4096;
 /** What the kernel counts CPU time in towards user space, on every architecture we run on. */
@@ -69,10 +61,7 @@ export function readUsage(pid: number): ProcessUsage | undefined {
     return undefined;
   }
   const ticks = Number(fields[11]) + Number(fields[12]);
-  return {
-    residentBytes: Number(fields[21]) * PAGE_BYTES,
-    cpuSeconds: ticks / TICKS_PER_SECOND,
-  };
+  return { residentBytes: Number(fields[21]) * PAGE_BYTES, cpuSeconds: ticks / TICKS_PER_SECOND };
 }
 
 /** The fields of /proc/PID/stat from the third one on: the state is number 0 here. */
@@ -86,10 +75,7 @@ export function isAlive({ pid, startTime }: ProcessIdentity): boolean {
   return readIdentity(pid)?.startTime === startTime;
 }
 
-export type MarkedProcess = {
-  readonly identity: ProcessIdentity;
-  readonly environment: readonly string[];
-};
+export type MarkedProcess = { readonly identity: ProcessIdentity; readonly environment: readonly string[] };
 
 /** Every process id there is. */
 export function listProcesses(): readonly number[] {
@@ -104,9 +90,7 @@ export function readEnvironment(pid: number): readonly string[] | undefined {
 }
 
 /** Every living process whose environment (entries of the form NAME=value) matches. */
-export function listEnvironments(
-  matches: (environment: readonly string[]) => boolean,
-): readonly MarkedProcess[] {
+export function listEnvironments(matches: (environment: readonly string[]) => boolean): readonly MarkedProcess[] {
   return listProcesses().flatMap((pid) => {
     const environment = readEnvironment(pid);
     if (environment === undefined || !matches(environment)) {
@@ -118,17 +102,12 @@ export function listEnvironments(
 }
 
 /** The user and group that count when it opens files. */
-export function readUser(
-  pid: number,
-): { readonly uid: number; readonly gid: number } | undefined {
+export function readUser(pid: number): { readonly uid: number; readonly gid: number } | undefined {
   const status = readText(`/proc/${pid}/status`) ?? "";
   const [uid, gid] = ["Uid", "Gid"].map(
-    (name) =>
-      new RegExp(`^${name}:(?:\\s+\\d+){3}\\s+(\\d+)$`, "m").exec(status)?.[1],
+    (name) => new RegExp(`^${name}:(?:\\s+\\d+){3}\\s+(\\d+)$`, "m").exec(status)?.[1],
   );
-  return uid === undefined || gid === undefined
-    ? undefined
-    : { uid: Number(uid), gid: Number(gid) };
+  return uid === undefined || gid === undefined ? undefined : { uid: Number(uid), gid: Number(gid) };
 }
 
 const FIRST_LOOK_MS = 1;
@@ -139,25 +118,15 @@ const COMPLAIN_AFTER_MS = 3_000;
  * Kills with SIGKILL and returns when the process is gone. It waits for as long as it takes: a process stuck in the kernel
  * may still write to a disk, so nobody may be told that it is gone.
  */
-export async function killProcess(
-  identity: ProcessIdentity,
-  log: Log,
-): Promise<void> {
+export async function killProcess(identity: ProcessIdentity, log: Log): Promise<void> {
   const since = monotonicMs();
   let complainAtMs = since + COMPLAIN_AFTER_MS;
-  for (
-    let lookMs = FIRST_LOOK_MS;
-    isAlive(identity);
-    lookMs = Math.min(LOOK_MS_MAX, lookMs * 2)
-  ) {
+  for (let lookMs = FIRST_LOOK_MS; isAlive(identity); lookMs = Math.min(LOOK_MS_MAX, lookMs * 2)) {
     sendKill(identity);
     await sleep(lookMs);
     if (monotonicMs() >= complainAtMs) {
       complainAtMs = Infinity;
-      log.error(
-        { pid: identity.pid },
-        "process does not die of SIGKILL; it hangs in the kernel, look at its storage",
-      );
+      log.error({ pid: identity.pid }, "process does not die of SIGKILL; it hangs in the kernel, look at its storage");
     }
   }
 }

@@ -12,17 +12,8 @@
  * CA, and only what cannot change anything (GET).
  */
 import { chmodSync, rmSync } from "node:fs";
-import {
-  createServer,
-  type IncomingMessage,
-  type RequestListener,
-  type Server,
-  type ServerResponse,
-} from "node:http";
-import {
-  createServer as createSecureServer,
-  type Server as SecureServer,
-} from "node:https";
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
+import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
 import { type AddressInfo } from "node:net";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type Endpoint } from "../protocol/assignment.ts";
@@ -39,11 +30,7 @@ export interface NodeControl {
   startEnded(guest: string): SwitchoverAnswer | undefined;
 }
 
-type Answer = {
-  readonly code: number;
-  readonly type: string;
-  readonly body: string;
-};
+type Answer = { readonly code: number; readonly type: string; readonly body: string };
 
 const TIMEOUT_MS = 15_000;
 const CONNECTIONS_MAX = 64;
@@ -72,16 +59,9 @@ export class LocalEndpoint {
   }
 
   /** Resolves with the port. */
-  async listenSecurely(
-    { host, port }: Endpoint,
-    credentials: TlsCredentials,
-  ): Promise<number> {
+  async listenSecurely({ host, port }: Endpoint, credentials: TlsCredentials): Promise<number> {
     const server = createSecureServer(
-      {
-        ...credentials.material(),
-        requestCert: true,
-        rejectUnauthorized: true,
-      },
+      { ...credentials.material(), requestCert: true, rejectUnauthorized: true },
       this.#listener(false),
     );
     credentials.onReloaded((failure) => {
@@ -94,19 +74,14 @@ export class LocalEndpoint {
   }
 
   async close(): Promise<void> {
-    const closing = this.#servers.map(
-      (server) => new Promise((resolve) => server.close(resolve)),
-    );
+    const closing = this.#servers.map((server) => new Promise((resolve) => server.close(resolve)));
     for (const server of this.#servers) {
       server.closeAllConnections();
     }
     await Promise.all(closing);
   }
 
-  async #open(
-    server: Server | SecureServer,
-    where: Endpoint | { readonly path: string },
-  ): Promise<void> {
+  async #open(server: Server | SecureServer, where: Endpoint | { readonly path: string }): Promise<void> {
     server.requestTimeout = TIMEOUT_MS;
     server.headersTimeout = TIMEOUT_MS;
     server.maxConnections = CONNECTIONS_MAX;
@@ -125,10 +100,7 @@ export class LocalEndpoint {
       Promise.resolve()
         .then(() => this.#answer(request, mayChange))
         .catch((error: unknown) => {
-          this.#log.error(
-            { error, path: request.url },
-            "cannot answer a request",
-          );
+          this.#log.error({ error, path: request.url }, "cannot answer a request");
           return say(500, "the agent failed to answer; its log says why");
         })
         .then((answer) => {
@@ -138,33 +110,19 @@ export class LocalEndpoint {
     };
   }
 
-  #answer(
-    { method = "", url = "" }: IncomingMessage,
-    mayChange: boolean,
-  ): Promise<Answer> {
+  #answer({ method = "", url = "" }: IncomingMessage, mayChange: boolean): Promise<Answer> {
     const path = url.split("?", 1)[0] ?? "";
-    const action = /^\/guests\/([-a-z0-9.]{1,63})\/(switchover|start)$/.exec(
-      path,
-    );
+    const action = /^\/guests\/([-a-z0-9.]{1,63})\/(switchover|start)$/.exec(path);
     if (action !== null) {
       const refusal = refuseAction(method, mayChange);
-      return refusal === undefined
-        ? this.#press(action[1] ?? "", action[2] ?? "")
-        : Promise.resolve(refusal);
+      return refusal === undefined ? this.#press(action[1] ?? "", action[2] ?? "") : Promise.resolve(refusal);
     }
     const isRead = method === "GET" || method === "HEAD";
-    return Promise.resolve(
-      isRead
-        ? this.#read(path)
-        : say(405, `${path} is only to be read: use GET`),
-    );
+    return Promise.resolve(isRead ? this.#read(path) : say(405, `${path} is only to be read: use GET`));
   }
 
   async #press(guest: string, verb: string): Promise<Answer> {
-    const outcome =
-      verb === "start"
-        ? this.#control.startEnded(guest)
-        : await this.#control.requestSwitchover(guest);
+    const outcome = verb === "start" ? this.#control.startEnded(guest) : await this.#control.requestSwitchover(guest);
     return outcome === undefined
       ? say(404, `no guest ${guest} is assigned to this node`)
       : say(outcome.accepted ? 202 : 409, outcome.message);
@@ -175,11 +133,7 @@ export class LocalEndpoint {
       case "/healthz":
         return { code: 200, type: "text/plain; charset=utf-8", body: "ok\n" };
       case "/metrics":
-        return {
-          code: 200,
-          type: METRICS_CONTENT_TYPE,
-          body: this.#control.writeMetrics(),
-        };
+        return { code: 200, type: METRICS_CONTENT_TYPE, body: this.#control.writeMetrics() };
       case "/status":
         return {
           code: 200,
@@ -187,10 +141,7 @@ export class LocalEndpoint {
           body: `${JSON.stringify(this.#control.readStatus(), null, 2)}\n`,
         };
       default:
-        return say(
-          404,
-          "there is /healthz, /metrics, /status and POST /guests/NAME/switchover or /start",
-        );
+        return say(404, "there is /healthz, /metrics, /status and POST /guests/NAME/switchover or /start");
     }
   }
 }
@@ -199,26 +150,14 @@ function refuseAction(method: string, mayChange: boolean): Answer | undefined {
   if (method !== "POST") {
     return say(405, "this is to be pressed, not read: use POST");
   }
-  return mayChange
-    ? undefined
-    : say(
-        403,
-        "over the network there is only reading; use the unix socket on the host",
-      );
+  return mayChange ? undefined : say(403, "over the network there is only reading; use the unix socket on the host");
 }
 
 function say(code: number, message: string): Answer {
-  return {
-    code,
-    type: "application/json",
-    body: `${JSON.stringify({ message })}\n`,
-  };
+  return { code, type: "application/json", body: `${JSON.stringify({ message })}\n` };
 }
 
 function write(response: ServerResponse, { code, type, body }: Answer): void {
-  response.writeHead(code, {
-    "content-type": type,
-    "content-length": Buffer.byteLength(body),
-  });
+  response.writeHead(code, { "content-type": type, "content-length": Buffer.byteLength(body) });
   response.end(body);
 }

@@ -14,33 +14,15 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  statSync,
-} from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
 import { copyFile, truncate } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  type FoundGuest,
-  type GuestAssignment,
-  type GuestShape,
-  type QemuOrigin,
-} from "../protocol/assignment.ts";
+import { type FoundGuest, type GuestAssignment, type GuestShape, type QemuOrigin } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
-import {
-  LaunchFailure,
-  type GuestLauncher,
-  type LaunchedGuest,
-} from "./guest-launcher.ts";
+import { LaunchFailure, type GuestLauncher, type LaunchedGuest } from "./guest-launcher.ts";
 import {
   isAlive,
   killProcess,
@@ -51,11 +33,7 @@ import {
   type MarkedProcess,
   type ProcessIdentity,
 } from "./linux-process.ts";
-import {
-  readStateFile,
-  removeStateFile,
-  writeStateFile,
-} from "./state-file.ts";
+import { readStateFile, removeStateFile, writeStateFile } from "./state-file.ts";
 
 export type LocalLauncherOptions = {
   readonly node: string;
@@ -108,23 +86,14 @@ export class LocalLauncher implements GuestLauncher {
   }
 
   listGuests(): readonly string[] {
-    const recorded = readdirSync(this.#options.runDirectory).filter((guest) =>
-      existsSync(this.#statePath(guest)),
-    );
-    const marked = listEnvironments((environment) =>
-      this.#isOurs(environment),
-    ).map(readMarkedGuest);
-    return [...new Set([...recorded, ...marked])].filter(
-      (guest) => guest !== "",
-    );
+    const recorded = readdirSync(this.#options.runDirectory).filter((guest) => existsSync(this.#statePath(guest)));
+    const marked = listEnvironments((environment) => this.#isOurs(environment)).map(readMarkedGuest);
+    return [...new Set([...recorded, ...marked])].filter((guest) => guest !== "");
   }
 
   async adopt(guest: string): Promise<LaunchedGuest | undefined> {
     const state = this.#readState(guest);
-    const identity =
-      state === undefined
-        ? undefined
-        : { pid: state.pid, startTime: state.startTime };
+    const identity = state === undefined ? undefined : { pid: state.pid, startTime: state.startTime };
     await this.#killStrays(guest, identity);
     if (state === undefined || identity === undefined || !isAlive(identity)) {
       this.#forget(guest);
@@ -140,10 +109,7 @@ export class LocalLauncher implements GuestLauncher {
     return launched;
   }
 
-  async start(
-    assignment: GuestAssignment,
-    as: GuestShape,
-  ): Promise<LaunchedGuest> {
+  async start(assignment: GuestAssignment, as: GuestShape): Promise<LaunchedGuest> {
     const { guest, qemu, disks } = assignment;
     if (qemu.tag !== "local") {
       const says = `${guest} is started by others (${qemu.tag}), but this agent works without a cluster`;
@@ -153,8 +119,7 @@ export class LocalLauncher implements GuestLauncher {
     this.#prepareDirectory(guest);
     const args = this.#argsOf(guest, qemu, as);
     const child = this.#spawn(guest, qemu.binary, args);
-    const identity =
-      child.pid === undefined ? undefined : readIdentity(child.pid);
+    const identity = child.pid === undefined ? undefined : readIdentity(child.pid);
     if (identity !== undefined) {
       writeStateFile(this.#statePath(guest), {
         version: STATE_VERSION,
@@ -175,11 +140,7 @@ export class LocalLauncher implements GuestLauncher {
       throw error;
     }
     const started = identity ?? (await this.#failed(guest, child));
-    const launched: LaunchedGuest = {
-      found: this.#foundOf(guest, started, as),
-      qemu,
-      disks,
-    };
+    const launched: LaunchedGuest = { found: this.#foundOf(guest, started, as), qemu, disks };
     this.#known.set(guest, launched);
     child.once("exit", () => {
       this.#look();
@@ -193,10 +154,7 @@ export class LocalLauncher implements GuestLauncher {
     const state = this.#readState(guest);
     if (state !== undefined) {
       // Its environment could not be read if it changed its user; the record still knows it.
-      await killProcess(
-        { pid: state.pid, startTime: state.startTime },
-        this.#options.log,
-      );
+      await killProcess({ pid: state.pid, startTime: state.startTime }, this.#options.log);
     }
     this.#forget(guest);
   }
@@ -236,10 +194,7 @@ export class LocalLauncher implements GuestLauncher {
     const longest = this.#pathOf(guest, LONGEST_SOCKET_NAME);
     if (Buffer.byteLength(longest) > SOCKET_PATH_BYTES_MAX) {
       const says = `${longest} is too long for a unix socket: choose a runDirectory or guest name shorter by ${Buffer.byteLength(longest) - SOCKET_PATH_BYTES_MAX}`;
-      throw new LaunchFailure(
-        { code: "PathTooLong", path: longest, bytesMax: SOCKET_PATH_BYTES_MAX },
-        says,
-      );
+      throw new LaunchFailure({ code: "PathTooLong", path: longest, bytesMax: SOCKET_PATH_BYTES_MAX }, says);
     }
     mkdirSync(this.#pathOf(guest, ""), { recursive: true, mode: 0o700 });
     rmSync(this.#pathOf(guest, "qmp.sock"), { force: true });
@@ -273,9 +228,7 @@ export class LocalLauncher implements GuestLauncher {
           TWINRUN_NODE: node,
           TWINRUN_RUN_DIRECTORY: runDirectory,
           // Held, so that nothing leaves before an engine has said that it may.
-          ...(shim === undefined
-            ? {}
-            : { LD_PRELOAD: shim, TWINRUN_SHIM: "1", TWINRUN_OUTPUT: "held" }),
+          ...(shim === undefined ? {} : { LD_PRELOAD: shim, TWINRUN_SHIM: "1", TWINRUN_OUTPUT: "held" }),
         },
       });
       child.unref();
@@ -289,11 +242,7 @@ export class LocalLauncher implements GuestLauncher {
    * QEMU opens its monitor early, and a thread of its own greets on it; commands are answered by the main thread, and so
    * only once the machine is built. Asking takes the monitor for a moment; whoever connects next waits in its backlog.
    */
-  async #untilAnswering(
-    guest: string,
-    binary: string,
-    child: ChildProcess,
-  ): Promise<void> {
+  async #untilAnswering(guest: string, binary: string, child: ChildProcess): Promise<void> {
     let spawnError: Error | undefined;
     child.once("error", (error) => {
       spawnError = error;
@@ -304,19 +253,14 @@ export class LocalLauncher implements GuestLauncher {
       await sleep(LOOK_FOR_SOCKET_MS);
       if (spawnError !== undefined) {
         const says = `cannot run ${binary} (${spawnError.message}): install QEMU or correct qemu.binary of guest ${guest}`;
-        throw new LaunchFailure({ code: "BinaryMissing", binary }, says, {
-          cause: spawnError,
-        });
+        throw new LaunchFailure({ code: "BinaryMissing", binary }, says, { cause: spawnError });
       }
       if (child.exitCode !== null || child.signalCode !== null) {
         await this.#failed(guest, child);
       }
       if (monotonicMs() > deadlineMs) {
         const says = `QEMU of ${guest} answered on no monitor within ${START_TIMEOUT_MS / 1000} s; see ${this.#pathOf(guest, "qemu.log")}`;
-        throw new LaunchFailure(
-          { code: "StartTimedOut", afterMs: START_TIMEOUT_MS },
-          says,
-        );
+        throw new LaunchFailure({ code: "StartTimedOut", afterMs: START_TIMEOUT_MS }, says);
       }
     }
   }
@@ -332,15 +276,9 @@ export class LocalLauncher implements GuestLauncher {
     throw new LaunchFailure({ code: "EndedAtStart", status, lastLines }, says);
   }
 
-  async #killStrays(
-    guest: string,
-    except: ProcessIdentity | undefined,
-  ): Promise<void> {
+  async #killStrays(guest: string, except: ProcessIdentity | undefined): Promise<void> {
     const marker = `TWINRUN_GUEST=${guest}`;
-    const strays = listEnvironments(
-      (environment) =>
-        environment.includes(marker) && this.#isOurs(environment),
-    );
+    const strays = listEnvironments((environment) => environment.includes(marker) && this.#isOurs(environment));
     for (const { identity } of strays) {
       // Programs that the known QEMU itself started have its environment, and its session.
       if (except === undefined || readSession(identity.pid) !== except.pid) {
@@ -353,16 +291,11 @@ export class LocalLauncher implements GuestLauncher {
   #isOurs(environment: readonly string[]): boolean {
     const { node, runDirectory } = this.#options;
     return (
-      environment.includes(`TWINRUN_RUN_DIRECTORY=${runDirectory}`) &&
-      environment.includes(`TWINRUN_NODE=${node}`)
+      environment.includes(`TWINRUN_RUN_DIRECTORY=${runDirectory}`) && environment.includes(`TWINRUN_NODE=${node}`)
     );
   }
 
-  #foundOf(
-    guest: string,
-    identity: ProcessIdentity,
-    startedAs: GuestShape,
-  ): FoundGuest {
+  #foundOf(guest: string, identity: ProcessIdentity, startedAs: GuestShape): FoundGuest {
     const sharedDirectory = join(this.#options.runDirectory, guest);
     return {
       ...identity,
@@ -374,12 +307,9 @@ export class LocalLauncher implements GuestLauncher {
   }
 
   #readState(guest: string): StateFile | undefined {
-    const state = readStateFile(this.#statePath(guest)) as
-      Partial<StateFile> | undefined;
+    const state = readStateFile(this.#statePath(guest)) as Partial<StateFile> | undefined;
     // Only we write this file, and whole; what may differ is the version and the boot.
-    return state?.version === STATE_VERSION && state.bootId === this.#bootId
-      ? (state as StateFile)
-      : undefined;
+    return state?.version === STATE_VERSION && state.bootId === this.#bootId ? (state as StateFile) : undefined;
   }
 
   #forget(guest: string): void {
@@ -398,11 +328,7 @@ export class LocalLauncher implements GuestLauncher {
 }
 
 function readMarkedGuest({ environment }: MarkedProcess): string {
-  return (
-    environment
-      .find((entry) => entry.startsWith("TWINRUN_GUEST="))
-      ?.slice("TWINRUN_GUEST=".length) ?? ""
-  );
+  return environment.find((entry) => entry.startsWith("TWINRUN_GUEST="))?.slice("TWINRUN_GUEST=".length) ?? "";
 }
 
 /** False when the socket was closed without an answer. */
@@ -410,9 +336,7 @@ function hasAnswered(qmpPath: string, deadlineMs: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(qmpPath);
     let heard = "";
-    socket.setTimeout(Math.max(1, deadlineMs - monotonicMs()), () =>
-      socket.destroy(),
-    );
+    socket.setTimeout(Math.max(1, deadlineMs - monotonicMs()), () => socket.destroy());
     socket.once("connect", () => {
       socket.write('{"execute":"qmp_capabilities"}\n');
     });
@@ -434,11 +358,7 @@ const LAST_LINES = 5;
 
 function readLastLines(path: string): string {
   try {
-    return readFileSync(path, "utf8")
-      .trimEnd()
-      .split("\n")
-      .slice(-LAST_LINES)
-      .join(" | ");
+    return readFileSync(path, "utf8").trimEnd().split("\n").slice(-LAST_LINES).join(" | ");
   } catch {
     return "(no log)";
   }

@@ -4,15 +4,11 @@
  */
 import { connect } from "node:net";
 
-const QUESTION =
-  '{"execute":"qmp_capabilities"}\n{"execute":"query-status","id":"state"}\n';
+const QUESTION = '{"execute":"qmp_capabilities"}\n{"execute":"query-status","id":"state"}\n';
 const HEARD_MAX = 65_536;
 
 /** QEMU's run state, such as `prelaunch`; undefined while it does not answer. */
-export function readRunState(
-  qmpPath: string,
-  timeoutMs: number,
-): Promise<string | undefined> {
+export function readRunState(qmpPath: string, timeoutMs: number): Promise<string | undefined> {
   return new Promise((resolve) => {
     const socket = connect(qmpPath);
     let heard = "";

@@ -16,11 +16,7 @@ import { type NetFailure } from "../net/net-failure.ts";
 import { PeerDialer } from "../net/peer-links.ts";
 import { SecureListener } from "../net/secure-listener.ts";
 import { type TlsCredentials } from "../net/tls.ts";
-import {
-  type DurationFigures,
-  type GuestAssignment,
-  type Link,
-} from "../protocol/assignment.ts";
+import { type DurationFigures, type GuestAssignment, type Link } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { SampleWindow } from "../telemetry/sample-window.ts";
@@ -65,9 +61,7 @@ class PeerLink {
   }
 
   isAlive(nowMs: number): boolean {
-    return (
-      this.connection !== undefined && nowMs - this.heardAtMs <= SILENCE_MS_MAX
-    );
+    return this.connection !== undefined && nowMs - this.heardAtMs <= SILENCE_MS_MAX;
   }
 }
 
@@ -99,22 +93,13 @@ export class NodeHeartbeats {
     for (const { peerNode, links } of assignments) {
       for (const link of links) {
         const key = [peerNode, link.localHost, link.peerHost].join(" ");
-        wanted.set(
-          key,
-          this.#links.get(key) ??
-            wanted.get(key) ??
-            new PeerLink(peerNode, link),
-        );
+        wanted.set(key, this.#links.get(key) ?? wanted.get(key) ?? new PeerLink(peerNode, link));
       }
     }
-    for (const key of [...this.#links.keys()].filter(
-      (each) => !wanted.has(each),
-    )) {
+    for (const key of [...this.#links.keys()].filter((each) => !wanted.has(each))) {
       this.#drop(key);
     }
-    for (const [key, added] of [...wanted].filter(
-      ([each]) => !this.#links.has(each),
-    )) {
+    for (const [key, added] of [...wanted].filter(([each]) => !this.#links.has(each))) {
       this.#links.set(key, added);
       this.#dial(key, added);
     }
@@ -146,12 +131,8 @@ export class NodeHeartbeats {
   /** What the peer's agent says of its own uplinks; undefined while no link to it is alive. */
   readPeerUplinks(peer: string): boolean | undefined {
     const nowMs = monotonicMs();
-    const alive = [...this.#links.values()].filter(
-      (each) => each.peer === peer && each.isAlive(nowMs),
-    );
-    const [newest] = alive.sort(
-      (left, right) => right.heardAtMs - left.heardAtMs,
-    );
+    const alive = [...this.#links.values()].filter((each) => each.peer === peer && each.isAlive(nowMs));
+    const [newest] = alive.sort((left, right) => right.heardAtMs - left.heardAtMs);
     return newest?.peerUplinksUp;
   }
 
@@ -192,12 +173,8 @@ export class NodeHeartbeats {
   /** Listens anew when the set of own addresses has changed. */
   #listen(): void {
     const { node, port, credentials, log } = this.#options;
-    const listening = [...this.#links.values()].filter(
-      ({ peer }) => node > peer,
-    );
-    const hosts = [
-      ...new Set(listening.map(({ link }) => link.localHost)),
-    ].sort();
+    const listening = [...this.#links.values()].filter(({ peer }) => node > peer);
+    const hosts = [...new Set(listening.map(({ link }) => link.localHost))].sort();
     if (hosts.join() === this.#hosts) {
       return;
     }
@@ -216,11 +193,7 @@ export class NodeHeartbeats {
           credentials,
           expected: { service: "node" },
           onSocket: (socket, peer, host) => {
-            const connection = new FrameConnection<Heartbeat>({
-              socket,
-              peer,
-              decoder: new NodeHeartbeatDecoder(),
-            });
+            const connection = new FrameConnection<Heartbeat>({ socket, peer, decoder: new NodeHeartbeatDecoder() });
             this.#welcome(connection, host);
           },
           onProblem: (failure) => {
@@ -246,14 +219,11 @@ export class NodeHeartbeats {
   #welcome(connection: Connection, host: string): void {
     const peerLink = [...this.#links.values()].find(
       ({ peer, link }) =>
-        peer === connection.peer.name &&
-        link.localHost === host &&
-        link.peerHost === connection.remote.host,
+        peer === connection.peer.name && link.localHost === host && link.peerHost === connection.remote.host,
     );
     // A link given by host names cannot be compared with the address: any free one of that peer and host will do.
     const fallback = [...this.#links.values()].find(
-      ({ peer, link }) =>
-        peer === connection.peer.name && link.localHost === host,
+      ({ peer, link }) => peer === connection.peer.name && link.localHost === host,
     );
     const found = peerLink ?? fallback;
     if (found === undefined) {
@@ -273,38 +243,20 @@ export class NodeHeartbeats {
       if (peerLink.connection === connection) {
         peerLink.connection = undefined;
         peerLink.problem =
-          reason.tag === "failed"
-            ? reason.failure.message
-            : `the agent of ${peerLink.peer} closed the connection`;
-        this.#options.log.warn(
-          { peer: peerLink.peer, link: peerLink.link.name, reason: reason.tag },
-          "link lost",
-        );
+          reason.tag === "failed" ? reason.failure.message : `the agent of ${peerLink.peer} closed the connection`;
+        this.#options.log.warn({ peer: peerLink.peer, link: peerLink.link.name, reason: reason.tag }, "link lost");
       }
     });
-    this.#options.log.info(
-      { peer: peerLink.peer, link: peerLink.link.name },
-      "link connected",
-    );
+    this.#options.log.info({ peer: peerLink.peer, link: peerLink.link.name }, "link connected");
     peerLink.problemCode = undefined;
     this.#ask(peerLink);
   }
 
-  #take(
-    peerLink: PeerLink,
-    connection: Connection,
-    heartbeat: Heartbeat,
-  ): void {
+  #take(peerLink: PeerLink, connection: Connection, heartbeat: Heartbeat): void {
     peerLink.heardAtMs = monotonicMs();
     peerLink.peerUplinksUp = heartbeat.uplinksUp;
     if (heartbeat.tag === "ping") {
-      connection.sendUrgent([
-        encodeNodeHeartbeat({
-          ...heartbeat,
-          tag: "pong",
-          uplinksUp: this.ownUplinksUp,
-        }),
-      ]);
+      connection.sendUrgent([encodeNodeHeartbeat({ ...heartbeat, tag: "pong", uplinksUp: this.ownUplinksUp })]);
     } else {
       peerLink.rttMs.add(Math.max(0, peerLink.heardAtMs - heartbeat.sentAtMs));
     }
@@ -334,11 +286,7 @@ export class NodeHeartbeats {
     if (peerLink.problemCode !== failure.detail.code) {
       peerLink.problemCode = failure.detail.code;
       this.#options.log.warn(
-        {
-          peer: peerLink.peer,
-          link: peerLink.link.name,
-          code: failure.detail.code,
-        },
+        { peer: peerLink.peer, link: peerLink.link.name, code: failure.detail.code },
         failure.message,
       );
     }

@@ -5,10 +5,7 @@ import { afterEach, beforeEach, expect, jest, test } from "@jest/globals";
 import { buildGuestPair, buildSide } from "../../test/build/resources.ts";
 import { type GuestAssignment } from "../protocol/assignment.ts";
 import { silentLog } from "../telemetry/log.ts";
-import {
-  type PairWatch,
-  PairAssignmentSource,
-} from "./pair-assignment-source.ts";
+import { type PairWatch, PairAssignmentSource } from "./pair-assignment-source.ts";
 
 /** The cluster as a test wants it. */
 class FakeWatch implements PairWatch {
@@ -75,10 +72,9 @@ function open(): {
   return { watch, heard, source, wishes };
 }
 
-function pair(
-  name: string,
-  spec: Readonly<Record<string, unknown>> = {},
-): object {
+function pair(name: string, spec: Readonly<Record<string, unknown>> = {}): object {
+  // Another spec is another generation.
+  const generation = Object.keys(spec).length * 100_000 + (Number(spec["port"] ?? 1) || 2);
   return {
     ...buildGuestPair({ guest: name, ...spec }),
     metadata: { name, namespace: "twinrun", generation: 1 },
@@ -109,13 +105,8 @@ test("a pair that cannot be used is told of, keeps its last good version, and di
   const { watch, heard } = open();
   watch.give(pair("web"), mail);
   watch.give(pair("web", { port: "x" }), pair("mail", { port: 7_509 }));
-  expect(heard.last.map(({ guest, port }) => `${guest} ${port}`)).toEqual([
-    "web 7500",
-    "mail 7509",
-  ]);
-  expect(heard.problems.at(-1)).toMatch(
-    /twinrun\/web.*port.*last good version/s,
-  );
+  expect(heard.last.map(({ guest, port }) => `${guest} ${port}`)).toEqual(["web 7500", "mail 7509"]);
+  expect(heard.problems.at(-1)).toMatch(/twinrun\/web.*port.*last good version/s);
   watch.give(pair("web"), mail);
   expect(heard.problems.at(-1)).toBeUndefined();
 });
@@ -124,9 +115,7 @@ test("of two pairs that want the same port the first one has it", () => {
   const { watch, heard } = open();
   watch.give(pair("web"), pair("shop"));
   expect(heard.sets.at(-1)).toEqual(["web"]);
-  expect(heard.problems.at(-1)).toMatch(
-    /twinrun\/shop has the port of twinrun\/web/,
-  );
+  expect(heard.problems.at(-1)).toMatch(/twinrun\/shop has the port of twinrun\/web/);
 });
 
 test("an agent that starts while the API server is away uses what it knew last, after a while", () => {

@@ -10,16 +10,9 @@
 import { join } from "node:path";
 import { parseGuestPair } from "../api/guest-pair.ts";
 import { listAssignmentProblems } from "../decide/assignment-change.ts";
-import {
-  type GuestWish,
-  type PlannedGuest,
-  planPair,
-} from "../decide/pair-assignment.ts";
+import { type GuestWish, type PlannedGuest, planPair } from "../decide/pair-assignment.ts";
 import { type Log } from "../telemetry/log.ts";
-import {
-  type AssignmentListener,
-  type AssignmentSource,
-} from "./assignment-source.ts";
+import { type AssignmentListener, type AssignmentSource } from "./assignment-source.ts";
 import { readStateFile, writeStateFile } from "./state-file.ts";
 
 /** What is needed of a watch over the GuestPairs of the operator's namespace. */
@@ -62,6 +55,8 @@ export class PairAssignmentSource implements AssignmentSource {
   #good = new Map<string, GoodPair>();
   #problem: string | undefined;
   #hasList = false;
+  /** What was given last, to tell a change from a report that came by. */
+  #told: string | undefined;
 
   constructor(options: PairAssignmentSourceOptions) {
     this.#options = options;
@@ -70,20 +65,13 @@ export class PairAssignmentSource implements AssignmentSource {
 
   watch(listener: AssignmentListener): void {
     this.#listener = listener;
-    const kept = readStateFile(this.#keptPath) as
-      { version?: unknown; pairs?: unknown } | undefined;
-    const pairs =
-      kept?.version === KEPT_VERSION && Array.isArray(kept.pairs)
-        ? (kept.pairs as unknown[])
-        : undefined;
+    const kept = readStateFile(this.#keptPath) as { version?: unknown; pairs?: unknown } | undefined;
+    const pairs = kept?.version === KEPT_VERSION && Array.isArray(kept.pairs) ? (kept.pairs as unknown[]) : undefined;
     if (pairs !== undefined) {
       this.#read(pairs); // Known from now on, for a pair of the list that cannot be used; told only later.
       this.#timer = setTimeout(() => {
         if (!this.#hasList) {
-          this.#options.log.warn(
-            {},
-            "the API server does not answer; the pairs of the last time count",
-          );
+          this.#options.log.warn({}, "the API server does not answer; the pairs of the last time count");
           this.#tell();
         }
       }, WAIT_FOR_LIST_MS);
@@ -116,7 +104,13 @@ export class PairAssignmentSource implements AssignmentSource {
       this.#problem = problem;
       this.#listener.onProblem(problem);
     }
-    this.#tell();
+    const good = [...this.#good.values()];
+    const told = JSON.stringify(good);
+    if (told !== this.#told) {
+      this.#told = told;
+      writeStateFile(this.#keptPath, { version: KEPT_VERSION, pairs: good.map(({ raw }) => raw) });
+      this.#tell();
+    }
   }
 
   #tell(): void {
@@ -131,23 +125,19 @@ export class PairAssignmentSource implements AssignmentSource {
     const next = new Map<string, GoodPair>();
     for (const raw of list) {
       const key = keyOf(raw);
+      const known = this.#good.get(key);
       try {
-        const pair = this.#plan(key, raw);
+        const pair = known !== undefined && isUnchanged(known.raw, raw) ? known : this.#plan(key, raw);
         if (pair !== undefined) {
           refuseTaken(pair, next);
           next.set(key, pair);
         }
       } catch (error) {
         const before = this.#good.get(key);
-        const until =
-          before === undefined
-            ? ""
-            : "; until then its last good version counts";
-        problems.push(
-          `${error instanceof Error ? error.message : String(error)}${until}`,
-        );
-        if (before !== undefined) {
-          next.set(key, before);
+        const until = before === undefined ? "" : "; until then its last good version counts";
+        problems.push(`${error instanceof Error ? error.message : String(error)}${until}`);
+        if (known !== undefined) {
+          next.set(key, known);
         }
       }
     }
@@ -158,25 +148,14 @@ export class PairAssignmentSource implements AssignmentSource {
   #plan(key: string, raw: unknown): GoodPair | undefined {
     const { node } = this.#options;
     const pair = parseGuestPair(raw, `GuestPair ${key}`);
-    const {
-      namespace = "",
-      name = "",
-      generation = 0,
-      annotations = {},
-    } = (raw as RawPair).metadata ?? {};
-    const planned = planPair(
-      pair,
-      { object: { namespace, name, generation }, annotations },
-      node,
-    );
+    const { namespace = "", name = "", generation = 0, annotations = {} } = (raw as RawPair).metadata ?? {};
+    const planned = planPair(pair, { object: { namespace, name, generation }, annotations }, node);
     if (planned === undefined) {
       return undefined;
     }
     const problems = listAssignmentProblems([planned.assignment], node);
     if (problems.length > 0) {
-      throw new Error(
-        `GuestPair ${key} cannot hold here: ${problems.join("; ")}`,
-      );
+      throw new Error(`GuestPair ${key} cannot hold here: ${problems.join("; ")}`);
     }
     return {
       ...planned,
@@ -194,21 +173,22 @@ function keyOf(raw: unknown): string {
   return `${namespace}/${name}`;
 }
 
+/** The generation counts the versions of the spec; annotations have no such count. */
+function isUnchanged(known: unknown, raw: unknown): boolean {
+  const [one, other] = [known, raw].map((pair) => (pair as RawPair).metadata ?? {});
+  return (
+    one?.generation !== undefined &&
+    one.generation === other?.generation &&
+    JSON.stringify(one.annotations ?? {}) === JSON.stringify(other.annotations ?? {})
+  );
+}
+
 /** The first one keeps what two want: the other one would take its connections, or its place in the quorum. */
-function refuseTaken(
-  { key, assignment }: GoodPair,
-  taken: ReadonlyMap<string, GoodPair>,
-): void {
+function refuseTaken({ key, assignment }: GoodPair, taken: ReadonlyMap<string, GoodPair>): void {
   for (const other of taken.values()) {
-    if (
-      other.assignment.guest === assignment.guest ||
-      other.assignment.port === assignment.port
-    ) {
-      const what =
-        other.assignment.guest === assignment.guest ? "guest" : "port";
-      throw new Error(
-        `GuestPair ${key} has the ${what} of ${other.key}: give it another one`,
-      );
+    if (other.assignment.guest === assignment.guest || other.assignment.port === assignment.port) {
+      const what = other.assignment.guest === assignment.guest ? "guest" : "port";
+      throw new Error(`GuestPair ${key} has the ${what} of ${other.key}: give it another one`);
     }
   }
 }

@@ -74,10 +74,7 @@ test("news is written at once, once, by this node's own manager; nothing else is
   server.say(buildReport({ epoch: 50 }));
   server.say(buildReport({ epoch: 51 }));
   server.say(buildReport({ state: "alone" }));
-  await until(
-    "the change is written",
-    () => server.applied.length > 1 || undefined,
-  );
+  await until("the change is written", () => server.applied.length > 1 || undefined);
   await sleep(30);
   expect(server.states).toEqual(["protected", "alone"]);
   expect([...server.managers]).toEqual(["twinrun-agent-node-a"]);
@@ -92,10 +89,7 @@ test("what changes while a write is under way follows it", async () => {
   server.say(buildReport());
   server.say(buildReport({ state: "syncing" }));
   server.say(buildReport({ state: "alone" }));
-  await until(
-    "the last state is written",
-    () => server.states.at(-1) === "alone" || undefined,
-  );
+  await until("the last state is written", () => server.states.at(-1) === "alone" || undefined);
   expect(server.states).toEqual(["protected", "alone"]);
 });
 
@@ -139,10 +133,7 @@ test("a takeover is told with its cause", async () => {
   server.say(buildReport({ state: "alone", term: 4 }));
   await until("it is written", () => server.applied.length > 0 || undefined);
   server.say(buildReport({ state: "syncing", term: 4 }));
-  await until(
-    "the next one is written",
-    () => server.applied.length > 1 || undefined,
-  );
+  await until("the next one is written", () => server.applied.length > 1 || undefined);
   for (const { status } of server.applied) {
     expect(status.sides?.[0]).toMatchObject({
       takeoversCount: 1,

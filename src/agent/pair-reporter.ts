@@ -7,16 +7,8 @@
  */
 import { type GuestPairStatus } from "../api/guest-pair.ts";
 import { type PairObject } from "../decide/pair-assignment.ts";
-import {
-  decideWrite,
-  planSideStatus,
-  type SideStatus,
-} from "../decide/side-status.ts";
-import {
-  stepTakeover,
-  type Takeover,
-  type TakeoverTrack,
-} from "../decide/takeover-track.ts";
+import { decideWrite, planSideStatus, type SideStatus } from "../decide/side-status.ts";
+import { stepTakeover, type Takeover, type TakeoverTrack } from "../decide/takeover-track.ts";
 import { type EngineTransition } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
@@ -38,10 +30,7 @@ export type PairReporterOptions = {
   readonly readObject: (guest: string) => PairObject | undefined;
   readonly readTrouble: (guest: string) => string | undefined;
   /** Rejects when it was not written. */
-  readonly applyStatus: (
-    object: AppliedStatus,
-    fieldManager: string,
-  ) => Promise<unknown>;
+  readonly applyStatus: (object: AppliedStatus, fieldManager: string) => Promise<unknown>;
   /** What an agent of this node wrote before this one started. */
   readonly readWritten: (object: PairObject) => SideStatus | undefined;
   readonly log: Log;
@@ -73,11 +62,7 @@ export class PairReporter {
   /** To be called with every change of state of an engine. */
   noteTransition(guest: string, transition: EngineTransition): void {
     const reported = this.#find(guest);
-    const { track, takeover } = stepTakeover(
-      reported.track,
-      transition,
-      monotonicMs(),
-    );
+    const { track, takeover } = stepTakeover(reported.track, transition, monotonicMs());
     reported.track = track;
     if (takeover !== undefined) {
       reported.takeoversCount += 1;
@@ -123,16 +108,8 @@ export class PairReporter {
         last: reported.lastTakeover,
       },
     };
-    const side = planSideStatus(
-      view,
-      reported.written,
-      new Date().toISOString(),
-    );
-    const decision = decideWrite(
-      side,
-      reported.written,
-      monotonicMs() - reported.writtenAtMs,
-    );
+    const side = planSideStatus(view, reported.written, new Date().toISOString());
+    const decision = decideWrite(side, reported.written, monotonicMs() - reported.writtenAtMs);
     if (decision !== "no") {
       void this.#write(guest, reported, {
         object,
@@ -142,11 +119,7 @@ export class PairReporter {
     }
   }
 
-  async #write(
-    guest: string,
-    reported: Reported,
-    { object, side, takeoversCount }: Written,
-  ): Promise<void> {
+  async #write(guest: string, reported: Reported, { object, side, takeoversCount }: Written): Promise<void> {
     const { node, apiVersion, applyStatus, log } = this.#options;
     const { namespace, name } = object;
     reported.isWriting = true;
@@ -166,10 +139,7 @@ export class PairReporter {
       reported.takeoversCount -= takeoversCount;
       reported.retryMs = RETRY_FIRST_MS;
     } catch (error) {
-      log.debug(
-        { error, guest },
-        "the status was not written; trying again later",
-      );
+      log.debug({ error, guest }, "the status was not written; trying again later");
       this.#planRetry(guest, reported);
     } finally {
       reported.isWriting = false;

@@ -92,10 +92,7 @@ export class PairWishes {
         break;
       case "failGuest":
         writeStateFile(this.#failoverPath(guest), { version: 1 });
-        this.#options.log.warn(
-          { guest },
-          "killing the guest's QEMU, as its GuestPair asks; the peer takes over",
-        );
+        this.#options.log.warn({ guest }, "killing the guest's QEMU, as its GuestPair asks; the peer takes over");
         this.#options.control.failGuest(guest);
         break;
       case "forgetSwitchover":
@@ -110,23 +107,14 @@ export class PairWishes {
   }
 
   async #requestSwitchover({ guest, roles }: GuestWish): Promise<void> {
-    this.#options.log.info(
-      { guest, ...roles },
-      "handing the guest over, as its GuestPair asks",
-    );
+    this.#options.log.info({ guest, ...roles }, "handing the guest over, as its GuestPair asks");
     const answer = await this.#options.control.requestSwitchover(guest);
     if (answer === undefined || answer.accepted) {
       this.#setTrouble(guest, undefined);
       return;
     }
-    this.#options.log.warn(
-      { guest },
-      `the hand-over was refused: ${answer.message}`,
-    );
-    this.#setTrouble(
-      guest,
-      `the hand-over to ${roles.primary} was refused: ${answer.message}`,
-    );
+    this.#options.log.warn({ guest }, `the hand-over was refused: ${answer.message}`);
+    this.#setTrouble(guest, `the hand-over to ${roles.primary} was refused: ${answer.message}`);
   }
 
   #forgetSwitchover(guest: string): void {

@@ -1,30 +1,13 @@
 /** The launcher that only finds, against real QEMUs in pods of their own: which one is given, which one is killed, and when. */
-import {
-  mkdirSync,
-  mkdtempSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  afterEach,
-  beforeEach,
-  describe,
-  expect,
-  jest,
-  test,
-} from "@jest/globals";
+import { afterEach, beforeEach, describe, expect, jest, test } from "@jest/globals";
 import { until } from "../../test/build/agent-host.ts";
 import { buildAssignment } from "../../test/build/guest-assignment.ts";
-import {
-  LauncherPod,
-  type PodOptions,
-  QEMU_USER,
-} from "../../test/build/launcher-pod.ts";
+import { LauncherPod, type PodOptions, QEMU_USER } from "../../test/build/launcher-pod.ts";
 import { type GuestShape } from "../protocol/assignment.ts";
 import { silentLog } from "../telemetry/log.ts";
 import { type LaunchedGuest } from "./guest-launcher.ts";
@@ -55,10 +38,7 @@ function openLauncher(): PodLauncher {
   return opened;
 }
 
-function startPod(
-  shape: GuestShape,
-  difference: Partial<PodOptions> = {},
-): LauncherPod {
+function startPod(shape: GuestShape, difference: Partial<PodOptions> = {}): LauncherPod {
   const root = join(directory, `pod-${pods.length}`);
   const pod = new LauncherPod({
     guest,
@@ -94,8 +74,7 @@ function newWait(): Wait {
   return wait;
 }
 
-const start = (as: GuestShape, wait = newWait()): Promise<LaunchedGuest> =>
-  launcher.start(web, as, wait);
+const start = (as: GuestShape, wait = newWait()): Promise<LaunchedGuest> => launcher.start(web, as, wait);
 
 /** Lets the guest go, as a person with a monitor could. */
 function applyCont(pod: LauncherPod): Promise<void> {
@@ -103,9 +82,7 @@ function applyCont(pod: LauncherPod): Promise<void> {
     const socket = connect(pod.pathOf("run/kubevirt-private/twinrun.qmp"));
     socket.once("error", reject);
     socket.once("connect", () => {
-      socket.write(
-        '{"execute":"qmp_capabilities"}\n{"execute":"cont","id":1}\n',
-      );
+      socket.write('{"execute":"qmp_capabilities"}\n{"execute":"cont","id":1}\n');
     });
     socket.on("data", (chunk) => {
       if (chunk.toString().includes('"id": 1')) {
@@ -140,9 +117,7 @@ describe("an engine that asks for a QEMU", () => {
       startedAs: "standby",
     });
     expect([qemu, given]).toEqual([{ tag: "pod" }, disks]);
-    const { uid, gid, mode } = statSync(
-      pod.pathOf("run/kubevirt-private/twinrun"),
-    );
+    const { uid, gid, mode } = statSync(pod.pathOf("run/kubevirt-private/twinrun"));
     expect([uid, gid, mode & 0o777]).toEqual([QEMU_USER, QEMU_USER, 0o700]);
     expect(launcher.listGuests()).toEqual([]);
   });
@@ -203,10 +178,7 @@ describe("an engine that asks for a QEMU", () => {
     });
     const starting = start("primary", wait);
     await until("it has looked often", () => wait.waitsCount > 5 || undefined);
-    writeFileSync(
-      pod.pathOf("run/libvirt/qemu/run/domain.xml"),
-      "<domstatus state='paused' reason='user' pid='7'>",
-    );
+    writeFileSync(pod.pathOf("run/libvirt/qemu/run/domain.xml"), "<domstatus state='paused' reason='user' pid='7'>");
     expect((await starting).found.pid).toBe(pod.pid);
   });
 
@@ -222,12 +194,7 @@ describe("an engine that asks for a QEMU", () => {
     const wait = newWait();
     const starting = start("primary", wait);
     await until("it has looked often", () => wait.waitsCount > 5 || undefined);
-    expect(others.map(({ isOver }) => isOver)).toEqual([
-      false,
-      false,
-      false,
-      false,
-    ]);
+    expect(others.map(({ isOver }) => isOver)).toEqual([false, false, false, false]);
     wait.cancel();
     await expect(starting).rejects.toThrow();
   });
@@ -277,9 +244,7 @@ test("a QEMU that dies is told of once; one that was killed on demand is not", a
   const next = startPod("standby");
   await start("standby");
   await launcher.kill(guest);
-  expect(
-    next.isOver || (await until("it is over", () => next.isOver || undefined)),
-  ).toBe(true);
+  expect(next.isOver || (await until("it is over", () => next.isOver || undefined))).toBe(true);
   await sleep(600);
   expect(deaths).toEqual([[guest, pod.pid]]);
 });
@@ -291,9 +256,7 @@ test("killing a guest leaves one alone that nobody was told of", async () => {
 });
 
 test("a guest with QEMU arguments is refused", async () => {
-  await expect(
-    launcher.start(buildAssignment({ guest }), "primary", newWait()),
-  ).rejects.toMatchObject({
+  await expect(launcher.start(buildAssignment({ guest }), "primary", newWait())).rejects.toMatchObject({
     detail: { code: "WrongOrigin" },
   });
 });

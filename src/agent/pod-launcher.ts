@@ -14,35 +14,15 @@
  * given last, written before anybody is told of it. A QEMU that runs its guest without such a file (somebody let it go by
  * hand, or the directory was lost) is adopted all the same: the quorum will tell whether it may run.
  */
-import {
-  lchownSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  readlinkSync,
-} from "node:fs";
+import { lchownSync, mkdirSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  QMP_PATH_IN_POD,
-  qemuEnvironment,
-  SHARED_DIRECTORY_IN_POD,
-} from "../api/vmi-contract.ts";
+import { QMP_PATH_IN_POD, qemuEnvironment, SHARED_DIRECTORY_IN_POD } from "../api/vmi-contract.ts";
 import { resolveInRoot } from "../lib/rooted-path.ts";
-import {
-  type DiskAssignment,
-  type FoundGuest,
-  type GuestAssignment,
-  type GuestShape,
-} from "../protocol/assignment.ts";
+import { type DiskAssignment, type FoundGuest, type GuestAssignment, type GuestShape } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
-import {
-  LaunchFailure,
-  type GuestLauncher,
-  type LaunchedGuest,
-  type LaunchWait,
-} from "./guest-launcher.ts";
+import { LaunchFailure, type GuestLauncher, type LaunchedGuest, type LaunchWait } from "./guest-launcher.ts";
 import {
   isAlive,
   killProcess,
@@ -54,11 +34,7 @@ import {
   type ProcessIdentity,
 } from "./linux-process.ts";
 import { readRunState } from "./monitor-question.ts";
-import {
-  readStateFile,
-  removeStateFile,
-  writeStateFile,
-} from "./state-file.ts";
+import { readStateFile, removeStateFile, writeStateFile } from "./state-file.ts";
 
 export type PodLauncherOptions = {
   readonly node: string;
@@ -141,11 +117,7 @@ export class PodLauncher implements GuestLauncher {
     return undefined;
   }
 
-  async start(
-    assignment: GuestAssignment,
-    as: GuestShape,
-    wait: LaunchWait,
-  ): Promise<LaunchedGuest> {
+  async start(assignment: GuestAssignment, as: GuestShape, wait: LaunchWait): Promise<LaunchedGuest> {
     const { guest, qemu, disks } = assignment;
     if (qemu.tag !== "pod") {
       const says = `${guest} comes with QEMU arguments, but on this node QEMU runs in pods: assign it by a GuestPair`;
@@ -162,15 +134,10 @@ export class PodLauncher implements GuestLauncher {
       }
       wait.onWaiting();
       if (monotonicMs() >= saysAtMs) {
-        this.#options.log.info(
-          { guest, as },
-          "waiting for a pod whose QEMU has the shape that is needed",
-        );
+        this.#options.log.info({ guest, as }, "waiting for a pod whose QEMU has the shape that is needed");
         saysAtMs += COMPLAIN_AFTER_MS;
       }
-      await sleep(LOOK_MS, undefined, { signal: wait.signal }).catch(
-        () => undefined,
-      );
+      await sleep(LOOK_MS, undefined, { signal: wait.signal }).catch(() => undefined);
     }
   }
 
@@ -189,30 +156,19 @@ export class PodLauncher implements GuestLauncher {
   }
 
   /** Undefined while there is none; what can never become one is killed on the way. */
-  async #findFresh(
-    guest: string,
-    as: GuestShape,
-  ): Promise<PodQemu | undefined> {
+  async #findFresh(guest: string, as: GuestShape): Promise<PodQemu | undefined> {
     for (const qemu of this.#listQemus(guest)) {
       if (qemu.shape !== as) {
-        this.#options.log.info(
-          { guest, pid: qemu.identity.pid, shape: qemu.shape, as },
-          "a QEMU has the wrong shape",
-        );
+        this.#options.log.info({ guest, pid: qemu.identity.pid, shape: qemu.shape, as }, "a QEMU has the wrong shape");
         await this.#kill(guest, qemu.identity);
         continue;
       }
-      const runState = isStartingUp(rootOf(qemu.identity))
-        ? undefined
-        : await this.#readRunState(qemu);
+      const runState = isStartingUp(rootOf(qemu.identity)) ? undefined : await this.#readRunState(qemu);
       if (runState === FRESH_STATE[as]) {
         return qemu;
       }
       if (runState !== undefined) {
-        this.#options.log.warn(
-          { guest, pid: qemu.identity.pid, runState },
-          "a QEMU is not fresh any more",
-        );
+        this.#options.log.warn({ guest, pid: qemu.identity.pid, runState }, "a QEMU is not fresh any more");
         await this.#kill(guest, qemu.identity);
       }
     }
@@ -249,11 +205,7 @@ export class PodLauncher implements GuestLauncher {
 
   /** For the sockets and pipes that QEMU's user and we share; the pod may be an old one, with the directory in it. */
   #prepareDirectory(identity: ProcessIdentity): void {
-    const directory = resolveInRoot(
-      rootOf(identity),
-      SHARED_DIRECTORY_IN_POD,
-      readLink,
-    );
+    const directory = resolveInRoot(rootOf(identity), SHARED_DIRECTORY_IN_POD, readLink);
     const { uid, gid } = readUser(identity.pid) ?? { uid: 0, gid: 0 };
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     // Not through a link: the folder above is QEMU's own.
@@ -266,34 +218,23 @@ export class PodLauncher implements GuestLauncher {
 
   async #kill(guest: string, identity: ProcessIdentity): Promise<void> {
     if (isAlive(identity)) {
-      this.#options.log.info(
-        { guest, pid: identity.pid },
-        "killing a QEMU; its pod ends with it",
-      );
+      this.#options.log.info({ guest, pid: identity.pid }, "killing a QEMU; its pod ends with it");
       await killProcess(identity, this.#options.log);
     }
   }
 
   #listQemus(guest: string): readonly PodQemu[] {
     return listProcesses()
-      .filter((pid) =>
-        QEMU_PROGRAM.test(basename(readLink(`/proc/${pid}/exe`) ?? "")),
-      )
+      .filter((pid) => QEMU_PROGRAM.test(basename(readLink(`/proc/${pid}/exe`) ?? "")))
       .flatMap((pid) => {
         const environment = readEnvironment(pid) ?? [];
         const identity = readIdentity(pid);
         const isMeant =
           environment.includes(`${qemuEnvironment.guest}=${guest}`) &&
-          environment.includes(
-            `${qemuEnvironment.node}=${this.#options.node}`,
-          ) &&
+          environment.includes(`${qemuEnvironment.node}=${this.#options.node}`) &&
           // A local launcher's.
-          !environment.some((entry) =>
-            entry.startsWith("TWINRUN_RUN_DIRECTORY="),
-          );
-        return isMeant && identity !== undefined
-          ? [{ identity, guest, shape: readShape(pid) }]
-          : [];
+          !environment.some((entry) => entry.startsWith("TWINRUN_RUN_DIRECTORY="));
+        return isMeant && identity !== undefined ? [{ identity, guest, shape: readShape(pid) }] : [];
       });
   }
 
@@ -308,12 +249,9 @@ export class PodLauncher implements GuestLauncher {
   }
 
   #readState(guest: string): StateFile | undefined {
-    const state = readStateFile(this.#statePath(guest)) as
-      Partial<StateFile> | undefined;
+    const state = readStateFile(this.#statePath(guest)) as Partial<StateFile> | undefined;
     // Only we write this file, and whole; what may differ is the version and the boot.
-    return state?.version === STATE_VERSION && state.bootId === this.#bootId
-      ? (state as StateFile)
-      : undefined;
+    return state?.version === STATE_VERSION && state.bootId === this.#bootId ? (state as StateFile) : undefined;
   }
 
   #statePath(guest: string): string {
@@ -323,22 +261,16 @@ export class PodLauncher implements GuestLauncher {
 
 const rootOf = ({ pid }: ProcessIdentity): string => `/proc/${pid}/root`;
 
-const qmpPathOf = (identity: ProcessIdentity): string =>
-  resolveInRoot(rootOf(identity), QMP_PATH_IN_POD, readLink);
+const qmpPathOf = (identity: ProcessIdentity): string => resolveInRoot(rootOf(identity), QMP_PATH_IN_POD, readLink);
 
 function throwIfCancelled(guest: string, signal: AbortSignal): void {
   if (signal.aborted) {
-    throw new LaunchFailure(
-      { code: "StartCancelled" },
-      `nobody waits for a QEMU of ${guest} any more`,
-    );
+    throw new LaunchFailure({ code: "StartCancelled" }, `nobody waits for a QEMU of ${guest} any more`);
   }
 }
 
 function readShape(pid: number): GuestShape {
-  return readText(`/proc/${pid}/cmdline`).split("\0").includes("-incoming")
-    ? "standby"
-    : "primary";
+  return readText(`/proc/${pid}/cmdline`).split("\0").includes("-incoming") ? "standby" : "primary";
 }
 
 /** Libvirt has more to do with a new QEMU, on a monitor of its own. Where there is no libvirt nobody else has. */

@@ -30,19 +30,11 @@ import { parseInput } from "./checked-input.ts";
 export const KUBERNETES = "kubernetes";
 
 const text = (what: string): z.ZodString => z.string(what).min(1, what);
-const port = z
-  .int("a TCP port from 1 to 65535")
-  .min(1, "a TCP port from 1 to 65535")
-  .max(65_535, "a TCP port");
+const port = z.int("a TCP port from 1 to 65535").min(1, "a TCP port from 1 to 65535").max(65_535, "a TCP port");
 
 const endpoint = z.strictObject(
   { host: text("a host name or address"), port },
-  {
-    error: (issue) =>
-      issue.code === "unrecognized_keys"
-        ? undefined
-        : "an object with host and port",
-  },
+  { error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object with host and port") },
 );
 
 const tlsFiles = z.strictObject(
@@ -52,25 +44,18 @@ const tlsFiles = z.strictObject(
     caPath: text("the path of the authority's certificate (PEM)"),
   },
   {
-    error: (issue) =>
-      issue.code === "unrecognized_keys"
-        ? undefined
-        : "an object with certPath, keyPath and caPath",
+    error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object with certPath, keyPath and caPath"),
   },
 );
 
 const agentConfig = z
   .strictObject(
     {
-      node: text(
-        "the name of this node, as the peers and its certificate know it",
-      ).regex(
+      node: text("the name of this node, as the peers and its certificate know it").regex(
         /^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$/,
         'a name of lower-case letters, digits, "-" and "."',
       ),
-      runDirectory: text(
-        "a directory for sockets and state, such as /run/twinrun",
-      ).regex(/^\//, "an absolute path"),
+      runDirectory: text("a directory for sockets and state, such as /run/twinrun").regex(/^\//, "an absolute path"),
       assignments: text('the path of the assignment file, or "kubernetes"'),
       kubernetes: z
         .strictObject(
@@ -83,10 +68,7 @@ const agentConfig = z
             context: text("a context of the kubeconfig file").optional(),
           },
           {
-            error: (issue) =>
-              issue.code === "unrecognized_keys"
-                ? undefined
-                : "an object with namespace",
+            error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object with namespace"),
           },
         )
         .optional(),
@@ -109,10 +91,7 @@ const agentConfig = z
       traceDirectory: text("a directory for traces").optional(),
       cacheDirectory: text("a directory for compiled code").optional(),
       logLevel: z
-        .enum(
-          ["debug", "info", "warn", "error", "silent"],
-          "debug, info, warn, error or silent",
-        )
+        .enum(["debug", "info", "warn", "error", "silent"], "debug, info, warn, error or silent")
         .default("info"),
       stopTimeoutMs: z
         .int("the time for hand-overs at a stop")
@@ -121,8 +100,7 @@ const agentConfig = z
         .default(20_000),
     },
     {
-      error: (issue) =>
-        issue.code === "unrecognized_keys" ? undefined : "an object",
+      error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object"),
     },
   )
   .superRefine(({ assignments, kubernetes, quorum }, context) => {

@@ -15,17 +15,11 @@ const calm = {
 
 test("defaults are filled in, and the result is what the agent hands to engines", () => {
   const [guest] = parseAssignments({ guests: [calm] }, "file");
-  expect(
-    guest satisfies Omit<GuestAssignment, "qemu"> | undefined,
-  ).toBeDefined();
+  expect(guest satisfies Omit<GuestAssignment, "qemu"> | undefined).toBeDefined();
   expect(guest).toEqual({
     ...calm,
     mode: "FaultTolerant",
-    checkpoint: {
-      maxAddedLatencyMs: 50,
-      minIntervalMs: 5,
-      maxIntervalMs: 1_000,
-    },
+    checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1_000 },
     failover: { detectionTimeoutMs: 500 },
     tracker: "auto",
   });
@@ -37,36 +31,20 @@ test.each<{ when: string; guest?: object; file?: unknown; says: RegExp }>([
     guest: { port: undefined },
     says: /^ {2}guests\[0\]\.port: must be the port .* 1 to 65535, found nothing$/m,
   },
-  {
-    when: "a port is too great",
-    guest: { port: 70_000 },
-    says: /guests\[0\]\.port: must be .*, found 70000$/m,
-  },
-  {
-    when: "a field is misspelt",
-    guest: { disk: [] },
-    says: /guests\[0\]\.disk: no such field; remove it or correct/,
-  },
+  { when: "a port is too great", guest: { port: 70_000 }, says: /guests\[0\]\.port: must be .*, found 70000$/m },
+  { when: "a field is misspelt", guest: { disk: [] }, says: /guests\[0\]\.disk: no such field; remove it or correct/ },
   {
     when: "a list is a text",
     guest: { links: "direct" },
     says: /guests\[0\]\.links: must be the list of replication links/,
   },
-  {
-    when: "there is no link",
-    guest: { links: [] },
-    says: /at least one replication link/,
-  },
+  { when: "there is no link", guest: { links: [] }, says: /at least one replication link/ },
   {
     when: "a link lacks its host",
     guest: { links: [{ name: "a", localHost: "x" }] },
     says: /links\[0\]\.peerHost: must be the address/,
   },
-  {
-    when: "a name is bad",
-    guest: { guest: "Web/1" },
-    says: /guests\[0\]\.guest: must be the name .* found "Web\/1"/,
-  },
+  { when: "a name is bad", guest: { guest: "Web/1" }, says: /guests\[0\]\.guest: must be the name .* found "Web\/1"/ },
   {
     when: "a disk path is relative",
     guest: { disks: [{ id: "a", path: "x.raw" }] },
@@ -119,19 +97,13 @@ test.each<{ when: string; guest?: object; file?: unknown; says: RegExp }>([
   },
 ])("$when => a line that names it", ({ guest, file, says }) => {
   const parse = (): unknown =>
-    parseAssignments(
-      file === undefined ? { guests: [{ ...calm, ...guest }] } : file,
-      "a.yaml",
-    );
+    parseAssignments(file === undefined ? { guests: [{ ...calm, ...guest }] } : file, "a.yaml");
   expect(parse).toThrow(InputFailure);
   expect(parse).toThrow(says);
 });
 
 test("all mistakes are told at once", () => {
   const parse = (): unknown =>
-    parseAssignments(
-      { guests: [{ ...calm, port: 0, tracker: "magic" }], more: 1 },
-      "a.yaml",
-    );
+    parseAssignments({ guests: [{ ...calm, port: 0, tracker: "magic" }], more: 1 }, "a.yaml");
   expect(parse).toThrow(/a\.yaml has 3 mistakes/);
 });

@@ -1,53 +1,23 @@
 import { expect, test } from "@jest/globals";
 import { buildAssignment } from "../../test/build/guest-assignment.ts";
 import { type GuestAssignment } from "../protocol/assignment.ts";
-import {
-  listAssignmentProblems,
-  planAssignmentChange,
-} from "./assignment-change.ts";
+import { listAssignmentProblems, planAssignmentChange } from "./assignment-change.ts";
 
-type Case = {
-  when: string;
-  running: GuestAssignment[];
-  wanted: GuestAssignment[];
-  tags: string[];
-};
+type Case = { when: string; running: GuestAssignment[]; wanted: GuestAssignment[]; tags: string[] };
 const web = buildAssignment();
 const mail = buildAssignment({ guest: "mail", port: 7101 });
 
 test.each<Case>([
-  {
-    when: "nothing changes",
-    running: [web],
-    wanted: [buildAssignment()],
-    tags: [],
-  },
-  {
-    when: "a guest comes",
-    running: [web],
-    wanted: [web, mail],
-    tags: ["startGuest"],
-  },
-  {
-    when: "a guest goes and one comes",
-    running: [web],
-    wanted: [mail],
-    tags: ["removeGuest", "startGuest"],
-  },
+  { when: "nothing changes", running: [web], wanted: [buildAssignment()], tags: [] },
+  { when: "a guest comes", running: [web], wanted: [web, mail], tags: ["startGuest"] },
+  { when: "a guest goes and one comes", running: [web], wanted: [mail], tags: ["removeGuest", "startGuest"] },
   {
     when: "the contract changes",
     running: [web],
-    wanted: [
-      { ...web, checkpoint: { ...web.checkpoint, maxAddedLatencyMs: 20 } },
-    ],
+    wanted: [{ ...web, checkpoint: { ...web.checkpoint, maxAddedLatencyMs: 20 } }],
     tags: ["retuneGuest"],
   },
-  {
-    when: "the peer changes",
-    running: [web],
-    wanted: [{ ...web, peerNode: "host-c" }],
-    tags: ["restartEngine"],
-  },
+  { when: "the peer changes", running: [web], wanted: [{ ...web, peerNode: "host-c" }], tags: ["restartEngine"] },
   {
     when: "the disks change",
     running: [web],
@@ -85,20 +55,13 @@ test.each<Case>([
     tags: ["restartEngine", "setRelease"],
   },
 ])("$when => $tags", ({ running, wanted, tags }) => {
-  expect(planAssignmentChange(running, wanted).map(({ tag }) => tag)).toEqual(
-    tags,
-  );
+  expect(planAssignmentChange(running, wanted).map(({ tag }) => tag)).toEqual(tags);
 });
 
 test("a peer that is this node and a first primary that is a stranger are named", () => {
   expect(listAssignmentProblems([web, mail], "host-a")).toEqual([]);
-  expect(listAssignmentProblems([web], "host-b").join()).toMatch(
-    /peerNode is this node, host-b/,
+  expect(listAssignmentProblems([web], "host-b").join()).toMatch(/peerNode is this node, host-b/);
+  expect(listAssignmentProblems([buildAssignment({ firstPrimary: "host-x" })], "host-a").join()).toMatch(
+    /firstPrimary is host-x/,
   );
-  expect(
-    listAssignmentProblems(
-      [buildAssignment({ firstPrimary: "host-x" })],
-      "host-a",
-    ).join(),
-  ).toMatch(/firstPrimary is host-x/);
 });

@@ -13,51 +13,25 @@ export type RestartHistory = { readonly failuresCount: number };
 export const freshHistory: RestartHistory = { failuresCount: 0 };
 
 /** `reason` is undefined when the process ended without a word. */
-export type EngineEnd = {
-  readonly reason: EngineExitReason | undefined;
-  readonly livedMs: number;
-};
+export type EngineEnd = { readonly reason: EngineExitReason | undefined; readonly livedMs: number };
 
 export type RestartDecision =
-  | {
-      readonly tag: "restart";
-      readonly afterMs: number;
-      readonly history: RestartHistory;
-    }
-  | { readonly tag: "rest" };
+  { readonly tag: "restart"; readonly afterMs: number; readonly history: RestartHistory } | { readonly tag: "rest" };
 
 const FIRST_DELAY_MS = 50;
 const DELAY_MS_MAX = 5_000;
 const STABLE_AFTER_MS = 10_000;
 const ORDERLY_LIFE_MS_MIN = 1_000;
 
-export function decideRestart(
-  end: EngineEnd,
-  history: RestartHistory,
-): RestartDecision {
+export function decideRestart(end: EngineEnd, history: RestartHistory): RestartDecision {
   if (end.reason === "ended" || end.reason === "released") {
     return { tag: "rest" };
   }
-  const failuresBefore =
-    end.livedMs >= STABLE_AFTER_MS ? 0 : history.failuresCount;
-  const inOrder =
-    end.reason === "fenced" ||
-    end.reason === "restart" ||
-    end.reason === "stopped";
+  const failuresBefore = end.livedMs >= STABLE_AFTER_MS ? 0 : history.failuresCount;
+  const inOrder = end.reason === "fenced" || end.reason === "restart" || end.reason === "stopped";
   if (inOrder && end.livedMs >= ORDERLY_LIFE_MS_MIN) {
-    return {
-      tag: "restart",
-      afterMs: 0,
-      history: { failuresCount: failuresBefore },
-    };
+    return { tag: "restart", afterMs: 0, history: { failuresCount: failuresBefore } };
   }
-  const afterMs = Math.min(
-    DELAY_MS_MAX,
-    FIRST_DELAY_MS * 2 ** Math.min(failuresBefore, 30),
-  );
-  return {
-    tag: "restart",
-    afterMs,
-    history: { failuresCount: failuresBefore + 1 },
-  };
+  const afterMs = Math.min(DELAY_MS_MAX, FIRST_DELAY_MS * 2 ** Math.min(failuresBefore, 30));
+  return { tag: "restart", afterMs, history: { failuresCount: failuresBefore + 1 } };
 }

@@ -32,44 +32,23 @@ export function planWish(view: WishView): readonly WishAction[] {
   return [...planSwitchover(view), ...planFailover(view)];
 }
 
-function planSwitchover({
-  wish,
-  report,
-  peerNode,
-  enginePid,
-  askedKey,
-  node,
-}: WishView): readonly WishAction[] {
+function planSwitchover({ wish, report, peerNode, enginePid, askedKey, node }: WishView): readonly WishAction[] {
   const { roles } = wish;
   if (report === null || report.term === 0) {
     return [];
   }
-  if (
-    roles.term <= report.term ||
-    roles.primary !== peerNode ||
-    report.primaryNode !== node
-  ) {
+  if (roles.term <= report.term || roles.primary !== peerNode || report.primaryNode !== node) {
     return askedKey === undefined ? [] : [{ tag: "forgetSwitchover" }];
   }
   const key = `${roles.term}.${enginePid ?? 0}`;
-  return isProtectedPrimary(report) && askedKey !== key
-    ? [{ tag: "requestSwitchover", key }]
-    : [];
+  return isProtectedPrimary(report) && askedKey !== key ? [{ tag: "requestSwitchover", key }] : [];
 }
 
-function planFailover({
-  wish,
-  node,
-  report,
-  hasFailedOver,
-}: WishView): readonly WishAction[] {
+function planFailover({ wish, node, report, hasFailedOver }: WishView): readonly WishAction[] {
   if (wish.failoverFrom !== node) {
     return hasFailedOver ? [{ tag: "forgetFailover" }] : [];
   }
-  return !hasFailedOver && report !== null && isProtectedPrimary(report)
-    ? [{ tag: "failGuest" }]
-    : [];
+  return !hasFailedOver && report !== null && isProtectedPrimary(report) ? [{ tag: "failGuest" }] : [];
 }
 
-const isProtectedPrimary = ({ role, state }: EngineReport): boolean =>
-  role === "primary" && state === "protected";
+const isProtectedPrimary = ({ role, state }: EngineReport): boolean => role === "primary" && state === "protected";

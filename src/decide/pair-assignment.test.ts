@@ -4,16 +4,8 @@ import { parseGuestPair } from "../api/guest-pair.ts";
 import { planPair } from "./pair-assignment.ts";
 
 const object = { namespace: "twinrun", name: "web", generation: 2 };
-const plan = (
-  node: string,
-  spec = {},
-  annotations = {},
-): ReturnType<typeof planPair> =>
-  planPair(
-    parseGuestPair(buildGuestPair(spec), "object"),
-    { object, annotations },
-    node,
-  );
+const plan = (node: string, spec = {}, annotations = {}): ReturnType<typeof planPair> =>
+  planPair(parseGuestPair(buildGuestPair(spec), "object"), { object, annotations }, node);
 
 test("each side gets its half: its own addresses, the peer's, and devices to look for", () => {
   expect(plan("node-a")?.assignment).toEqual({
@@ -59,11 +51,7 @@ test("a node that is no side has nothing to do with it", () => {
 
 test("what is wished for comes along", () => {
   const annotations = { "twinrun.dev/failover-from": "node-a" };
-  const planned = plan(
-    "node-a",
-    { intent: "Release", roles: { term: 3, primary: "node-b" } },
-    annotations,
-  );
+  const planned = plan("node-a", { intent: "Release", roles: { term: 3, primary: "node-b" } }, annotations);
   expect(planned?.wish).toEqual({
     guest: "shop.web",
     object,

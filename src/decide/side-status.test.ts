@@ -3,12 +3,7 @@ import { buildReport } from "../../test/build/engine-report.ts";
 import { buildGuestPair } from "../../test/build/resources.ts";
 import { parseGuestPair } from "../api/guest-pair.ts";
 import { assert } from "../lib/assert.ts";
-import {
-  decideWrite,
-  planSideStatus,
-  type SideStatus,
-  type SideView,
-} from "./side-status.ts";
+import { decideWrite, planSideStatus, type SideStatus, type SideView } from "./side-status.ts";
 
 const EARLY = "2026-01-31T08:30:00Z";
 const LATE = "2026-01-31T08:30:30Z";
@@ -21,11 +16,8 @@ const calm: SideView = {
   report: buildReport(),
   takeovers: { count: 0, last: undefined },
 };
-const plan = (
-  difference: Partial<SideView> = {},
-  before?: SideStatus,
-  now = EARLY,
-): SideStatus => planSideStatus({ ...calm, ...difference }, before, now);
+const plan = (difference: Partial<SideView> = {}, before?: SideStatus, now = EARLY): SideStatus =>
+  planSideStatus({ ...calm, ...difference }, before, now);
 
 describe("what is written", () => {
   test.each<{ when: string; view: Partial<SideView>; shows: object }>([
@@ -75,10 +67,7 @@ describe("what is written", () => {
   ])("$when: and the CRD takes it", ({ view, shows }) => {
     const side = plan(view);
     expect(side).toMatchObject(shows);
-    const { status } = parseGuestPair(
-      buildGuestPair({}, { sides: [side] }),
-      "object",
-    );
+    const { status } = parseGuestPair(buildGuestPair({}, { sides: [side] }), "object");
     expect(status?.sides?.[0]).toEqual(side);
     expect(side.conditions.map(({ type }) => type)).toEqual([
       "InSync",
@@ -99,11 +88,7 @@ describe("what is written", () => {
       reason: "Unprotected",
       message: "alone",
     } as const;
-    const lost = plan(
-      { report: buildReport({ conditions: [condition] }) },
-      before,
-      LATE,
-    );
+    const lost = plan({ report: buildReport({ conditions: [condition] }) }, before, LATE);
     expect(lost.conditions[0]).toMatchObject({
       status: "False",
       lastTransitionTime: LATE,
@@ -119,11 +104,7 @@ describe("what is written", () => {
       at: EARLY,
     };
     const first = plan({ takeovers: { count: 1, last } });
-    const later = plan(
-      { takeovers: { count: 0, last: undefined } },
-      first,
-      LATE,
-    );
+    const later = plan({ takeovers: { count: 0, last: undefined } }, first, LATE);
     expect(later).toMatchObject({ takeoversCount: 1, lastTakeover: last });
   });
 
@@ -223,18 +204,12 @@ describe("when it is written", () => {
       decision: "no",
     },
   ])("$when => $decision", ({ view, sinceMs, decision }) => {
-    expect(decideWrite(plan(view, written, LATE), written, sinceMs)).toBe(
-      decision,
-    );
+    expect(decideWrite(plan(view, written, LATE), written, sinceMs)).toBe(decision);
   });
 
   test("a side that does not run the guest is in no hurry with figures", () => {
     const before = plan({ report: buildReport(standby) });
-    const now = plan(
-      { report: buildReport({ ...standby, epoch: 50 }) },
-      before,
-      LATE,
-    );
+    const now = plan({ report: buildReport({ ...standby, epoch: 50 }) }, before, LATE);
     expect(decideWrite(now, before, 30_000)).toBe("no");
     expect(decideWrite(now, before, 61_000)).toBe("withFigures");
   });

@@ -6,17 +6,9 @@
  * time to time by the side that runs the guest, and rarely by the other one, so that a pair of which nothing is new costs the
  * API server one write in ten seconds.
  */
-import {
-  type Condition,
-  GUEST_CONDITION_TYPES,
-  type GuestConditionType,
-} from "../api/conditions.ts";
+import { type Condition, GUEST_CONDITION_TYPES, type GuestConditionType } from "../api/conditions.ts";
 import { type GuestPairStatus } from "../api/guest-pair.ts";
-import {
-  type DurationFigures,
-  type EngineReport,
-  type GuestShape,
-} from "../protocol/assignment.ts";
+import { type DurationFigures, type EngineReport, type GuestShape } from "../protocol/assignment.ts";
 import { type Takeover } from "./takeover-track.ts";
 
 export type SideStatus = NonNullable<GuestPairStatus["sides"]>[number];
@@ -43,11 +35,7 @@ const PRIMARY_FIGURES_MS = 12_000;
 const OTHER_FIGURES_MS = 60_000;
 
 /** The whole item; `before` is what was written last, whoever wrote it. */
-export function planSideStatus(
-  view: SideView,
-  before: SideStatus | undefined,
-  now: string,
-): SideStatus {
+export function planSideStatus(view: SideView, before: SideStatus | undefined, now: string): SideStatus {
   const { node, observedGeneration, report, wantedShape, takeovers } = view;
   const lastTakeover = takeovers.last ?? before?.lastTakeover;
   return {
@@ -59,70 +47,51 @@ export function planSideStatus(
     ...planTrouble(view),
     ...planFigures(report),
     takeoversCount: (before?.takeoversCount ?? 0) + takeovers.count,
-    ...(lastTakeover === undefined
-      ? {}
-      : { lastTakeover: { ...lastTakeover } }),
+    ...(lastTakeover === undefined ? {} : { lastTakeover: { ...lastTakeover } }),
     conditions: planConditions(view, before, now),
   };
 }
 
-type RolePart = Pick<
-  SideStatus,
-  "role" | "state" | "term" | "epoch" | "primaryNode" | "outputMode"
->;
+type RolePart = Pick<SideStatus, "role" | "state" | "term" | "epoch" | "primaryNode" | "outputMode">;
 
-/** Where no engine speaks, what the last one knew of the record still holds as far as anybody knows. */
-function planRole(
-  { report, supervision }: SideView,
-  before: SideStatus | undefined,
-): RolePart {
-  const owner = report === null ? before?.primaryNode : report.primaryNode;
-  const primaryNode =
-    owner === undefined || owner === "" ? {} : { primaryNode: owner };
+function planRole({ report, supervision }: SideView, before: SideStatus | undefined): RolePart {
   if (report !== null && supervision === "running") {
-    const { role, state, term, epoch, outputMode } = report;
-    return { role, state, term, epoch, outputMode, ...primaryNode };
+    const { role, state, term, epoch, outputMode, primaryNode } = report;
+    return { role, state, term, epoch, outputMode, ...(primaryNode === "" ? {} : { primaryNode }) };
   }
-  const known = {
-    term: before?.term ?? 0,
-    epoch: before?.epoch ?? 0,
-    ...primaryNode,
-  };
+  return { ...planUnheard(supervision, before), ...planKnown(before) };
+}
+
+/** What the last engine knew of the record still holds as far as anybody knows. */
+function planKnown(before: SideStatus | undefined): Pick<RolePart, "term" | "epoch" | "primaryNode"> {
+  if (before === undefined) {
+    return { term: 0, epoch: 0 };
+  }
+  const { term, epoch, primaryNode } = before;
+  return { term, epoch, ...(primaryNode === undefined ? {} : { primaryNode }) };
+}
+
+function planUnheard(
+  supervision: string,
+  before: SideStatus | undefined,
+): Pick<RolePart, "role" | "state" | "outputMode"> {
   switch (supervision) {
     case "released":
-      return {
-        role: "released",
-        state: "released",
-        outputMode: "open",
-        ...known,
-      };
+      return { role: "released", state: "released", outputMode: "open" };
     case "ended":
-      return { role: "ended", state: "ended", outputMode: "closed", ...known };
+      return { role: "ended", state: "ended", outputMode: "closed" };
     default:
-      return {
-        role: "starting",
-        state: supervision,
-        outputMode: before?.outputMode ?? "closed",
-        ...known,
-      };
+      return { role: "starting", state: supervision, outputMode: before?.outputMode ?? "closed" };
   }
 }
 
 function planTrouble({ trouble }: SideView): Pick<SideStatus, "trouble"> {
-  return trouble === null || trouble === ""
-    ? {}
-    : { trouble: trouble.slice(0, TEXT_MAX) };
+  return trouble === null || trouble === "" ? {} : { trouble: trouble.slice(0, TEXT_MAX) };
 }
 
 type FigurePart = Pick<
   SideStatus,
-  | "syncPercent"
-  | "lagMs"
-  | "tracker"
-  | "disks"
-  | "links"
-  | "checkpoint"
-  | "addedLatency"
+  "syncPercent" | "lagMs" | "tracker" | "disks" | "links" | "checkpoint" | "addedLatency"
 >;
 
 function planFigures(report: EngineReport | null): FigurePart {
@@ -154,43 +123,29 @@ function planFigures(report: EngineReport | null): FigurePart {
             dirtyPagesP50: round(checkpoint.dirtyPagesP50),
           },
         }),
-    ...(addedLatency.count === 0
-      ? {}
-      : { addedLatency: quantilesOf(addedLatency) }),
+    ...(addedLatency.count === 0 ? {} : { addedLatency: quantilesOf(addedLatency) }),
   };
 }
 
-const quantilesOf = ({
-  p50Ms,
-  p99Ms,
-  maxMs,
-}: DurationFigures): { p50Ms: number; p99Ms: number; maxMs: number } => ({
+const quantilesOf = ({ p50Ms, p99Ms, maxMs }: DurationFigures): { p50Ms: number; p99Ms: number; maxMs: number } => ({
   p50Ms: round(p50Ms),
   p99Ms: round(p99Ms),
   maxMs: round(maxMs),
 });
 
 /** More digits mean nothing, and would make news of noise. */
-const round = (value: number): number =>
-  Math.max(0, Math.round(value * 100) / 100);
+const round = (value: number): number => Math.max(0, Math.round(value * 100) / 100);
 
 /** All of them, in the order of the list; `lastTransitionTime` moves only with `status`. */
-function planConditions(
-  view: SideView,
-  before: SideStatus | undefined,
-  now: string,
-): Condition[] {
+function planConditions(view: SideView, before: SideStatus | undefined, now: string): Condition[] {
   return GUEST_CONDITION_TYPES.map((type) => {
     const found = findCondition(view, type);
-    const known = before?.conditions.find(
-      (condition) => condition.type === type,
-    );
+    const known = before?.conditions.find((condition) => condition.type === type);
     return {
       type,
       ...found,
       observedGeneration: view.observedGeneration,
-      lastTransitionTime:
-        known?.status === found.status ? known.lastTransitionTime : now,
+      lastTransitionTime: known?.status === found.status ? known.lastTransitionTime : now,
     };
   });
 }
@@ -199,25 +154,19 @@ function findCondition(
   { report, supervision, trouble }: SideView,
   type: GuestConditionType,
 ): Pick<Condition, "status" | "reason" | "message"> {
-  const condition = report?.conditions.find(
-    (candidate) => candidate.type === type,
-  );
+  const condition = report?.conditions.find((candidate) => candidate.type === type);
   if (condition !== undefined) {
     const { status, reason, message } = condition;
     return { status, reason, message: message.slice(0, MESSAGE_MAX) };
   }
-  if (
-    type === "InSync" &&
-    (supervision === "released" || supervision === "ended")
-  ) {
+  if (type === "InSync" && (supervision === "released" || supervision === "ended")) {
     return {
       status: "False",
       reason: "Unprotected",
       message: `this side is ${supervision}`,
     };
   }
-  const message =
-    trouble ?? `no engine of this guest reports; the agent is ${supervision}`;
+  const message = trouble ?? `no engine of this guest reports; the agent is ${supervision}`;
   return {
     status: "Unknown",
     reason: "NotReported",
@@ -228,51 +177,21 @@ function findCondition(
 export type WriteDecision = "atOnce" | "withFigures" | "no";
 
 /** What to do about a status of now; `sinceMs` is how long ago the last one was written. */
-export function decideWrite(
-  now: SideStatus,
-  written: SideStatus | undefined,
-  sinceMs: number,
-): WriteDecision {
+export function decideWrite(now: SideStatus, written: SideStatus | undefined, sinceMs: number): WriteDecision {
   if (written === undefined || encodeNews(now) !== encodeNews(written)) {
     return "atOnce";
   }
-  const everyMs =
-    now.role === "primary" ? PRIMARY_FIGURES_MS : OTHER_FIGURES_MS;
-  return sinceMs >= everyMs && encodeFigures(now) !== encodeFigures(written)
-    ? "withFigures"
-    : "no";
+  const everyMs = now.role === "primary" ? PRIMARY_FIGURES_MS : OTHER_FIGURES_MS;
+  return sinceMs >= everyMs && encodeFigures(now) !== encodeFigures(written) ? "withFigures" : "no";
 }
 
 function encodeNews(side: SideStatus): string {
-  const {
-    role,
-    state,
-    term,
-    primaryNode,
-    wantedShape,
-    trouble,
-    lastTakeover,
-    takeoversCount,
-    tracker,
-  } = side;
-  const conditions = side.conditions.map(({ type, status, reason }) => [
-    type,
-    status,
-    reason,
-  ]);
+  const { role, state, term, primaryNode, wantedShape, trouble, lastTakeover, takeoversCount, tracker } = side;
+  const conditions = side.conditions.map(({ type, status, reason }) => [type, status, reason]);
   const links = side.links.map(({ name, alive }) => [name, alive]);
   const disks = side.disks.map(({ id }) => id);
   return JSON.stringify([
-    [
-      side.observedGeneration,
-      role,
-      state,
-      term,
-      primaryNode,
-      wantedShape,
-      trouble,
-      tracker,
-    ],
+    [side.observedGeneration, role, state, term, primaryNode, wantedShape, trouble, tracker],
     [lastTakeover?.at, takeoversCount, conditions, links, disks],
   ]);
 }

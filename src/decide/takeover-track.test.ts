@@ -1,10 +1,6 @@
 import { expect, test } from "@jest/globals";
 import { type EngineTransition } from "../protocol/assignment.ts";
-import {
-  stepTakeover,
-  type TakeoverTrack,
-  type Takeover,
-} from "./takeover-track.ts";
+import { stepTakeover, type TakeoverTrack, type Takeover } from "./takeover-track.ts";
 
 type Step = readonly [from: string, to: string, cause: string];
 
@@ -82,7 +78,5 @@ test.each<{
     cause: undefined,
   },
 ])("$when", ({ steps, cause, durationMs }) => {
-  expect(follow(steps)).toEqual(
-    cause === undefined ? [] : [{ cause, durationMs, term: 4, epoch: 41 }],
-  );
+  expect(follow(steps)).toEqual(cause === undefined ? [] : [{ cause, durationMs, term: 4, epoch: 41 }]);
 });

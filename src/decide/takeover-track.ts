@@ -21,11 +21,7 @@ export type TrackStep = {
   readonly takeover?: Takeover;
 };
 
-export function stepTakeover(
-  track: TakeoverTrack,
-  transition: EngineTransition,
-  nowMs: number,
-): TrackStep {
+export function stepTakeover(track: TakeoverTrack, transition: EngineTransition, nowMs: number): TrackStep {
   const { from, to, term, epoch } = transition;
   if (to === "asking" || (to === "activating" && from === "holding")) {
     // Asking again is the same takeover.
@@ -48,7 +44,5 @@ function sayCause({ to, cause }: EngineTransition): string {
   if (to === "activating") {
     return "handed over as planned";
   }
-  return cause === "received"
-    ? "the primary's QEMU died"
-    : "the primary fell silent";
+  return cause === "received" ? "the primary's QEMU died" : "the primary fell silent";
 }

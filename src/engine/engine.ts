@@ -16,11 +16,7 @@ import {
   type OutputMode,
 } from "../protocol/assignment.ts";
 import { type Frame } from "../protocol/frames.ts";
-import {
-  type MachineShape,
-  type Message,
-  type SyncBasis,
-} from "../protocol/messages.ts";
+import { type MachineShape, type Message, type SyncBasis } from "../protocol/messages.ts";
 import { isPrimary, startSide, step } from "../protocol/side.ts";
 import {
   type Effect,
@@ -119,10 +115,7 @@ export class Engine {
     this.#failPoints = new FailPoints(config.runDirectory);
     this.#contract = config.checkpoint;
     this.#timing = planTiming(config.failover.detectionTimeoutMs);
-    this.#quorum = new QuorumConnection({
-      endpoints: config.quorum,
-      credentials,
-    });
+    this.#quorum = new QuorumConnection({ endpoints: config.quorum, credentials });
     this.#links = new Links({
       links: config.links,
       port: config.port,
@@ -145,10 +138,7 @@ export class Engine {
       },
       onProblem: (link, failure) => {
         this.#problems.set(link ?? "listener", failure.message);
-        this.#log.debug(
-          { link, error: failure },
-          "a replication link has a problem",
-        );
+        this.#log.debug({ link, error: failure }, "a replication link has a problem");
       },
     });
     this.#side = startSide({
@@ -198,12 +188,8 @@ export class Engine {
     this.#log.warn({ error }, "the QEMU that was found cannot be held");
     await this.#releaseGuestParts();
     const reading = await this.#quorum.read(this.#config.guest);
-    const owner =
-      reading.tag === "read" ? reading.record?.owner : this.#config.node;
-    if (
-      readStartTime(found.pid) !== found.startTime ||
-      (owner !== undefined && owner !== this.#config.node)
-    ) {
+    const owner = reading.tag === "read" ? reading.record?.owner : this.#config.node;
+    if (readStartTime(found.pid) !== found.startTime || (owner !== undefined && owner !== this.#config.node)) {
       return true;
     }
     const message = `the running guest cannot be protected: ${why}`;
@@ -219,10 +205,7 @@ export class Engine {
         void this.#whenGuestFound(message);
         return;
       case "guestFailed":
-        this.#log.error(
-          { reason: message.message },
-          "the guest could not be started",
-        );
+        this.#log.error({ reason: message.message }, "the guest could not be started");
         this.#post({ tag: "guestFailed" });
         return;
       case "guestDied":
@@ -284,11 +267,7 @@ export class Engine {
     }
     this.#isStepping = true;
     try {
-      for (
-        let next = this.#queue.shift();
-        next !== undefined && !this.#isOver;
-        next = this.#queue.shift()
-      ) {
+      for (let next = this.#queue.shift(); next !== undefined && !this.#isOver; next = this.#queue.shift()) {
         this.#step(next);
       }
     } finally {
@@ -329,10 +308,7 @@ export class Engine {
       epoch,
       cause: event.tag,
     };
-    this.#log.info(
-      transition,
-      `${transition.from} -> ${transition.to} (${event.tag})`,
-    );
+    this.#log.info(transition, `${transition.from} -> ${transition.to} (${event.tag})`);
     this.#options.sendToAgent({ tag: "transition", transition });
     this.#applyLimits();
     this.#report();
@@ -353,19 +329,14 @@ export class Engine {
       case "askQuorum":
         void this.#quorum.ask(effect.request).then((outcome) => {
           const tag = outcome.tag;
-          this.#retries =
-            tag === "granted" || tag === "refused" ? 0 : this.#retries;
+          this.#retries = tag === "granted" || tag === "refused" ? 0 : this.#retries;
           const plain =
             outcome.tag === "unreachable"
               ? { tag: outcome.tag }
               : outcome.tag === "unknown"
                 ? { tag: outcome.tag }
                 : outcome;
-          this.#post({
-            tag: "quorumAnswered",
-            requestId: effect.request.requestId,
-            outcome: plain,
-          });
+          this.#post({ tag: "quorumAnswered", requestId: effect.request.requestId, outcome: plain });
         });
         return;
       case "startTimer":
@@ -459,12 +430,7 @@ export class Engine {
   ): void {
     switch (effect.tag) {
       case "beginSync":
-        void this.#beginSync(
-          effect.session,
-          effect.link,
-          effect.ram,
-          effect.disks,
-        );
+        void this.#beginSync(effect.session, effect.link, effect.ram, effect.disks);
         return;
       case "startEpochs":
         this.#replication?.startEpochs(effect.first);
@@ -507,10 +473,7 @@ export class Engine {
       return;
     }
     this.#problems.set("guest", obstacle);
-    this.#log.error(
-      { obstacles: this.#guest?.obstacles },
-      "the guest cannot be protected",
-    );
+    this.#log.error({ obstacles: this.#guest?.obstacles }, "the guest cannot be protected");
   }
 
   /** What keeps the two sides apart is shown on both, and goes when they have found together. */
@@ -525,10 +488,7 @@ export class Engine {
   /** Why the standby cannot follow is shown here too: it starts over, and here is where a person looks. */
   #noteWord(message: Message): void {
     if (message.tag === "stale") {
-      this.#problems.set(
-        "standby",
-        `the standby cannot follow: ${message.reason}`,
-      );
+      this.#problems.set("standby", `the standby cannot follow: ${message.reason}`);
       this.#log.warn({ reason: message.reason }, "the standby cannot follow");
     }
   }
@@ -542,10 +502,7 @@ export class Engine {
 
   #startTimer(timer: TimerName): void {
     clearTimeout(this.#timers.get(timer));
-    const ms = timerMs(this.#timing, timer, {
-      attempt: this.#retries,
-      lostBy: this.#lostBy,
-    });
+    const ms = timerMs(this.#timing, timer, { attempt: this.#retries, lostBy: this.#lostBy });
     if (timer === "retry") {
       this.#retries += 1;
     }
@@ -560,9 +517,7 @@ export class Engine {
 
   #applyLimits(): void {
     const { heartbeatMs, primarySilenceMs, standbySilenceMs } = this.#timing;
-    const silenceMs = isPrimary(this.#side)
-      ? primarySilenceMs
-      : standbySilenceMs;
+    const silenceMs = isPrimary(this.#side) ? primarySilenceMs : standbySilenceMs;
     this.#links.setLimits({ heartbeatMs, silenceMs });
   }
 
@@ -598,10 +553,7 @@ export class Engine {
       }
     } catch (error) {
       this.#log.error({ error }, "the guest that was started cannot be held");
-      this.#problems.set(
-        "guest",
-        error instanceof Error ? error.message : String(error),
-      );
+      this.#problems.set("guest", error instanceof Error ? error.message : String(error));
       this.#post({ tag: "guestFailed" });
     }
   }
@@ -619,18 +571,14 @@ export class Engine {
     this.#guest = guest;
     this.#lacking = new PageSet(guest.pageCount);
     if (guest.isIncoming) {
-      this.#standbyDisks = await Promise.all(
-        guest.disks.map(({ path }) => StandbyDisk.open(path, applyHole)),
-      );
+      this.#standbyDisks = await Promise.all(guest.disks.map(({ path }) => StandbyDisk.open(path, applyHole)));
       return "incoming";
     }
     if (guest.obstacles.length === 0) {
       await this.#openPrimaryDisks(guest);
       await this.#mirrorsReady;
     }
-    return guest.isRunning || guest.machine.runState === "paused"
-      ? "running"
-      : "none";
+    return guest.isRunning || guest.machine.runState === "paused" ? "running" : "none";
   }
 
   async #openPrimaryDisks(guest: Guest): Promise<void> {
@@ -650,11 +598,7 @@ export class Engine {
   }
 
   /** No session begins before every write is seen again. */
-  async #restartMirrors(
-    disks: PrimaryDisks,
-    guest: Guest,
-    device: string,
-  ): Promise<void> {
+  async #restartMirrors(disks: PrimaryDisks, guest: Guest, device: string): Promise<void> {
     await this.#mirrorsReady.catch(() => undefined);
     await disks.restartMirrors(guest.qmp, guest.mirrorSocket);
     this.#problems.delete(`mirror ${device}`);
@@ -706,10 +650,7 @@ export class Engine {
         }
         return;
       case "diskFailed":
-        this.#problems.set(
-          `disk ${event.node ?? event.device}`,
-          `${event.operation} failed: ${event.reason}`,
-        );
+        this.#problems.set(`disk ${event.node ?? event.device}`, `${event.operation} failed: ${event.reason}`);
         if (event.stopped && stateName(this.#side) === "protected") {
           // The standby's disk is healthy and the guest has not seen the error: go on there, from the last epoch.
           this.#whenGuestDied(`its disk failed: ${event.reason}`);
@@ -730,22 +671,12 @@ export class Engine {
 
   // Sessions.
 
-  async #beginSync(
-    session: string,
-    link: string,
-    ram: SyncBasis,
-    disks: SyncBasis,
-  ): Promise<void> {
+  async #beginSync(session: string, link: string, ram: SyncBasis, disks: SyncBasis): Promise<void> {
     const guest = this.#guest;
     const primaryDisks = this.#primaryDisks;
     const lacking = this.#lacking;
     const connection = this.#links.connection(link);
-    if (
-      guest === undefined ||
-      primaryDisks === undefined ||
-      lacking === undefined ||
-      connection === undefined
-    ) {
+    if (guest === undefined || primaryDisks === undefined || lacking === undefined || connection === undefined) {
       this.#links.closeLink(link);
       return;
     }
@@ -773,28 +704,13 @@ export class Engine {
       if (this.#sessionOf() !== session) {
         return;
       }
-      const parts = {
-        session,
-        guest,
-        disks: primaryDisks,
-        connection,
-        contract: this.#contract,
-        lacking,
-      };
-      const replication = new Replication({
-        ...parts,
-        figures: this.#figures,
-        events,
-        log: this.#log,
-      });
+      const parts = { session, guest, disks: primaryDisks, connection, contract: this.#contract, lacking };
+      const replication = new Replication({ ...parts, figures: this.#figures, events, log: this.#log });
       this.#replication = replication;
       await replication.copy(ram, disks);
     } catch (error) {
       this.#log.warn({ error, session }, "the copy to the standby failed");
-      this.#problems.set(
-        "sync",
-        error instanceof Error ? error.message : String(error),
-      );
+      this.#problems.set("sync", error instanceof Error ? error.message : String(error));
       this.#links.closeLink(link);
     }
   }
@@ -824,11 +740,7 @@ export class Engine {
     const link = "link" in state ? state.link : null;
     const connection = link === null ? undefined : this.#links.connection(link);
     this.#lastReception?.end();
-    if (
-      this.#guest === undefined ||
-      connection === undefined ||
-      link === null
-    ) {
+    if (this.#guest === undefined || connection === undefined || link === null) {
       return;
     }
     const reception = new Reception({
@@ -841,10 +753,7 @@ export class Engine {
           this.#post({ tag: "epochHeld", session, epoch });
         },
         onFailed: (reason) => {
-          this.#log.error(
-            { reason },
-            "what the primary sent cannot be applied",
-          );
+          this.#log.error({ reason }, "what the primary sent cannot be applied");
           this.#post({ tag: "applyFailed", session, reason });
         },
         onPressure: (paused) => {
@@ -872,11 +781,7 @@ export class Engine {
   async #activate(epoch: number): Promise<void> {
     const guest = this.#guest;
     const state = this.#lastReception?.deviceState;
-    if (
-      this.#isActivating ||
-      guest?.standby === undefined ||
-      state === undefined
-    ) {
+    if (this.#isActivating || guest?.standby === undefined || state === undefined) {
       this.#post({ tag: "activateFailed" });
       return;
     }
@@ -887,10 +792,7 @@ export class Engine {
       guest.shim.gate.setMode("held");
       const phases = await guest.standby.activate(state);
       this.#takeoversCount += 1;
-      this.#log.info(
-        { epoch, ...phases, totalMs: monotonicMs() - startedAtMs },
-        "the guest runs here now",
-      );
+      this.#log.info({ epoch, ...phases, totalMs: monotonicMs() - startedAtMs }, "the guest runs here now");
       this.#reception?.end();
       this.#reception = undefined;
       this.#post({ tag: "activated" });
@@ -900,9 +802,7 @@ export class Engine {
       guest.standby = undefined;
       await guest.openCheckpointer();
       await this.#openPrimaryDisks(guest);
-      await Promise.all(
-        this.#standbyDisks.map((disk) => disk.sync().then(() => disk.close())),
-      );
+      await Promise.all(this.#standbyDisks.map((disk) => disk.sync().then(() => disk.close())));
       this.#standbyDisks = [];
     } catch (error) {
       this.#log.error({ error, epoch }, "the takeover failed");
@@ -915,21 +815,11 @@ export class Engine {
   #whenSwitchoverAsked(requestId: string): void {
     if (stateName(this.#side) !== "protected") {
       const message = `this side is ${stateName(this.#side)}; a switchover needs a protected guest: wait until it is in sync`;
-      this.#options.sendToAgent({
-        tag: "switchoverAnswered",
-        requestId,
-        accepted: false,
-        message,
-      });
+      this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: false, message });
       return;
     }
     this.#switchovers.push(requestId);
-    this.#options.sendToAgent({
-      tag: "switchoverAnswered",
-      requestId,
-      accepted: true,
-      message: "handing over",
-    });
+    this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: true, message: "handing over" });
     this.#post({ tag: "switchoverAsked" });
   }
 
@@ -938,11 +828,7 @@ export class Engine {
       disk.sync().catch((error: unknown) => {
         const session = this.#sessionOf();
         if (session !== undefined) {
-          this.#post({
-            tag: "applyFailed",
-            session,
-            reason: error instanceof Error ? error.message : String(error),
-          });
+          this.#post({ tag: "applyFailed", session, reason: error instanceof Error ? error.message : String(error) });
         }
       });
     }
@@ -990,10 +876,7 @@ export class Engine {
     })().catch((error: unknown) => {
       this.#log.warn({ error }, "QEMU keeps something of this engine");
     });
-    await Promise.race([
-      tidied,
-      new Promise((resolve) => setTimeout(resolve, LET_BE_MS)),
-    ]);
+    await Promise.race([tidied, new Promise((resolve) => setTimeout(resolve, LET_BE_MS))]);
   }
 
   #report(): void {
@@ -1002,10 +885,7 @@ export class Engine {
 
   /** Every peer refuses it, but none of them can say whose mistake it is. */
   #noteOwnCertificate(): void {
-    const problem = findCertificateProblem(
-      this.#options.credentials,
-      this.#config.node,
-    );
+    const problem = findCertificateProblem(this.#options.credentials, this.#config.node);
     if (problem === undefined) {
       this.#problems.delete("certificate");
     } else if (this.#problems.get("certificate") !== problem) {
@@ -1029,8 +909,7 @@ export class Engine {
       disks: this.#primaryDisks?.progress() ?? [],
       oldestUnacknowledgedMs: this.#replication?.oldestUnacknowledgedMs,
       heldPacketsCount: gate?.heldPackets ?? 0,
-      outputMode: (gate?.mode ??
-        (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
+      outputMode: (gate?.mode ?? (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
       tracker: this.#guest?.tracker ?? "none",
       links: this.#links.figures(),
       quorumProblem: this.#quorum.problem,

@@ -3,26 +3,12 @@
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import { present } from "../lib/assert.ts";
-import {
-  type DiskAssignment,
-  type EngineConfig,
-  type FoundGuest,
-  type TrackerMethod,
-} from "../protocol/assignment.ts";
+import { type DiskAssignment, type EngineConfig, type FoundGuest, type TrackerMethod } from "../protocol/assignment.ts";
 import { type MachineShape } from "../protocol/messages.ts";
 import { GuestMemory } from "../memory/guest-memory.ts";
 import { enlargePipe } from "../memory/libc.ts";
-import {
-  type NotedMapping,
-  type PlacedBlock,
-  planRamBlocks,
-} from "../memory/ram-blocks.ts";
-import {
-  applyNice,
-  type GuestProcess,
-  listThreads,
-  openGuestProcess,
-} from "../memory/guest-process.ts";
+import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ram-blocks.ts";
+import { applyNice, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
 import { type OutputGate } from "../memory/output-gate.ts";
 import { type Shim, ShimFailure, openShim } from "../memory/shim.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
@@ -88,24 +74,11 @@ export class Guest {
     this.mirrorSocket = files.shared("mirror.sock");
     const { disks, missing } = placeDisks(wantedDisks, this.machine, files);
     this.disks = disks;
-    const others = [
-      ...listObstacles(this.machine, { hasShim: true }).map(
-        ({ message }) => message,
-      ),
-      ...missing,
-    ];
-    this.obstacles =
-      this.#held instanceof ShimFailure
-        ? [this.#held.message, ...others]
-        : others;
+    const others = [...listObstacles(this.machine, { hasShim: true }).map(({ message }) => message), ...missing];
+    this.obstacles = this.#held instanceof ShimFailure ? [this.#held.message, ...others] : others;
   }
 
-  static async attach(
-    found: FoundGuest,
-    config: EngineConfig,
-    listener: GuestListener,
-    log: Log,
-  ): Promise<Guest> {
+  static async attach(found: FoundGuest, config: EngineConfig, listener: GuestListener, log: Log): Promise<Guest> {
     const process = openGuestProcess(found.pid, found.startTime);
     const files = new QemuFiles(found);
     releaseWriter(files.shared("state.fifo").own);
@@ -116,24 +89,12 @@ export class Guest {
     // Before looking at the disks: under a mirror a raw disk looks like one that is none.
     const left = await removeLeftoverMirrors(qmp);
     const machine = await readMachine(qmp);
-    const held =
-      shim instanceof ShimFailure
-        ? shim
-        : { shim, memory: openMemory(found.pid, machine, shim, config) };
-    const guest = new Guest(
-      { found, qmp, held, machine, process },
-      files,
-      config.disks,
-    );
-    log.debug(
-      { pid: found.pid, machine: machine.type, leftoverMirrors: left },
-      "attached to QEMU",
-    );
+    const held = shim instanceof ShimFailure ? shim : { shim, memory: openMemory(found.pid, machine, shim, config) };
+    const guest = new Guest({ found, qmp, held, machine, process }, files, config.disks);
+    log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
     guest.#watch(listener);
     for (const cpu of await qmp.execute("query-cpus-fast", {})) {
-      guest.#cpuFds.push(
-        openSync(`/proc/${found.pid}/task/${cpu["thread-id"]}/stat`, "r"),
-      );
+      guest.#cpuFds.push(openSync(`/proc/${found.pid}/task/${cpu["thread-id"]}/stat`, "r"));
     }
     guest.#raisePriority(log);
     if (guest.obstacles.length > 0) {
@@ -141,11 +102,7 @@ export class Guest {
     }
     if (machine.runState === "inmigrate") {
       const toOwn = (path: string): string => files.own(path);
-      guest.standby = await Standby.prepare(
-        qmp,
-        files.shared("incoming.sock").inQemu,
-        toOwn,
-      );
+      guest.standby = await Standby.prepare(qmp, files.shared("incoming.sock").inQemu, toOwn);
     } else {
       await guest.openCheckpointer();
     }
@@ -207,21 +164,14 @@ export class Guest {
       enlarge: enlargePipe,
       pathInQemu: this.#fifo.inQemu,
     };
-    this.checkpointer = await Checkpointer.open(
-      this.qmp,
-      this.#fifo.own,
-      options,
-    );
+    this.checkpointer = await Checkpointer.open(this.qmp, this.#fifo.own, options);
   }
 
   shape(disks: MachineShape["disks"]): MachineShape {
     return {
       qemuVersion: this.machine.qemuVersion,
       machine: this.machine.type,
-      ramBlocks: (this.#parts?.memory.blocks ?? []).map(({ name, bytes }) => ({
-        name,
-        bytes,
-      })),
+      ramBlocks: (this.#parts?.memory.blocks ?? []).map(({ name, bytes }) => ({ name, bytes })),
       disks,
     };
   }
@@ -285,34 +235,16 @@ function findShim(pid: number): Shim | ShimFailure {
   }
 }
 
-function openMemory(
-  pid: number,
-  machine: Machine,
-  shim: Shim,
-  { tracker }: EngineConfig,
-): GuestMemory {
-  return GuestMemory.open({
-    pid,
-    blocks: placeRamBlocks(machine, shim.mappings),
-    shim,
-    method: tracker,
-  });
+function openMemory(pid: number, machine: Machine, shim: Shim, { tracker }: EngineConfig): GuestMemory {
+  return GuestMemory.open({ pid, blocks: placeRamBlocks(machine, shim.mappings), shim, method: tracker });
 }
 
 /** The blocks that change, where they lie in QEMU. Equal QEMUs allocate them in equal order, so the mappings tell where. */
-function placeRamBlocks(
-  { ramBlocks }: Machine,
-  mappings: readonly NotedMapping[],
-): readonly PlacedBlock[] {
+function placeRamBlocks({ ramBlocks }: Machine, mappings: readonly NotedMapping[]): readonly PlacedBlock[] {
   const told = ramBlocks.flatMap(({ name, bytes, address }) =>
     address === undefined ? [] : [{ name, bytes, address }],
   );
-  const placed =
-    told.length === ramBlocks.length
-      ? told
-      : planRamBlocks(ramBlocks, mappings);
-  const constant = new Set(
-    ramBlocks.filter(({ isConstant }) => isConstant).map(({ name }) => name),
-  );
+  const placed = told.length === ramBlocks.length ? told : planRamBlocks(ramBlocks, mappings);
+  const constant = new Set(ramBlocks.filter(({ isConstant }) => isConstant).map(({ name }) => name));
   return placed.filter(({ name }) => !constant.has(name));
 }

@@ -33,21 +33,8 @@ const OPTION_REPLY_MAGIC = 0x3e889045565a9n;
 const REQUEST_MAGIC = 0x25609513;
 const REPLY_MAGIC = 0x67446698;
 const OPTION = { exportName: 1, abort: 2, info: 6, go: 7 } as const;
-const REPLY = {
-  ack: 1,
-  info: 3,
-  unsupported: 0x80000001,
-  unknown: 0x80000006,
-  invalid: 0x80000003,
-} as const;
-const REQUEST = {
-  read: 0,
-  write: 1,
-  disconnect: 2,
-  flush: 3,
-  trim: 4,
-  writeZeroes: 6,
-} as const;
+const REPLY = { ack: 1, info: 3, unsupported: 0x80000001, unknown: 0x80000006, invalid: 0x80000003 } as const;
+const REQUEST = { read: 0, write: 1, disconnect: 2, flush: 3, trim: 4, writeZeroes: 6 } as const;
 /** HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES. */
 const EXPORT_FLAGS = 1 | 4 | 8 | 32 | 64;
 const REQUEST_BYTES = 28;
@@ -67,11 +54,7 @@ export class MirrorTarget {
     this.#server = server;
   }
 
-  static async listen(
-    path: string,
-    exports: readonly MirrorExport[],
-    sink: MirrorSink,
-  ): Promise<MirrorTarget> {
+  static async listen(path: string, exports: readonly MirrorExport[], sink: MirrorSink): Promise<MirrorTarget> {
     rmSync(path, { force: true });
     const server = createServer();
     const target = new MirrorTarget(path, server);
@@ -127,11 +110,7 @@ class MirrorConnection {
   #answers: Buffer[] = [];
   #waiting = false;
 
-  constructor(
-    socket: Socket,
-    exports: readonly MirrorExport[],
-    sink: MirrorSink,
-  ) {
+  constructor(socket: Socket, exports: readonly MirrorExport[], sink: MirrorSink) {
     this.#socket = socket;
     this.#exports = exports;
     this.#sink = sink;
@@ -270,9 +249,7 @@ class MirrorConnection {
   }
 
   #choose(name: string): boolean {
-    this.#disk = this.#exports.findIndex(
-      (candidate) => candidate.name === name,
-    );
+    this.#disk = this.#exports.findIndex((candidate) => candidate.name === name);
     return this.#disk >= 0;
   }
 
@@ -294,17 +271,12 @@ class MirrorConnection {
     const offset = Number(bytes.readBigUInt64BE(16));
     const length = bytes.readUInt32BE(24);
     const limit = this.#exports[this.#disk]?.bytes ?? 0;
-    if (
-      bytes.readUInt32BE(0) !== REQUEST_MAGIC ||
-      (type === REQUEST.write && length > WRITE_BYTES_MAX)
-    ) {
+    if (bytes.readUInt32BE(0) !== REQUEST_MAGIC || (type === REQUEST.write && length > WRITE_BYTES_MAX)) {
       this.#end();
       return bytes.length;
     }
     if (type === REQUEST.write) {
-      return this.#beginWrite({ cookie, offset, length, limit })
-        ? REQUEST_BYTES
-        : bytes.length;
+      return this.#beginWrite({ cookie, offset, length, limit }) ? REQUEST_BYTES : bytes.length;
     }
     this.#carryOut({ type, cookie, offset, length, limit });
     return REQUEST_BYTES;
@@ -357,10 +329,7 @@ class MirrorConnection {
     if (this.#answers.length === 0 || this.#waiting) {
       return;
     }
-    const room =
-      this.#phase === "request" || this.#phase === "payload"
-        ? this.#sink.room()
-        : undefined;
+    const room = this.#phase === "request" || this.#phase === "payload" ? this.#sink.room() : undefined;
     if (room !== undefined) {
       this.#waiting = true;
       this.#socket.pause();
@@ -374,9 +343,7 @@ class MirrorConnection {
     const [first, ...others] = this.#answers;
     this.#answers = [];
     this.#socket.write(
-      others.length === 0 && first !== undefined
-        ? first
-        : Buffer.concat([first ?? Buffer.alloc(0), ...others]),
+      others.length === 0 && first !== undefined ? first : Buffer.concat([first ?? Buffer.alloc(0), ...others]),
     );
   }
 

@@ -18,14 +18,8 @@ const files = { own: (path: string): string => `/proc/7/root${path}` };
 const root = { id: "root", device: "ua-root" };
 
 test("a disk of a plain host is where its assignment says, and QEMU knows it by its id", () => {
-  const { disks, missing } = placeDisks(
-    [{ id: "disk0", path: "/disks/web.raw" }],
-    { disks: [] },
-    files,
-  );
-  expect(disks).toEqual([
-    { id: "disk0", device: "disk0", path: "/disks/web.raw" },
-  ]);
+  const { disks, missing } = placeDisks([{ id: "disk0", path: "/disks/web.raw" }], { disks: [] }, files);
+  expect(disks).toEqual([{ id: "disk0", device: "disk0", path: "/disks/web.raw" }]);
   expect(missing).toEqual([]);
 });
 
@@ -64,14 +58,8 @@ test.each([
       node: "other",
     }),
   ];
-  const { disks, missing } = placeDisks(
-    [root],
-    { disks: [...others, given] },
-    files,
-  );
-  expect(disks).toEqual([
-    { id: "root", device: "libvirt-1-format", path: `/proc/7/root${path}` },
-  ]);
+  const { disks, missing } = placeDisks([root], { disks: [...others, given] }, files);
+  expect(disks).toEqual([{ id: "root", device: "libvirt-1-format", path: `/proc/7/root${path}` }]);
   expect(missing).toEqual([]);
 });
 

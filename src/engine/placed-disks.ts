@@ -76,7 +76,5 @@ function findFilename(node: unknown): string | undefined {
     readonly filename?: unknown;
     readonly file?: unknown;
   };
-  return typeof filename === "string" && filename.startsWith("/")
-    ? filename
-    : findFilename(file);
+  return typeof filename === "string" && filename.startsWith("/") ? filename : findFilename(file);
 }

@@ -37,11 +37,7 @@ type Unacknowledged = {
   readonly bytes: number;
 };
 
-export type DiskProgress = {
-  readonly id: string;
-  readonly syncPercent: number;
-  readonly dirtyBytes: number;
-};
+export type DiskProgress = { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number };
 
 export class PrimaryDisks implements MirrorSink {
   readonly #disks: readonly PrimaryDisk[];
@@ -171,22 +167,9 @@ export class PrimaryDisks implements MirrorSink {
   async copyLacking(stream: DiskStream): Promise<void> {
     await Promise.all(
       this.#disks.map(async (disk, index) => {
-        const dataExtents = (
-          fd: number,
-          offset: number,
-          bytes: number,
-        ): { offset: number; bytes: number }[] =>
-          listDataExtents(fd, offset, offset + bytes).map(({ from, to }) => ({
-            offset: from,
-            bytes: to - from,
-          }));
-        disk.copy = new DiskCopy({
-          disk: index,
-          file: disk.file,
-          map: disk.lacking,
-          stream,
-          dataExtents,
-        });
+        const dataExtents = (fd: number, offset: number, bytes: number): { offset: number; bytes: number }[] =>
+          listDataExtents(fd, offset, offset + bytes).map(({ from, to }) => ({ offset: from, bytes: to - from }));
+        disk.copy = new DiskCopy({ disk: index, file: disk.file, map: disk.lacking, stream, dataExtents });
         await disk.copy.run();
         disk.copy = undefined;
       }),
@@ -201,20 +184,12 @@ export class PrimaryDisks implements MirrorSink {
    * Marks the granules of a disk whose hashes differ from ours, as the standby's come in. A granule written meanwhile may be
    * marked needlessly, never missed: that write is in the stream.
    */
-  async compare(
-    disk: number,
-    firstGranule: number,
-    hashes: Uint8Array,
-  ): Promise<void> {
+  async compare(disk: number, firstGranule: number, hashes: Uint8Array): Promise<void> {
     const target = this.#disks[disk];
     if (target === undefined) {
       return;
     }
-    for await (const own of hashGranules(
-      target,
-      { first: firstGranule, count: hashes.byteLength / 16 },
-      hashes,
-    )) {
+    for await (const own of hashGranules(target, { first: firstGranule, count: hashes.byteLength / 16 }, hashes)) {
       if (own.differs && own.granule < target.lacking.granuleCount) {
         target.lacking.mark(own.granule * GRANULE_BYTES, 1);
       }
@@ -228,10 +203,7 @@ export class PrimaryDisks implements MirrorSink {
 
   acknowledge(epoch: number): void {
     let index = 0;
-    while (
-      index < this.#unacknowledged.length &&
-      (this.#unacknowledged[index]?.epoch ?? Infinity) <= epoch
-    ) {
+    while (index < this.#unacknowledged.length && (this.#unacknowledged[index]?.epoch ?? Infinity) <= epoch) {
       index += 1;
     }
     if (index > 0) {
@@ -255,10 +227,7 @@ export class PrimaryDisks implements MirrorSink {
   progress(): readonly DiskProgress[] {
     return this.#disks.map(({ place, lacking }) => ({
       id: place.id,
-      syncPercent:
-        Math.round(
-          (1 - lacking.dirtyCount / Math.max(1, lacking.granuleCount)) * 1000,
-        ) / 10,
+      syncPercent: Math.round((1 - lacking.dirtyCount / Math.max(1, lacking.granuleCount)) * 1000) / 10,
       dirtyBytes: lacking.dirtyCount * GRANULE_BYTES,
     }));
   }
@@ -266,9 +235,7 @@ export class PrimaryDisks implements MirrorSink {
   async close(): Promise<void> {
     this.#target?.close();
     this.#mirrors = [];
-    await Promise.all(
-      this.#disks.map(({ file }) => file.close().catch(() => undefined)),
-    );
+    await Promise.all(this.#disks.map(({ file }) => file.close().catch(() => undefined)));
   }
 }
 
@@ -279,31 +246,20 @@ const ZERO_GRANULE = Buffer.alloc(GRANULE_BYTES);
 
 /** 16 bytes that tell a granule's content: half of a SHA-256, or zeros for zeros. */
 export function hashGranule(data: Buffer): Buffer {
-  if (
-    data.length === GRANULE_BYTES
-      ? data.equals(ZERO_GRANULE)
-      : data.every((byte) => byte === 0)
-  ) {
+  if (data.length === GRANULE_BYTES ? data.equals(ZERO_GRANULE) : data.every((byte) => byte === 0)) {
     return ZERO_HASH;
   }
   return createHash("sha256").update(data).digest().subarray(0, 16);
 }
 
-type Compared = {
-  readonly granule: number;
-  readonly hash: Buffer;
-  readonly differs: boolean;
-};
+type Compared = { readonly granule: number; readonly hash: Buffer; readonly differs: boolean };
 
 /**
  * Hashes granules of a disk, skipping holes. With `theirs` a granule that they have as zeros and we as data is not even
  * hashed: it differs.
  */
 export async function* hashGranules(
-  {
-    file,
-    bytes: diskSize,
-  }: { readonly file: FileHandle; readonly bytes: number },
+  { file, bytes: diskSize }: { readonly file: FileHandle; readonly bytes: number },
   { first, count }: { readonly first: number; readonly count: number },
   theirs?: Uint8Array,
 ): AsyncGenerator<Compared> {
@@ -312,16 +268,8 @@ export async function* hashGranules(
     const granules = Math.min(HASH_CHUNK_GRANULES, first + count - at);
     const offset = at * GRANULE_BYTES;
     const bytes = Math.min(granules * GRANULE_BYTES, diskSize - offset);
-    const holes =
-      bytes <= 0 ||
-      listDataExtents(file.fd, offset, offset + bytes).length === 0;
-    if (
-      !holes &&
-      theirs !== undefined &&
-      isAllZero(
-        theirs.subarray((at - first) * 16, (at - first + granules) * 16),
-      )
-    ) {
+    const holes = bytes <= 0 || listDataExtents(file.fd, offset, offset + bytes).length === 0;
+    if (!holes && theirs !== undefined && isAllZero(theirs.subarray((at - first) * 16, (at - first + granules) * 16))) {
       // A first copy onto an empty volume: what holds data differs, and is read once, when it is copied.
       yield* listDiffering(at, granules);
       continue;
@@ -330,19 +278,9 @@ export async function* hashGranules(
       await readWhole(file, chunk.subarray(0, bytes), offset);
     }
     for (let index = 0; index < granules; index += 1) {
-      const their = theirs?.subarray(
-        (at - first + index) * 16,
-        (at - first + index + 1) * 16,
-      );
-      const data = chunk.subarray(
-        index * GRANULE_BYTES,
-        Math.min((index + 1) * GRANULE_BYTES, Math.max(0, bytes)),
-      );
-      yield compareGranule(
-        at + index,
-        holes || data.length === 0 ? undefined : data,
-        their,
-      );
+      const their = theirs?.subarray((at - first + index) * 16, (at - first + index + 1) * 16);
+      const data = chunk.subarray(index * GRANULE_BYTES, Math.min((index + 1) * GRANULE_BYTES, Math.max(0, bytes)));
+      yield compareGranule(at + index, holes || data.length === 0 ? undefined : data, their);
     }
     if (!holes) {
       await new Promise((resolve) => setImmediate(resolve));
@@ -360,41 +298,22 @@ function isAllZero(hashes: Uint8Array): boolean {
   return hashes.every((byte) => byte === 0);
 }
 
-function compareGranule(
-  granule: number,
-  data: Buffer | undefined,
-  theirs: Uint8Array | undefined,
-): Compared {
+function compareGranule(granule: number, data: Buffer | undefined, theirs: Uint8Array | undefined): Compared {
   if (data !== undefined && theirs !== undefined && ZERO_HASH.equals(theirs)) {
     return { granule, hash: ZERO_HASH, differs: !isZero(data) };
   }
   const hash = data === undefined ? ZERO_HASH : hashGranule(data);
-  return {
-    granule,
-    hash,
-    differs: theirs !== undefined && !hash.equals(theirs),
-  };
+  return { granule, hash, differs: theirs !== undefined && !hash.equals(theirs) };
 }
 
 function isZero(data: Buffer): boolean {
-  return data.length === GRANULE_BYTES
-    ? data.equals(ZERO_GRANULE)
-    : data.every((byte) => byte === 0);
+  return data.length === GRANULE_BYTES ? data.equals(ZERO_GRANULE) : data.every((byte) => byte === 0);
 }
 
-async function readWhole(
-  file: FileHandle,
-  into: Buffer,
-  offset: number,
-): Promise<void> {
+async function readWhole(file: FileHandle, into: Buffer, offset: number): Promise<void> {
   let filled = 0;
   while (filled < into.length) {
-    const { bytesRead } = await file.read(
-      into,
-      filled,
-      into.length - filled,
-      offset + filled,
-    );
+    const { bytesRead } = await file.read(into, filled, into.length - filled, offset + filled);
     if (bytesRead === 0) {
       into.fill(0, filled);
       return;

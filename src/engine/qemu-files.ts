@@ -16,19 +16,14 @@ export class QemuFiles {
   readonly #root: string;
   readonly #sharedDirectory: string;
 
-  constructor({
-    qemuRoot,
-    sharedDirectory,
-  }: Pick<FoundGuest, "qemuRoot" | "sharedDirectory">) {
+  constructor({ qemuRoot, sharedDirectory }: Pick<FoundGuest, "qemuRoot" | "sharedDirectory">) {
     this.#root = qemuRoot;
     this.#sharedDirectory = sharedDirectory;
   }
 
   /** A path of QEMU's as this process has to name it. */
   own(path: string): string {
-    return this.#root === "/"
-      ? path
-      : resolveInRoot(this.#root, path, readLink);
+    return this.#root === "/" ? path : resolveInRoot(this.#root, path, readLink);
   }
 
   shared(name: string): SharedPath {

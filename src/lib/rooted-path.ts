@@ -10,11 +10,7 @@ export type ReadLink = (path: string) => string | undefined;
 const LINKS_MAX = 40;
 
 /** The path as we have to name it; `root` is the other root as we see it. */
-export function resolveInRoot(
-  root: string,
-  path: string,
-  readLink: ReadLink,
-): string {
+export function resolveInRoot(root: string, path: string, readLink: ReadLink): string {
   const base = root.replace(/\/+$/, "");
   const pending = path.split("/").reverse();
   const resolved: string[] = [];
@@ -27,10 +23,7 @@ export function resolveInRoot(
       resolved.pop();
       continue;
     }
-    const target =
-      linksCount < LINKS_MAX
-        ? readLink([base, ...resolved, part].join("/"))
-        : undefined;
+    const target = linksCount < LINKS_MAX ? readLink([base, ...resolved, part].join("/")) : undefined;
     if (target === undefined) {
       resolved.push(part);
       continue;

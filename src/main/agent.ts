@@ -3,18 +3,25 @@
  *    [--cert FILE --key FILE --ca FILE] [--shim FILE] [--heartbeat-port PORT] [--uplink NAME]... [--metrics HOST:PORT]
  *    [--trace-directory DIR] [--cache-directory DIR] [--log-level LEVEL] [--stop-timeout-ms MS] [--engine FILE]`
  *
+ * On a node of Kubernetes: `--assignments kubernetes --namespace NAMESPACE [--kubeconfig FILE [--context NAME]]`, without --shim.
+ * Then guests come from GuestPairs and QEMU from launcher pods; the certificate is waited for.
+ *
  * Everything can stand in the file (api/agent-config.ts) or in flags; a flag counts more. Ends with status 2 and every
  * mistake named when the configuration cannot be used. SIGTERM and SIGINT: engines hand over and leave, QEMU runs on, status 0.
  */
-import { mkdirSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, realpathSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { parse } from "yaml";
-import { Agent } from "../agent/agent.ts";
+import { Agent, type AgentOptions } from "../agent/agent.ts";
 import { FileAssignmentSource } from "../agent/file-assignment-source.ts";
 import { LocalLauncher } from "../agent/local-launcher.ts";
-import { type AgentConfig, parseAgentConfig } from "../api/agent-config.ts";
+import { NodePairs } from "../agent/node-pairs.ts";
+import { PodLauncher } from "../agent/pod-launcher.ts";
+import { type AgentConfig, KUBERNETES, parseAgentConfig } from "../api/agent-config.ts";
+import { Cluster } from "../kube/cluster.ts";
 import { Failure } from "../lib/failure.ts";
 import { TlsCredentials } from "../net/tls.ts";
 import { createLog, type ProcessLog } from "../telemetry/log.ts";
@@ -25,6 +32,9 @@ const FLAGS = {
   node: text,
   "run-directory": text,
   assignments: text,
+  namespace: text,
+  kubeconfig: text,
+  context: text,
   quorum: { type: "string", multiple: true },
   cert: text,
   key: text,
@@ -53,6 +63,7 @@ function readConfig(flags: Flags): AgentConfig {
     node: flags.node,
     runDirectory: flags["run-directory"],
     assignments: flags.assignments,
+    kubernetes: readKubernetes(flags, isObject ? fromFile : {}),
     quorum: flags.quorum?.map(parseEndpoint),
     tls: flags.cert === undefined ? undefined : { certPath: flags.cert, keyPath: flags.key, caPath: flags.ca },
     shim: flags.shim,
@@ -69,6 +80,17 @@ function readConfig(flags: Flags): AgentConfig {
   return parseAgentConfig(config, flags.config ?? "the command line");
 }
 
+/** Each flag alone may override its field of the file. */
+function readKubernetes(flags: Flags, fromFile: { readonly kubernetes?: unknown }): unknown {
+  const { namespace, kubeconfig, context } = flags;
+  const given = Object.entries({ namespace, kubeconfig, context }).filter(([, value]) => value !== undefined);
+  if (given.length === 0) {
+    return undefined;
+  }
+  const { kubernetes } = fromFile;
+  return { ...(typeof kubernetes === "object" ? kubernetes : {}), ...Object.fromEntries(given) };
+}
+
 /** What is no number or endpoint goes on as it is: the schema says what it should have been. */
 function parseNumber(given: string | undefined): number | string | undefined {
   return given === undefined || given.trim() === "" || Number.isNaN(Number(given)) ? given : Number(given);
@@ -79,6 +101,55 @@ function parseEndpoint(given: string): unknown {
   return match === null ? given : { host: match[1], port: Number(match[2]) };
 }
 
+/** Where guests come from and how their QEMUs come to be, and who else wants to know of them. */
+type Surroundings = Pick<AgentOptions, "source" | "launcher" | "onTransition"> & {
+  /** To be called with the agent before it starts. */
+  readonly attach: (agent: Agent) => void;
+};
+
+function openLocal(config: AgentConfig, runDirectory: string, log: ProcessLog): Surroundings {
+  const { node, assignments, shim } = config;
+  return {
+    source: new FileAssignmentSource({ path: resolve(assignments), node, runDirectory }),
+    launcher: new LocalLauncher({ node, runDirectory, shim: readShim(shim, log), log }),
+    attach: () => undefined,
+  };
+}
+
+function openKubernetes(config: AgentConfig, runDirectory: string, log: ProcessLog): Surroundings {
+  const { node } = config;
+  const { namespace = "", kubeconfig, context } = config.kubernetes ?? {};
+  const cluster = kubeconfig === undefined ? Cluster.fromDefault() : Cluster.fromKubeconfig(kubeconfig, context);
+  const pairs = new NodePairs({ cluster, namespace, node, runDirectory, log });
+  return {
+    source: pairs.source,
+    launcher: new PodLauncher({ node, runDirectory, log }),
+    onTransition: (guest, transition) => {
+      pairs.noteTransition(guest, transition);
+    },
+    attach: (agent) => {
+      pairs.attach(agent);
+      agent.onGuestChanged = (guest): void => {
+        pairs.guestChanged(guest);
+      };
+    },
+  };
+}
+
+const LOOK_FOR_CERTIFICATE_MS = 500;
+
+/** On a node of Kubernetes somebody has to sign it first. */
+async function openCredentials(config: AgentConfig, tls: AgentConfig["tls"], log: ProcessLog): Promise<TlsCredentials> {
+  const missing = (): readonly string[] => Object.values(tls).filter((path) => !existsSync(path));
+  if (config.assignments === KUBERNETES && missing().length > 0) {
+    log.info({ missing: missing() }, "waiting for this node's certificate");
+    while (missing().length > 0) {
+      await sleep(LOOK_FOR_CERTIFICATE_MS);
+    }
+  }
+  return TlsCredentials.open(tls);
+}
+
 async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promise<Agent> {
   mkdirSync(config.runDirectory, { recursive: true, mode: 0o700 });
   // One name for one directory: it marks the processes that belong to this agent.
@@ -86,13 +157,17 @@ async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promis
   if (config.traceDirectory !== undefined) {
     mkdirSync(config.traceDirectory, { recursive: true, mode: 0o700 });
   }
-  const { node, quorum, shim } = config;
+  const { node, quorum } = config;
   const tls = {
     certPath: resolve(config.tls.certPath),
     keyPath: resolve(config.tls.keyPath),
     caPath: resolve(config.tls.caPath),
   };
+  const credentials = await openCredentials(config, tls, log);
+  const open = config.assignments === KUBERNETES ? openKubernetes : openLocal;
+  const { attach, ...surroundings } = open(config, runDirectory, log);
   const agent = new Agent({
+    ...surroundings,
     settings: {
       node,
       runDirectory,
@@ -105,15 +180,14 @@ async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promis
       cacheDirectory: config.cacheDirectory ?? join(runDirectory, ".cache"),
       logLevel: config.logLevel,
     },
-    source: new FileAssignmentSource({ path: resolve(config.assignments), node, runDirectory }),
-    launcher: new LocalLauncher({ node, runDirectory, shim: readShim(shim, log), log }),
-    credentials: await TlsCredentials.open(tls),
+    credentials,
     heartbeatPort: config.heartbeatPort,
     uplinks: config.uplinks,
     metrics: config.metrics,
     stopTimeoutMs: config.stopTimeoutMs,
     log,
   });
+  attach(agent);
   await agent.start();
   return agent;
 }

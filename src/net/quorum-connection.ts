@@ -14,17 +14,9 @@
  * until the time is up.
  */
 import type { Endpoint } from "../protocol/assignment.ts";
-import type {
-  QuorumDecision,
-  QuorumRecord,
-  QuorumRequest,
-} from "../protocol/quorum-record.ts";
+import type { QuorumDecision, QuorumRecord, QuorumRequest } from "../protocol/quorum-record.ts";
 import { QuorumFailure, QuorumLink, type QuorumTiming } from "./quorum-link.ts";
-import {
-  QuorumRound,
-  type DefiniteAnswer,
-  type RoundEnd,
-} from "./quorum-round.ts";
+import { QuorumRound, type DefiniteAnswer, type RoundEnd } from "./quorum-round.ts";
 import type { QuorumCall } from "./quorum-wire.ts";
 import type { TlsCredentials } from "./tls.ts";
 
@@ -42,9 +34,7 @@ export type QuorumConnectionOptions = {
   readonly credentials: TlsCredentials;
   readonly timing?: Partial<QuorumTiming> | undefined;
   /** Called on every change of {@link QuorumConnection.reachable}, with the reason when it is lost. */
-  readonly onReachable?:
-    | ((reachable: boolean, failure: QuorumFailure | undefined) => void)
-    | undefined;
+  readonly onReachable?: ((reachable: boolean, failure: QuorumFailure | undefined) => void) | undefined;
 };
 
 export const QUORUM_TIMING: QuorumTiming = {
@@ -89,9 +79,7 @@ export class QuorumConnection {
     }
     const before = this.#links;
     this.#links = endpoints.map(
-      (endpoint) =>
-        before.find((link) => isSame(link.endpoint, endpoint)) ??
-        this.#openLink(endpoint),
+      (endpoint) => before.find((link) => isSame(link.endpoint, endpoint)) ?? this.#openLink(endpoint),
     );
     for (const link of before.filter((each) => !this.#links.includes(each))) {
       link.close();
@@ -110,26 +98,19 @@ export class QuorumConnection {
   }
 
   async ask(request: QuorumRequest): Promise<QuorumOutcome> {
-    const { answer, mayBeDone, failure } = await this.#call({
-      tag: "change",
-      request,
-    });
+    const { answer, mayBeDone, failure } = await this.#call({ tag: "change", request });
     if (answer?.tag === "granted") {
       return answer;
     }
     if (answer?.tag === "refused") {
       return { tag: "refused", reason: answer.reason, record: answer.record };
     }
-    return mayBeDone
-      ? { tag: "unknown", why: failure.message }
-      : { tag: "unreachable", failure };
+    return mayBeDone ? { tag: "unknown", why: failure.message } : { tag: "unreachable", failure };
   }
 
   async read(guest: string): Promise<QuorumReading> {
     const { answer, failure } = await this.#call({ tag: "read", guest });
-    return answer?.tag === "record"
-      ? { tag: "read", record: answer.record }
-      : { tag: "unreachable", failure };
+    return answer?.tag === "record" ? { tag: "read", record: answer.record } : { tag: "unreachable", failure };
   }
 
   /** Questions under way end as unknown or unreachable. */
@@ -159,14 +140,9 @@ export class QuorumConnection {
     for (;;) {
       const round = await this.#askRound(call, deadlineMs);
       mayBeDone ||= round.mayBeDone;
-      const isLast =
-        this.#isClosed || performance.now() + RETRY_PAUSE_MS >= deadlineMs;
+      const isLast = this.#isClosed || performance.now() + RETRY_PAUSE_MS >= deadlineMs;
       if (round.isFinal || !mayBeDone || isLast) {
-        return {
-          answer: round.answer,
-          mayBeDone,
-          failure: round.failure ?? this.#unreachable(),
-        };
+        return { answer: round.answer, mayBeDone, failure: round.failure ?? this.#unreachable() };
       }
       await this.#changed(RETRY_PAUSE_MS);
     }
@@ -187,9 +163,7 @@ export class QuorumConnection {
     const startedMs = performance.now();
     while (!this.#isClosed && !this.#links.some((link) => link.isUp)) {
       const areKnown = this.#links.every((link) => link.failure !== undefined);
-      const endMs = areKnown
-        ? Math.min(deadlineMs, startedMs + WAIT_FOR_LINK_MS)
-        : deadlineMs;
+      const endMs = areKnown ? Math.min(deadlineMs, startedMs + WAIT_FOR_LINK_MS) : deadlineMs;
       const leftMs = endMs - performance.now();
       if (leftMs <= 0) {
         return;
@@ -200,10 +174,7 @@ export class QuorumConnection {
 
   #inOrder(): QuorumLink[] {
     const up = this.#links.filter((link) => link.isUp);
-    return [
-      ...up.filter((link) => link.isHealthy),
-      ...up.filter((link) => !link.isHealthy),
-    ];
+    return [...up.filter((link) => link.isHealthy), ...up.filter((link) => !link.isHealthy)];
   }
 
   /** Some link changed, or the time is up. */
@@ -222,26 +193,16 @@ export class QuorumConnection {
     const reachable = this.#links.some((link) => link.isHealthy);
     if (reachable !== this.#reachable) {
       this.#reachable = reachable;
-      this.#options.onReachable?.(
-        reachable,
-        reachable ? undefined : this.#unreachable(),
-      );
+      this.#options.onReachable?.(reachable, reachable ? undefined : this.#unreachable());
     }
   }
 
   #unreachable(): QuorumFailure {
     if (this.#isClosed) {
-      return new QuorumFailure(
-        { code: "QuorumClosed" },
-        "the connection to the quorum was closed by this process",
-      );
+      return new QuorumFailure({ code: "QuorumClosed" }, "the connection to the quorum was closed by this process");
     }
-    const endpoints = this.#links.map(
-      ({ endpoint: { host, port } }) => `${host} port ${port}`,
-    );
-    const causes = this.#links.flatMap((link) =>
-      link.failure === undefined ? [] : [link.failure.message],
-    );
+    const endpoints = this.#links.map(({ endpoint: { host, port } }) => `${host} port ${port}`);
+    const causes = this.#links.flatMap((link) => (link.failure === undefined ? [] : [link.failure.message]));
     return new QuorumFailure(
       { code: "QuorumUnreachable", endpoints },
       `no quorum answers at ${endpoints.join(", ")}; ${causes.join("; ")}`,

@@ -22,16 +22,8 @@
  * new engine. QEMU dies with neither of them: it is adopted. What it sends stays held while no engine is there.
  */
 
-export type Link = {
-  readonly name: string;
-  readonly localHost: string;
-  readonly peerHost: string;
-};
-export type TlsFiles = {
-  readonly certPath: string;
-  readonly keyPath: string;
-  readonly caPath: string;
-};
+export type Link = { readonly name: string; readonly localHost: string; readonly peerHost: string };
+export type TlsFiles = { readonly certPath: string; readonly keyPath: string; readonly caPath: string };
 export type Endpoint = { readonly host: string; readonly port: number };
 
 /** A disk that is copied. `id` is its name between the engines and in reports, so it is equal on both sides. */
@@ -115,15 +107,7 @@ export type OutputMode = "open" | "held" | "closed";
 
 /** Parts of a checkpoint. The guest stands still in all of `pause`; `ship` and `acknowledge` run beside it. */
 export type CheckpointPhase =
-  | "pause"
-  | "stop"
-  | "mark"
-  | "deviceState"
-  | "scan"
-  | "copy"
-  | "resume"
-  | "ship"
-  | "acknowledge";
+  "pause" | "stop" | "mark" | "deviceState" | "scan" | "copy" | "resume" | "ship" | "acknowledge";
 
 /** Quantiles over the last samples; `count` and `sumMs` over the life of the engine, so they only grow. */
 export type DurationFigures = {
@@ -147,18 +131,9 @@ export type CheckpointFigures = {
   readonly diskBytes: number;
 };
 
-export type LinkFigures = {
-  readonly name: string;
-  readonly alive: boolean;
-  readonly rttMs: number | null;
-};
+export type LinkFigures = { readonly name: string; readonly alive: boolean; readonly rttMs: number | null };
 
-export type EngineConditionType =
-  | "InSync"
-  | "QuorumReachable"
-  | "LatencyWithinBound"
-  | "DisksHealthy"
-  | "LinksHealthy";
+export type EngineConditionType = "InSync" | "QuorumReachable" | "LatencyWithinBound" | "DisksHealthy" | "LinksHealthy";
 
 export type EngineCondition = {
   readonly type: EngineConditionType;
@@ -179,11 +154,7 @@ export type EngineReport = {
   readonly primaryNode: string;
   /** 0..100; 100 while in sync. */
   readonly syncPercent: number;
-  readonly disks: readonly {
-    readonly id: string;
-    readonly syncPercent: number;
-    readonly dirtyBytes: number;
-  }[];
+  readonly disks: readonly { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number }[];
   readonly checkpoint: CheckpointFigures;
   /** From the moment a packet was held to the moment it left. */
   readonly addedLatency: DurationFigures;
@@ -216,8 +187,7 @@ export type EngineTransition = {
  * - `released`: the guest runs on without an engine, its output open for good; nothing starts until protection is asked for;
  * - `failed`: a new engine after the backoff; `message` goes to status.
  */
-export type EngineExitReason =
-  "fenced" | "restart" | "ended" | "stopped" | "released" | "failed";
+export type EngineExitReason = "fenced" | "restart" | "ended" | "stopped" | "released" | "failed";
 
 export type EngineMessage =
   | {
@@ -235,20 +205,12 @@ export type EngineMessage =
       readonly accepted: boolean;
       readonly message: string;
     }
-  | {
-      readonly tag: "exiting";
-      readonly reason: EngineExitReason;
-      readonly message: string;
-    };
+  | { readonly tag: "exiting"; readonly reason: EngineExitReason; readonly message: string };
 
 // What the agent tells an engine.
 
 export type AgentMessage =
-  | {
-      readonly tag: "configure";
-      readonly config: EngineConfig;
-      readonly found: FoundGuest | null;
-    }
+  | { readonly tag: "configure"; readonly config: EngineConfig; readonly found: FoundGuest | null }
   | ({ readonly tag: "guestFound"; readonly started: boolean } & FoundGuest)
   | { readonly tag: "guestFailed"; readonly message: string }
   /** `pid` is 0 when there was none to kill. */

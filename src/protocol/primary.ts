@@ -29,10 +29,7 @@ import {
 } from "./side-state.ts";
 import { Draft } from "./step.ts";
 
-type In<Tag extends PrimaryState["tag"]> = Extract<
-  PrimaryState,
-  { readonly tag: Tag }
->;
+type In<Tag extends PrimaryState["tag"]> = Extract<PrimaryState, { readonly tag: Tag }>;
 type Answer = Extract<SideEvent, { readonly tag: "quorumAnswered" }>;
 type Session = In<"declaring"> | In<"protected"> | In<"handingOver">;
 
@@ -48,21 +45,14 @@ export function enterOwner(draft: Draft, found: FoundGuestState): Draft {
   }
   if (draft.side.record?.peerState === "InSync") {
     // The standby may hold the memory that is lost here: it is better than our disks alone.
-    return draft
-      .becomePrimary({ tag: "coldWaiting", asking: false })
-      .arm("coldGrace")
-      .arm("look");
+    return draft.becomePrimary({ tag: "coldWaiting", asking: false }).arm("coldGrace").arm("look");
   }
-  return draft
-    .becomePrimary({ tag: "coldWaiting", asking: true })
-    .askFor({ tag: "runAlone" });
+  return draft.becomePrimary({ tag: "coldWaiting", asking: true }).askFor({ tag: "runAlone" });
 }
 
 /** The guest runs here, the quorum knows that no other may, and a standby is wanted. */
 export function enterAlone(draft: Draft, last: Holding | null): Draft {
-  return greetAll(
-    draft.becomePrimary({ tag: "alone", last }).add({ tag: "openOutput" }),
-  );
+  return greetAll(draft.becomePrimary({ tag: "alone", last }).add({ tag: "openOutput" }));
 }
 
 export function stepPrimary(side: PrimarySide, event: SideEvent): Draft {
@@ -95,11 +85,7 @@ export function stepPrimary(side: PrimarySide, event: SideEvent): Draft {
 }
 
 /** What means the same in every state of a primary. */
-function inAnyState(
-  draft: Draft,
-  event: SideEvent,
-  state: PrimaryState,
-): Draft | undefined {
+function inAnyState(draft: Draft, event: SideEvent, state: PrimaryState): Draft | undefined {
   switch (event.tag) {
     case "guestDied":
       draft.sendAll({ tag: "guestDied", epoch: draft.side.epoch });
@@ -112,13 +98,9 @@ function inAnyState(
     case "linkUp":
       return greet(draft, event.link);
     case "received":
-      return event.message.tag === "refuse"
-        ? whenRefused(draft, event.link, event.message)
-        : undefined;
+      return event.message.tag === "refuse" ? whenRefused(draft, event.link, event.message) : undefined;
     case "recordRead":
-      return draft.side.record?.owner === draft.side.node
-        ? undefined
-        : fence(draft);
+      return draft.side.record?.owner === draft.side.node ? undefined : fence(draft);
     default:
       return undefined;
   }
@@ -135,26 +117,11 @@ function greet(draft: Draft, link: string): Draft {
   if (shape === null || record === null) {
     return draft.add({ tag: "closeLink", link });
   }
-  return draft.send(link, {
-    tag: "hello",
-    version: PROTOCOL_VERSION,
-    guest,
-    node,
-    term: record.term,
-    shape,
-  });
+  return draft.send(link, { tag: "hello", version: PROTOCOL_VERSION, guest, node, term: record.term, shape });
 }
 
-function whenRefused(
-  draft: Draft,
-  link: string,
-  message: Extract<Message, { tag: "refuse" }>,
-): Draft {
-  draft.add({
-    tag: "reportRefusal",
-    code: message.code,
-    message: message.message,
-  });
+function whenRefused(draft: Draft, link: string, message: Extract<Message, { tag: "refuse" }>): Draft {
+  draft.add({ tag: "reportRefusal", code: message.code, message: message.message });
   if (message.code === "StaleTerm") {
     draft.add({ tag: "readRecord" });
   }
@@ -166,10 +133,7 @@ function fence(draft: Draft): Draft {
   const term = draft.side.record?.term ?? 0;
   return draft
     .add({ tag: "killGuest" }, { tag: "discardOutput" })
-    .end(
-      "fenced",
-      `the guest belongs to ${draft.side.record?.owner ?? "another node"} since term ${term.toString()}`,
-    );
+    .end("fenced", `the guest belongs to ${draft.side.record?.owner ?? "another node"} since term ${term.toString()}`);
 }
 
 /** Where the quorum has the last word already, it is waited for: the event comes again. */
@@ -198,9 +162,7 @@ function whenReleaseAsked(draft: Draft, state: PrimaryState): Draft {
 }
 
 function release(draft: Draft): Draft {
-  return draft
-    .add({ tag: "openOutput" })
-    .end("released", "the guest runs on here without protection, as asked");
+  return draft.add({ tag: "openOutput" }).end("released", "the guest runs on here without protection, as asked");
 }
 
 function boot(draft: Draft): Draft {
@@ -214,10 +176,7 @@ function whileBooting(draft: Draft, event: SideEvent): Draft {
   switch (event.tag) {
     case "guestReady":
       enterAlone(draft, null);
-      return draft.add(
-        { tag: "resumeGuest" },
-        { tag: "openLinks", as: "dial" },
-      );
+      return draft.add({ tag: "resumeGuest" }, { tag: "openLinks", as: "dial" });
     case "guestFailed":
       return draft.end("failed", "the guest could not be started");
     case "stopAsked":
@@ -229,14 +188,9 @@ function whileBooting(draft: Draft, event: SideEvent): Draft {
 
 function whileAlone(draft: Draft, event: SideEvent, state: In<"alone">): Draft {
   if (event.tag === "received" && event.message.tag === "welcome") {
-    return beginSync(draft, event.link, event.message, {
-      last: state.last,
-      held: false,
-    });
+    return beginSync(draft, event.link, event.message, { last: state.last, held: false });
   }
-  return event.tag === "stopAsked"
-    ? draft.end("stopped", "asked to stop; the guest runs on alone")
-    : draft;
+  return event.tag === "stopAsked" ? draft.end("stopped", "asked to stop; the guest runs on alone") : draft;
 }
 
 function beginSync(
@@ -250,33 +204,17 @@ function beginSync(
   const session = `${term.toString()}.${draft.side.nonce}.${sessionCount.toString()}`;
   const { holds } = welcome;
   // Only what was dirtied since the last session's acknowledged epoch is known; an epoch acknowledged unheard is newer still.
-  const isKnown =
-    holds !== null &&
-    from.last?.session === holds.session &&
-    holds.epoch >= from.last.epoch;
-  const ram = isKnown
-    ? ({ tag: "delta", ...holds } as const)
-    : ({ tag: "full" } as const);
-  const disks =
-    isKnown && welcome.disksKnown ? ram : ({ tag: "hashes" } as const);
+  const isKnown = holds !== null && from.last?.session === holds.session && holds.epoch >= from.last.epoch;
+  const ram = isKnown ? ({ tag: "delta", ...holds } as const) : ({ tag: "full" } as const);
+  const disks = isKnown && welcome.disksKnown ? ram : ({ tag: "hashes" } as const);
   return draft
     .set({ sessionCount })
-    .becomePrimary({
-      tag: "syncing",
-      session,
-      link,
-      held: from.held,
-      copied: false,
-    })
+    .becomePrimary({ tag: "syncing", session, link, held: from.held, copied: false })
     .send(link, { tag: "syncBegin", session, ram, disks })
     .add({ tag: "beginSync", session, link, ram, disks });
 }
 
-function whileSyncing(
-  draft: Draft,
-  event: SideEvent,
-  state: In<"syncing">,
-): Draft {
+function whileSyncing(draft: Draft, event: SideEvent, state: In<"syncing">): Draft {
   if (isLoss(event, state)) {
     draft.add({ tag: "endSession", session: state.session, acked: 0 });
     closeData(draft, state.link);
@@ -289,34 +227,21 @@ function whileSyncing(
         ? draft
         : draft
             .becomePrimary({ ...state, copied: true })
-            .add({
-              tag: "startEpochs",
-              session: state.session,
-              first: draft.side.epoch + 1,
-            });
+            .add({ tag: "startEpochs", session: state.session, first: draft.side.epoch + 1 });
     case "captured":
-      return event.session === state.session
-        ? whenFirstCaptured(draft, event.epoch, state)
-        : draft;
+      return event.session === state.session ? whenFirstCaptured(draft, event.epoch, state) : draft;
     case "quorumAnswered":
       return state.held ? whenAnsweredWhileHeld(draft, event, state) : draft;
     case "timerFired":
       return event.timer === "retry" ? askAgain(draft) : draft;
     case "stopAsked":
-      return draft.end(
-        "stopped",
-        "asked to stop before the standby was in sync",
-      );
+      return draft.end("stopped", "asked to stop before the standby was in sync");
     default:
       return draft;
   }
 }
 
-function whenFirstCaptured(
-  draft: Draft,
-  epoch: number,
-  state: In<"syncing">,
-): Draft {
+function whenFirstCaptured(draft: Draft, epoch: number, state: In<"syncing">): Draft {
   const epochs = { first: epoch, captured: epoch, acked: epoch - 1 };
   return draft
     .set({ epoch })
@@ -333,11 +258,7 @@ function whenFirstCaptured(
 }
 
 /** The runAlone of an arbitration that the returning standby interrupted. */
-function whenAnsweredWhileHeld(
-  draft: Draft,
-  event: Answer,
-  state: In<"syncing">,
-): Draft {
+function whenAnsweredWhileHeld(draft: Draft, event: Answer, state: In<"syncing">): Draft {
   if (isNotOurs(draft, event)) {
     return draft;
   }
@@ -347,19 +268,13 @@ function whenAnsweredWhileHeld(
       // The first epoch may be in the making: what opens now would stay open after its stop. It will be released soon.
       return state.copied ? draft : draft.add({ tag: "openOutput" });
     case "refused":
-      return ownsStill(draft)
-        ? draft.askFor({ tag: "runAlone" })
-        : fence(draft);
+      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
     default:
       return draft.arm("retry");
   }
 }
 
-function whileDeclaring(
-  draft: Draft,
-  event: SideEvent,
-  state: In<"declaring">,
-): Draft {
+function whileDeclaring(draft: Draft, event: SideEvent, state: In<"declaring">): Draft {
   if (isLoss(event, state)) {
     return whenLostInSession(draft, state, state.asked || state.held);
   }
@@ -370,29 +285,20 @@ function whileDeclaring(
       return whenAcked(draft, event.message, state, (epochs) => {
         const next = { ...state, epochs, asked: true };
         draft.becomePrimary(next);
-        return state.asked
-          ? draft
-          : draft.askFor({ tag: "declareInSync", epoch: epochs.acked });
+        return state.asked ? draft : draft.askFor({ tag: "declareInSync", epoch: epochs.acked });
       });
     case "quorumAnswered":
       return whenDeclareAnswered(draft, event, state);
     case "timerFired":
       return event.timer === "retry" ? askAgain(draft) : draft;
     case "stopAsked":
-      return draft.end(
-        "stopped",
-        "asked to stop before the standby was in sync",
-      );
+      return draft.end("stopped", "asked to stop before the standby was in sync");
     default:
       return draft;
   }
 }
 
-function whenDeclareAnswered(
-  draft: Draft,
-  event: Answer,
-  state: In<"declaring">,
-): Draft {
+function whenDeclareAnswered(draft: Draft, event: Answer, state: In<"declaring">): Draft {
   if (isNotOurs(draft, event)) {
     return draft;
   }
@@ -406,19 +312,13 @@ function whenDeclareAnswered(
         .send(link, { tag: "inSync", session, epoch: epochs.acked, version });
     }
     case "refused":
-      return ownsStill(draft)
-        ? draft.askFor({ tag: "declareInSync", epoch: state.epochs.acked })
-        : fence(draft);
+      return ownsStill(draft) ? draft.askFor({ tag: "declareInSync", epoch: state.epochs.acked }) : fence(draft);
     default:
       return draft.arm("retry");
   }
 }
 
-function whileProtected(
-  draft: Draft,
-  event: SideEvent,
-  state: In<"protected">,
-): Draft {
+function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">): Draft {
   if (isLoss(event, state)) {
     return whenLostInSession(draft, state, true);
   }
@@ -426,50 +326,28 @@ function whileProtected(
     case "captured":
       return whenCaptured(draft, event, state);
     case "received":
-      return whenAcked(draft, event.message, state, (epochs) =>
-        draft.becomePrimary({ ...state, epochs }),
-      );
+      return whenAcked(draft, event.message, state, (epochs) => draft.becomePrimary({ ...state, epochs }));
     case "switchoverAsked":
     case "stopAsked":
       return draft
-        .becomePrimary({
-          ...state,
-          tag: "handingOver",
-          finalEpoch: 0,
-          asked: false,
-          lost: false,
-        })
+        .becomePrimary({ ...state, tag: "handingOver", finalEpoch: 0, asked: false, lost: false })
         .add({ tag: "captureFinal" });
     default:
       return draft;
   }
 }
 
-function whenCaptured(
-  draft: Draft,
-  event: Extract<SideEvent, { tag: "captured" }>,
-  state: Session,
-): Draft {
+function whenCaptured(draft: Draft, event: Extract<SideEvent, { tag: "captured" }>, state: Session): Draft {
   if (event.session !== state.session || event.epoch <= state.epochs.captured) {
     return draft;
   }
   draft.set({ epoch: event.epoch });
-  draft.becomePrimary({
-    ...state,
-    epochs: { ...state.epochs, captured: event.epoch },
-  });
-  return draft.side.timers.includes("ackOverdue")
-    ? draft
-    : draft.arm("ackOverdue");
+  draft.becomePrimary({ ...state, epochs: { ...state.epochs, captured: event.epoch } });
+  return draft.side.timers.includes("ackOverdue") ? draft : draft.arm("ackOverdue");
 }
 
 /** Releases what an acknowledgement covers. Acknowledgements of other sessions and old ones change nothing. */
-function whenAcked(
-  draft: Draft,
-  message: Message,
-  state: Session,
-  whenNew: (epochs: EpochProgress) => Draft,
-): Draft {
+function whenAcked(draft: Draft, message: Message, state: Session, whenNew: (epochs: EpochProgress) => Draft): Draft {
   const { session, epochs } = state;
   if (message.tag !== "ack" || message.session !== session) {
     return draft;
@@ -477,26 +355,19 @@ function whenAcked(
   if (message.epoch <= epochs.acked || message.epoch > epochs.captured) {
     return draft;
   }
-  draft
-    .add({ tag: "releaseOutput", throughEpoch: message.epoch })
-    .disarm("ackOverdue");
+  draft.add({ tag: "releaseOutput", throughEpoch: message.epoch }).disarm("ackOverdue");
   if (message.epoch < epochs.captured) {
     draft.arm("ackOverdue");
   }
   return whenNew({ ...epochs, acked: message.epoch });
 }
 
-function isLoss(
-  event: SideEvent,
-  state: { readonly session: string; readonly link: string },
-): boolean {
+function isLoss(event: SideEvent, state: { readonly session: string; readonly link: string }): boolean {
   switch (event.tag) {
     case "linkDown":
       return event.link === state.link;
     case "received":
-      return (
-        event.message.tag === "stale" && event.message.session === state.session
-      );
+      return event.message.tag === "stale" && event.message.session === state.session;
     case "timerFired":
       return event.timer === "ackOverdue";
     default:
@@ -504,19 +375,11 @@ function isLoss(
   }
 }
 
-function whenLostInSession(
-  draft: Draft,
-  state: Session,
-  mayBeInSync: boolean,
-): Draft {
+function whenLostInSession(draft: Draft, state: Session, mayBeInSync: boolean): Draft {
   const { session, epochs } = state;
   // A first epoch that was never acknowledged leaves nothing that the standby is known to hold.
-  const last =
-    epochs.acked >= epochs.first ? { session, epoch: epochs.acked } : null;
-  draft
-    .forgetAsk()
-    .disarm("ackOverdue")
-    .add({ tag: "endSession", session, acked: epochs.acked });
+  const last = epochs.acked >= epochs.first ? { session, epoch: epochs.acked } : null;
+  draft.forgetAsk().disarm("ackOverdue").add({ tag: "endSession", session, acked: epochs.acked });
   closeData(draft, state.link);
   return mayBeInSync ? arbitrate(draft, last, false) : enterAlone(draft, last);
 }
@@ -524,40 +387,26 @@ function whenLostInSession(
 /** The stream's link is dialled anew, so that nothing of the old session can follow. */
 function closeData(draft: Draft, link: string): Draft {
   return draft.side.links.includes(link)
-    ? draft
-        .set({ links: draft.side.links.filter((other) => other !== link) })
-        .add({ tag: "closeLink", link })
+    ? draft.set({ links: draft.side.links.filter((other) => other !== link) }).add({ tag: "closeLink", link })
     : draft;
 }
 
 function arbitrate(draft: Draft, last: Holding | null, paused: boolean): Draft {
-  draft
-    .becomePrimary({ tag: "arbitrating", last, paused })
-    .askFor({ tag: "runAlone" });
+  draft.becomePrimary({ tag: "arbitrating", last, paused }).askFor({ tag: "runAlone" });
   return greetAll(paused ? draft : draft.arm("heldTooLong"));
 }
 
-function whileArbitrating(
-  draft: Draft,
-  event: SideEvent,
-  state: In<"arbitrating">,
-): Draft {
+function whileArbitrating(draft: Draft, event: SideEvent, state: In<"arbitrating">): Draft {
   switch (event.tag) {
     case "quorumAnswered":
-      return isNotOurs(draft, event)
-        ? draft
-        : whenArbitrated(draft, event, state);
+      return isNotOurs(draft, event) ? draft : whenArbitrated(draft, event, state);
     case "timerFired":
       if (event.timer === "heldTooLong") {
-        return draft
-          .becomePrimary({ ...state, paused: true })
-          .add({ tag: "pauseGuest" });
+        return draft.becomePrimary({ ...state, paused: true }).add({ tag: "pauseGuest" });
       }
       return event.timer === "retry" ? askAgain(draft) : draft;
     case "received":
-      return event.message.tag === "welcome"
-        ? whenBackBeforeQuorum(draft, event.link, event.message, state)
-        : draft;
+      return event.message.tag === "welcome" ? whenBackBeforeQuorum(draft, event.link, event.message, state) : draft;
     case "stopAsked":
       return draft.end("stopped", "asked to stop while waiting for the quorum");
     default:
@@ -565,20 +414,14 @@ function whileArbitrating(
   }
 }
 
-function whenArbitrated(
-  draft: Draft,
-  event: Answer,
-  state: In<"arbitrating">,
-): Draft {
+function whenArbitrated(draft: Draft, event: Answer, state: In<"arbitrating">): Draft {
   switch (event.outcome.tag) {
     case "granted":
       draft.forgetAsk().disarm("heldTooLong");
       enterAlone(draft, state.last);
       return state.paused ? draft.add({ tag: "resumeGuest" }) : draft;
     case "refused":
-      return ownsStill(draft)
-        ? draft.askFor({ tag: "runAlone" })
-        : fence(draft);
+      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
     default:
       return draft.arm("retry");
   }
@@ -598,22 +441,14 @@ function whenBackBeforeQuorum(
   return beginSync(draft, link, welcome, { last: state.last, held: true });
 }
 
-function whileHandingOver(
-  draft: Draft,
-  event: SideEvent,
-  state: In<"handingOver">,
-): Draft {
+function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver">): Draft {
   if (!state.lost && isLoss(event, state)) {
     if (state.asked) {
       // It may have been granted, or may be yet: only the quorum's answer to another request ends this.
       const { session, epochs } = state;
-      draft
-        .disarm("ackOverdue", "retry")
-        .add({ tag: "endSession", session, acked: epochs.acked });
+      draft.disarm("ackOverdue", "retry").add({ tag: "endSession", session, acked: epochs.acked });
       closeData(draft, state.link);
-      return draft
-        .becomePrimary({ ...state, lost: true })
-        .askFor({ tag: "runAlone" });
+      return draft.becomePrimary({ ...state, lost: true }).askFor({ tag: "runAlone" });
     }
     return whenLostInSession(draft, state, true).becomePrimary({
       tag: "arbitrating",
@@ -625,27 +460,19 @@ function whileHandingOver(
     case "captured":
       whenCaptured(draft, event, state);
       return event.final && event.session === state.session
-        ? draft.becomePrimary({
-            ...(draft.side.state as PrimarySide["state"] & typeof state),
-            finalEpoch: event.epoch,
-          })
+        ? draft.becomePrimary({ ...(draft.side.state as PrimarySide["state"] & typeof state), finalEpoch: event.epoch })
         : draft;
     case "received":
       return whenAcked(draft, event.message, state, (epochs) => {
-        const isAll =
-          state.finalEpoch !== 0 && epochs.acked >= state.finalEpoch;
+        const isAll = state.finalEpoch !== 0 && epochs.acked >= state.finalEpoch;
         draft.becomePrimary({ ...state, epochs, asked: isAll });
-        return isAll
-          ? draft.askFor({ tag: "handOver", epoch: epochs.acked })
-          : draft;
+        return isAll ? draft.askFor({ tag: "handOver", epoch: epochs.acked }) : draft;
       });
     case "quorumAnswered":
       if (isNotOurs(draft, event)) {
         return draft;
       }
-      return state.lost
-        ? whenLostHandOverAnswered(draft, event, state)
-        : whenHandOverAnswered(draft, event, state);
+      return state.lost ? whenLostHandOverAnswered(draft, event, state) : whenHandOverAnswered(draft, event, state);
     case "timerFired":
       return event.timer === "retry" ? askAgain(draft) : draft;
     default:
@@ -653,21 +480,12 @@ function whileHandingOver(
   }
 }
 
-function whenHandOverAnswered(
-  draft: Draft,
-  event: Answer,
-  state: In<"handingOver">,
-): Draft {
+function whenHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOver">): Draft {
   const { outcome } = event;
   const { session, epochs, link } = state;
   switch (outcome.tag) {
     case "granted":
-      draft.send(link, {
-        tag: "handOver",
-        session,
-        epoch: epochs.acked,
-        term: outcome.record.term,
-      });
+      draft.send(link, { tag: "handOver", session, epoch: epochs.acked, term: outcome.record.term });
       return fence(draft);
     case "refused":
       if (!ownsStill(draft)) {
@@ -675,49 +493,30 @@ function whenHandOverAnswered(
       }
       draft.add({ tag: "endSession", session, acked: epochs.acked });
       closeData(draft, link);
-      return arbitrate(
-        draft.forgetAsk(),
-        { session, epoch: epochs.acked },
-        true,
-      );
+      return arbitrate(draft.forgetAsk(), { session, epoch: epochs.acked }, true);
     default:
       return draft.arm("retry");
   }
 }
 
 /** Of handOver and runAlone, both asked on one version, one was carried out: the record says which. */
-function whenLostHandOverAnswered(
-  draft: Draft,
-  event: Answer,
-  state: In<"handingOver">,
-): Draft {
+function whenLostHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOver">): Draft {
   switch (event.outcome.tag) {
     case "granted":
-      enterAlone(draft.forgetAsk(), {
-        session: state.session,
-        epoch: state.epochs.acked,
-      });
+      enterAlone(draft.forgetAsk(), { session: state.session, epoch: state.epochs.acked });
       return draft.add({ tag: "resumeGuest" });
     case "refused":
-      return ownsStill(draft)
-        ? draft.askFor({ tag: "runAlone" })
-        : fence(draft);
+      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
     default:
       return draft.arm("retry");
   }
 }
 
-function whileColdWaiting(
-  draft: Draft,
-  event: SideEvent,
-  state: In<"coldWaiting">,
-): Draft {
+function whileColdWaiting(draft: Draft, event: SideEvent, state: In<"coldWaiting">): Draft {
   switch (event.tag) {
     case "timerFired":
       if (event.timer === "coldGrace") {
-        return draft
-          .becomePrimary({ tag: "coldWaiting", asking: true })
-          .askFor({ tag: "runAlone" });
+        return draft.becomePrimary({ tag: "coldWaiting", asking: true }).askFor({ tag: "runAlone" });
       }
       return state.asking ? askAgain(draft) : draft.add({ tag: "readRecord" });
     case "recordRead":
@@ -752,9 +551,7 @@ function askAgain(draft: Draft): Draft {
   if (ask === null || ask.underWay) {
     return draft;
   }
-  return draft
-    .set({ ask: { ...ask, underWay: true } })
-    .add({ tag: "askQuorum", request: ask.request });
+  return draft.set({ ask: { ...ask, underWay: true } }).add({ tag: "askQuorum", request: ask.request });
 }
 
 function isNotOurs(draft: Draft, event: Answer): boolean {

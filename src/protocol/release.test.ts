@@ -2,12 +2,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { type QuorumRecord } from "./quorum-record.ts";
 import { startSide, step } from "./side.ts";
-import {
-  type Effect,
-  type PrimaryState,
-  type Side,
-  type SideEvent,
-} from "./side-state.ts";
+import { type Effect, type PrimaryState, type Side, type SideEvent } from "./side-state.ts";
 
 const record: QuorumRecord = {
   guest: "web",
@@ -63,20 +58,14 @@ function tell(
   );
 }
 
-const tags = (effects: readonly Effect[]): readonly string[] =>
-  effects.map(({ tag }) => tag);
+const tags = (effects: readonly Effect[]): readonly string[] => effects.map(({ tag }) => tag);
 const release: SideEvent = { tag: "releaseAsked" };
 
 describe("the owner that is to release its guest", () => {
   test("ends at once where it runs alone, its output open", () => {
-    const { side, effects } = tell(
-      sideIn({ tag: "alone", last: null }),
-      release,
-    );
+    const { side, effects } = tell(sideIn({ tag: "alone", last: null }), release);
     expect(side.state).toEqual({ tag: "ended", reason: "released" });
-    expect(
-      effects.filter(({ tag }) => tag === "openOutput" || tag === "exit"),
-    ).toEqual([
+    expect(effects.filter(({ tag }) => tag === "openOutput" || tag === "exit")).toEqual([
       { tag: "openOutput" },
       expect.objectContaining({ tag: "exit", reason: "released" }),
     ]);
@@ -94,19 +83,11 @@ describe("the owner that is to release its guest", () => {
       release,
     );
     expect(side.state).toEqual({ tag: "ended", reason: "released" });
-    expect(tags(effects)).toEqual([
-      "endSession",
-      "closeLink",
-      "openOutput",
-      "exit",
-    ]);
+    expect(tags(effects)).toEqual(["endSession", "closeLink", "openOutput", "exit"]);
   });
 
   test("gives a standby in sync up first: the quorum's leave, then output, then the end", () => {
-    const asked = tell(
-      sideIn({ tag: "protected", session, link: "one", epochs }),
-      release,
-    );
+    const asked = tell(sideIn({ tag: "protected", session, link: "one", epochs }), release);
     expect(asked.side.state).toMatchObject({
       role: "primary",
       tag: "arbitrating",

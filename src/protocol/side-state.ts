@@ -13,11 +13,7 @@ import {
   type SessionId,
   type SyncBasis,
 } from "./messages.ts";
-import {
-  type QuorumDecision,
-  type QuorumRecord,
-  type QuorumRequest,
-} from "./quorum-record.ts";
+import { type QuorumDecision, type QuorumRecord, type QuorumRequest } from "./quorum-record.ts";
 
 /** The timers a side may have armed; each at most once. Lengths in timing.ts. */
 export type TimerName =
@@ -50,11 +46,7 @@ export type Ask = {
 };
 
 /** The epochs of a session as the primary sees them; `first` is the one that made the standby's state complete. */
-export type EpochProgress = {
-  readonly first: number;
-  readonly captured: number;
-  readonly acked: number;
-};
+export type EpochProgress = { readonly first: number; readonly captured: number; readonly acked: number };
 
 export type PrimaryState =
   /** The quorum knows that nobody else may run: output passes. */
@@ -76,18 +68,9 @@ export type PrimaryState =
       readonly epochs: EpochProgress;
       readonly asked: boolean;
     }
-  | {
-      readonly tag: "protected";
-      readonly session: SessionId;
-      readonly link: string;
-      readonly epochs: EpochProgress;
-    }
+  | { readonly tag: "protected"; readonly session: SessionId; readonly link: string; readonly epochs: EpochProgress }
   /** The standby is lost, the quorum asked for leave to run alone; output held. */
-  | {
-      readonly tag: "arbitrating";
-      readonly last: Holding | null;
-      readonly paused: boolean;
-    }
+  | { readonly tag: "arbitrating"; readonly last: Holding | null; readonly paused: boolean }
   /** Planned switchover: the guest stands still at `epoch` (0 until captured). */
   | {
       readonly tag: "handingOver";
@@ -106,12 +89,7 @@ export type PrimaryState =
 export type StandbyState =
   /** Listening, or (`ready` false) until QEMU waits for its state. */
   | { readonly tag: "waiting"; readonly ready: boolean }
-  | {
-      readonly tag: "receiving";
-      readonly session: SessionId;
-      readonly link: string;
-      readonly term: number;
-    }
+  | { readonly tag: "receiving"; readonly session: SessionId; readonly link: string; readonly term: number }
   /** Complete at `epoch`: may take over. `link` null: the stream is gone, the state is not. */
   | {
       readonly tag: "holding";
@@ -121,18 +99,8 @@ export type StandbyState =
       readonly epoch: number;
     }
   /** The primary seems lost; reading the record (`ask` null) or asking for the guest. */
-  | {
-      readonly tag: "asking";
-      readonly session: SessionId;
-      readonly term: number;
-      readonly epoch: number;
-    }
-  | {
-      readonly tag: "activating";
-      readonly term: number;
-      readonly epoch: number;
-      readonly session: SessionId;
-    };
+  | { readonly tag: "asking"; readonly session: SessionId; readonly term: number; readonly epoch: number }
+  | { readonly tag: "activating"; readonly term: number; readonly epoch: number; readonly session: SessionId };
 
 export type SideState =
   | { readonly tag: "starting"; readonly found: FoundGuestState }
@@ -141,8 +109,7 @@ export type SideState =
   | { readonly tag: "ended"; readonly reason: ExitReason };
 
 /** See EngineExitReason in assignment.ts. */
-export type ExitReason =
-  "fenced" | "restart" | "ended" | "stopped" | "released" | "failed";
+export type ExitReason = "fenced" | "restart" | "ended" | "stopped" | "released" | "failed";
 
 export type Side = {
   readonly guest: string;
@@ -177,19 +144,11 @@ export type QuorumOutcome =
 
 export type SideEvent =
   /** First event, once: what the engine found. With "running" the guest is attached and its output is held. */
-  | {
-      readonly tag: "started";
-      readonly found: FoundGuestState;
-      readonly shape: MachineShape | null;
-    }
+  | { readonly tag: "started"; readonly found: FoundGuestState; readonly shape: MachineShape | null }
   | { readonly tag: "recordRead"; readonly record: QuorumRecord | null }
   /** The quorum could not be read. */
   | { readonly tag: "recordUnread" }
-  | {
-      readonly tag: "quorumAnswered";
-      readonly requestId: string;
-      readonly outcome: QuorumOutcome;
-    }
+  | { readonly tag: "quorumAnswered"; readonly requestId: string; readonly outcome: QuorumOutcome }
   /** The QEMU of `startGuest` is attached: stopped, output held. */
   | { readonly tag: "guestReady"; readonly shape: MachineShape }
   | { readonly tag: "guestFailed" }
@@ -199,32 +158,15 @@ export type SideEvent =
   | { readonly tag: "guestShutDown" }
   | { readonly tag: "linkUp"; readonly link: string }
   | { readonly tag: "linkDown"; readonly link: string; readonly by: LostBy }
-  | {
-      readonly tag: "received";
-      readonly link: string;
-      readonly message: Message;
-    }
+  | { readonly tag: "received"; readonly link: string; readonly message: Message }
   /** Primary: the copy of `beginSync` has caught up; what is left goes with the first epoch. */
   | { readonly tag: "copied"; readonly session: SessionId }
   /** Primary: the guest was stopped, everything of the epoch copied out, its output marked; shipping has begun. */
-  | {
-      readonly tag: "captured";
-      readonly session: SessionId;
-      readonly epoch: number;
-      readonly final: boolean;
-    }
+  | { readonly tag: "captured"; readonly session: SessionId; readonly epoch: number; readonly final: boolean }
   /** Standby: every frame of the epoch is here. */
-  | {
-      readonly tag: "epochHeld";
-      readonly session: SessionId;
-      readonly epoch: number;
-    }
+  | { readonly tag: "epochHeld"; readonly session: SessionId; readonly epoch: number }
   /** Standby: what was received cannot be applied. */
-  | {
-      readonly tag: "applyFailed";
-      readonly session: SessionId;
-      readonly reason: string;
-    }
+  | { readonly tag: "applyFailed"; readonly session: SessionId; readonly reason: string }
   | { readonly tag: "activated" }
   | { readonly tag: "activateFailed" }
   | { readonly tag: "switchoverAsked" }
@@ -271,26 +213,13 @@ export type Effect =
       readonly disks: SyncBasis;
     }
   /** Take epochs from `first` on, each answered by `captured`. Output is held from the stop of the first one on. */
-  | {
-      readonly tag: "startEpochs";
-      readonly session: SessionId;
-      readonly first: number;
-    }
+  | { readonly tag: "startEpochs"; readonly session: SessionId; readonly first: number }
   /** Take one more epoch at once, answered by `captured` with `final`, and leave the guest stopped. */
   | { readonly tag: "captureFinal" }
   /** The session is over: no more epochs; what was not acknowledged through `acked` counts as lacking at the standby. */
-  | {
-      readonly tag: "endSession";
-      readonly session: SessionId;
-      readonly acked: number;
-    }
+  | { readonly tag: "endSession"; readonly session: SessionId; readonly acked: number }
   /** Standby: prepare for the frames of this session. */
-  | {
-      readonly tag: "beginReceiving";
-      readonly session: SessionId;
-      readonly ram: SyncBasis;
-      readonly disks: SyncBasis;
-    }
+  | { readonly tag: "beginReceiving"; readonly session: SessionId; readonly ram: SyncBasis; readonly disks: SyncBasis }
   /** Standby: apply the epoch, which is here whole. */
   | { readonly tag: "commitEpoch"; readonly epoch: number }
   /** Standby: throw away what has arrived of epochs that are not whole. */
@@ -298,21 +227,9 @@ export type Effect =
   /** Feed the device state of `epoch` and let the guest run, output held until `activated`. */
   | { readonly tag: "activate"; readonly epoch: number; readonly term: number }
   /** A refusal that a person has to know of. */
-  | {
-      readonly tag: "reportRefusal";
-      readonly code: RefusalCode;
-      readonly message: string;
-    }
-  | {
-      readonly tag: "exit";
-      readonly reason: ExitReason;
-      readonly message: string;
-    };
+  | { readonly tag: "reportRefusal"; readonly code: RefusalCode; readonly message: string }
+  | { readonly tag: "exit"; readonly reason: ExitReason; readonly message: string };
 
 export type Step = { readonly side: Side; readonly effects: readonly Effect[] };
-export type PrimarySide = Side & {
-  readonly state: { readonly role: "primary" } & PrimaryState;
-};
-export type StandbySide = Side & {
-  readonly state: { readonly role: "standby" } & StandbyState;
-};
+export type PrimarySide = Side & { readonly state: { readonly role: "primary" } & PrimaryState };
+export type StandbySide = Side & { readonly state: { readonly role: "standby" } & StandbyState };

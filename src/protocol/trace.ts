@@ -15,11 +15,7 @@ import { type Effect, type Side, type SideEvent } from "./side-state.ts";
 
 export const TRACE_VERSION = 1;
 
-export type TraceHead = {
-  readonly trace: number;
-  readonly atMs: number;
-  readonly side: Side;
-};
+export type TraceHead = { readonly trace: number; readonly atMs: number; readonly side: Side };
 export type TraceEvent = {
   readonly atMs: number;
   readonly event: SideEvent;
@@ -27,9 +23,7 @@ export type TraceEvent = {
   readonly epoch: number;
   readonly effects: readonly string[];
 };
-export type TraceLine =
-  | ({ readonly tag: "head" } & TraceHead)
-  | ({ readonly tag: "event" } & TraceEvent);
+export type TraceLine = ({ readonly tag: "head" } & TraceHead) | ({ readonly tag: "event" } & TraceEvent);
 
 /** A line that no engine of this release wrote. */
 export class TraceFailure extends Failure<{
@@ -46,20 +40,9 @@ export function encodeTraceHead(side: Side, atMs: number): string {
   return `${JSON.stringify(head)}\n`;
 }
 
-export function encodeTraceEvent(
-  atMs: number,
-  event: SideEvent,
-  side: Side,
-  effects: readonly Effect[],
-): string {
+export function encodeTraceEvent(atMs: number, event: SideEvent, side: Side, effects: readonly Effect[]): string {
   const { epoch, state } = side;
-  const line: TraceEvent = {
-    atMs,
-    event,
-    state: state.tag,
-    epoch,
-    effects: effects.map(({ tag }) => tag),
-  };
+  const line: TraceEvent = { atMs, event, state: state.tag, epoch, effects: effects.map(({ tag }) => tag) };
   return `${JSON.stringify(line)}\n`;
 }
 
@@ -75,9 +58,7 @@ export function parseTraceLine(text: string): TraceLine {
     throw bad("line", "is no JSON", error);
   }
   const fields = parseFields(value, "line");
-  return Object.hasOwn(fields, "trace")
-    ? parseHead(fields)
-    : parseEventLine(fields);
+  return Object.hasOwn(fields, "trace") ? parseHead(fields) : parseEventLine(fields);
 }
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -123,9 +104,7 @@ function isObjectOf(checks: Checks): Check {
       }
       check(fields[key], `${path}.${key}`);
     }
-    const unknown = Object.keys(fields).find(
-      (key) => !Object.hasOwn(checks, key),
-    );
+    const unknown = Object.keys(fields).find((key) => !Object.hasOwn(checks, key));
     if (unknown !== undefined) {
       throw bad(`${path}.${unknown.slice(0, 64)}`, "is unknown");
     }
@@ -146,15 +125,9 @@ function isListOf(check: Check, limit: number): Check {
 function isVariantOf(variants: Readonly<Record<string, Checks>>): Check {
   return (value, path) => {
     const { tag } = parseFields(value, path);
-    const checks =
-      typeof tag === "string" && Object.hasOwn(variants, tag)
-        ? variants[tag]
-        : undefined;
+    const checks = typeof tag === "string" && Object.hasOwn(variants, tag) ? variants[tag] : undefined;
     if (checks === undefined) {
-      throw bad(
-        `${path}.tag`,
-        `is none of ${Object.keys(variants).join(", ")}`,
-      );
+      throw bad(`${path}.tag`, `is none of ${Object.keys(variants).join(", ")}`);
     }
     isObjectOf({ tag: isText, ...checks })(value, path);
   };
@@ -172,11 +145,7 @@ const isMessage: Check = (value, path) => {
   try {
     parseMessageText(new TextEncoder().encode(JSON.stringify(value)));
   } catch (error) {
-    throw bad(
-      path,
-      error instanceof Error ? error.message : "is no message",
-      error,
-    );
+    throw bad(path, error instanceof Error ? error.message : "is no message", error);
   }
 };
 
@@ -197,32 +166,20 @@ const isShape = isObjectOf({
   disks: isListOf(isObjectOf({ id: isText, bytes: isCount }), 64),
 });
 
-const isRefusal = isOneOf(
-  "VersionMismatch",
-  "NoRecord",
-  "RecordExists",
-  "NotOwner",
-  "NotPeer",
-  "PeerStale",
-);
+const isRefusal = isOneOf("VersionMismatch", "NoRecord", "RecordExists", "NotOwner", "NotPeer", "PeerStale");
 const isOutcome: Check = (value, path) => {
   // JSON leaves out what is undefined: a refusal for want of a record has no record.
   const hasRecord = Object.hasOwn(parseFields(value, path), "record");
   isVariantOf({
     granted: { record: isRecord, changed: isBoolean },
-    refused: hasRecord
-      ? { reason: isRefusal, record: isRecord }
-      : { reason: isRefusal },
+    refused: hasRecord ? { reason: isRefusal, record: isRecord } : { reason: isRefusal },
     unreachable: {},
     unknown: {},
   })(value, path);
 };
 
 const eventChecks: { readonly [Tag in SideEvent["tag"]]: Checks } = {
-  started: {
-    found: isOneOf("none", "incoming", "running"),
-    shape: isNullOr(isShape),
-  },
+  started: { found: isOneOf("none", "incoming", "running"), shape: isNullOr(isShape) },
   recordRead: { record: isNullOr(isRecord) },
   recordUnread: {},
   quorumAnswered: { requestId: isText, outcome: isOutcome },
@@ -242,16 +199,7 @@ const eventChecks: { readonly [Tag in SideEvent["tag"]]: Checks } = {
   switchoverAsked: {},
   releaseAsked: {},
   stopAsked: {},
-  timerFired: {
-    timer: isOneOf(
-      "retry",
-      "look",
-      "grace",
-      "ackOverdue",
-      "heldTooLong",
-      "coldGrace",
-    ),
-  },
+  timerFired: { timer: isOneOf("retry", "look", "grace", "ackOverdue", "heldTooLong", "coldGrace") },
 };
 
 const isEventLine = isObjectOf({
@@ -264,42 +212,22 @@ const isEventLine = isObjectOf({
 
 function parseHead(fields: Fields): TraceLine {
   if (fields["trace"] !== TRACE_VERSION) {
-    throw bad(
-      "line.trace",
-      `is not ${TRACE_VERSION}: check it with the release that wrote it`,
-    );
+    throw bad("line.trace", `is not ${TRACE_VERSION}: check it with the release that wrote it`);
   }
-  isObjectOf({ trace: isCount, atMs: isTime, side: parseFields })(
-    fields,
-    "line",
-  );
+  isObjectOf({ trace: isCount, atMs: isTime, side: parseFields })(fields, "line");
   const side = parseFields(fields["side"], "line.side");
   const { guest, node, peer, nonce, createsRecord } = side;
   [guest, node, peer, nonce].forEach((name) => {
     isText(name, "line.side");
   });
   isBoolean(createsRecord, "line.side.createsRecord");
-  const fresh = startSide({
-    guest,
-    node,
-    peer,
-    nonce,
-    createsRecord,
-  } as Parameters<typeof startSide>[0]);
+  const fresh = startSide({ guest, node, peer, nonce, createsRecord } as Parameters<typeof startSide>[0]);
   for (const key of new Set([...Object.keys(side), ...Object.keys(fresh)])) {
     if (JSON.stringify(side[key]) !== JSON.stringify((fresh as Fields)[key])) {
-      throw bad(
-        `line.side.${key.slice(0, 64)}`,
-        "is not that of a side before its first event",
-      );
+      throw bad(`line.side.${key.slice(0, 64)}`, "is not that of a side before its first event");
     }
   }
-  return {
-    tag: "head",
-    trace: TRACE_VERSION,
-    atMs: fields["atMs"] as number,
-    side: fresh,
-  };
+  return { tag: "head", trace: TRACE_VERSION, atMs: fields["atMs"] as number, side: fresh };
 }
 
 function parseEventLine(fields: Fields): TraceLine {
@@ -315,9 +243,5 @@ function parseFields(value: unknown, path: string): Fields {
 }
 
 function bad(field: string, problem: string, cause?: unknown): TraceFailure {
-  return new TraceFailure(
-    { code: "BadTraceLine", field, problem },
-    `${field} ${problem}`,
-    { cause },
-  );
+  return new TraceFailure({ code: "BadTraceLine", field, problem }, `${field} ${problem}`, { cause });
 }

@@ -43,16 +43,8 @@ export type CheckpointFailureDetail =
   | { readonly code: "CheckpointBusy" }
   | { readonly code: "StopTimedOut"; readonly afterMs: number }
   | { readonly code: "SaveTimedOut"; readonly afterMs: number }
-  | {
-      readonly code: "HoldBroken";
-      readonly stateBytes: number;
-      readonly roomBytes: number;
-    }
-  | {
-      readonly code: "StateTooLarge";
-      readonly stateBytes: number;
-      readonly bufferBytes: number;
-    }
+  | { readonly code: "HoldBroken"; readonly stateBytes: number; readonly roomBytes: number }
+  | { readonly code: "StateTooLarge"; readonly stateBytes: number; readonly bufferBytes: number }
   | { readonly code: "StateMalformed"; readonly stateBytes: number };
 export class CheckpointFailure extends Failure<CheckpointFailureDetail> {}
 
@@ -148,11 +140,7 @@ export class Checkpointer {
     } = {},
   ): Promise<Checkpointer> {
     await qmp.assertCommands(["xen-save-devices-state"]);
-    const pipe = await HeldPipe.create(
-      fifoPath,
-      options.mode ?? 0o600,
-      options.enlarge,
-    );
+    const pipe = await HeldPipe.create(fifoPath, options.mode ?? 0o600, options.enlarge);
     return new Checkpointer(qmp, pipe, options.pathInQemu ?? fifoPath);
   }
 
@@ -169,10 +157,7 @@ export class Checkpointer {
   ): Promise<Capture> {
     assert(!this.#closed, "capture on a closed checkpointer");
     if (this.#attempt !== undefined) {
-      throw new CheckpointFailure(
-        { code: "CheckpointBusy" },
-        "the checkpoint before has not ended; wait for it",
-      );
+      throw new CheckpointFailure({ code: "CheckpointBusy" }, "the checkpoint before has not ended; wait for it");
     }
     const roomBytes = this.#pipe.fill(this.#stateBytesMin * ROOM_SHARE);
     const opened = this.#pipe.opened();
@@ -181,13 +166,7 @@ export class Checkpointer {
     this.#attempt = attempt;
     countOwnStop(this.#qmp, attempt.answered);
     try {
-      return await this.#follow(attempt, {
-        whileStopped,
-        state,
-        roomBytes,
-        sentAtMs,
-        ...options,
-      });
+      return await this.#follow(attempt, { whileStopped, state, roomBytes, sentAtMs, ...options });
     } finally {
       if (attempt.isDrained && attempt.isAnswered) {
         this.#attempt = undefined;
@@ -276,20 +255,13 @@ export class Checkpointer {
         `the device state has ${stateBytes} bytes, the buffer ${state.length}; capture again with a larger one`,
       );
     }
-    if (
-      stateBytes < 8 ||
-      state.readUInt32BE(0) !== STREAM_MAGIC ||
-      state[stateBytes - 1] !== STREAM_END
-    ) {
+    if (stateBytes < 8 || state.readUInt32BE(0) !== STREAM_MAGIC || state[stateBytes - 1] !== STREAM_END) {
       throw new CheckpointFailure(
         { code: "StateMalformed", stateBytes },
         `what QEMU saved is no whole device state (${stateBytes} bytes); does something else write into the FIFO?`,
       );
     }
-    this.#stateBytesMin =
-      this.#stateBytesMin === 0
-        ? stateBytes
-        : Math.min(this.#stateBytesMin, stateBytes);
+    this.#stateBytesMin = this.#stateBytesMin === 0 ? stateBytes : Math.min(this.#stateBytesMin, stateBytes);
   }
 }
 

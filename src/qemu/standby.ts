@@ -62,11 +62,7 @@ export class Standby {
    * Makes QEMU listen; also takes over a QEMU that an earlier process had prepared. The path is as QEMU names it, `toOwn` says
    * how this process has to.
    */
-  static async prepare(
-    qmp: QmpClient,
-    incomingPath: string,
-    toOwn = (path: string): string => path,
-  ): Promise<Standby> {
+  static async prepare(qmp: QmpClient, incomingPath: string, toOwn = (path: string): string => path): Promise<Standby> {
     const { status } = await qmp.execute("query-status", {});
     if (status !== "inmigrate") {
       throw new StandbyFailure(
@@ -78,18 +74,13 @@ export class Standby {
     if (preparedPath !== undefined) {
       return new Standby(qmp, toOwn(preparedPath));
     }
-    await qmp.execute("migrate-set-capabilities", {
-      capabilities: [{ capability: "events", state: true }],
-    });
+    await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
     await qmp.execute("migrate-incoming", { uri: `unix:${incomingPath}` });
     return new Standby(qmp, toOwn(incomingPath));
   }
 
   /** Loads the state and lets the guest run. Call it only with the quorum's grant. */
-  async activate(
-    state: Buffer,
-    options: ActivateOptions = {},
-  ): Promise<Activation> {
+  async activate(state: Buffer, options: ActivateOptions = {}): Promise<Activation> {
     const startedAtMs = performance.now();
     const loaded = waitForLoad(this.#qmp, options.timeoutMs ?? LOAD_TIMEOUT_MS);
     let connectedAtMs: number;
@@ -130,10 +121,7 @@ export class Standby {
 
 /** The machine type with its version, such as pc-q35-7.2. */
 export async function readMachineType(qmp: QmpClient): Promise<string> {
-  const type = await qmp.execute("qom-get", {
-    path: "/machine",
-    property: "type",
-  });
+  const type = await qmp.execute("qom-get", { path: "/machine", property: "type" });
   if (typeof type !== "string") {
     throw QmpFailure.malformed("the machine's type is not a string");
   }
@@ -142,15 +130,10 @@ export async function readMachineType(qmp: QmpClient): Promise<string> {
 
 async function readIncomingPath(qmp: QmpClient): Promise<string | undefined> {
   const info = await qmp.execute("query-migrate", {});
-  return info["socket-address"]?.find((address) => address.type === "unix")
-    ?.path;
+  return info["socket-address"]?.find((address) => address.type === "unix")?.path;
 }
 
-function writeState(
-  socket: Socket,
-  state: Buffer,
-  machineType: string | undefined,
-): void {
+function writeState(socket: Socket, state: Buffer, machineType: string | undefined): void {
   socket.on("error", () => undefined); // What went wrong is told by QEMU, on the monitor.
   if (machineType === undefined) {
     socket.end(state);
@@ -160,20 +143,12 @@ function writeState(
   section[0] = SECTION_CONFIGURATION;
   section.writeUInt32BE(Buffer.byteLength(machineType), 1);
   socket.end(
-    Buffer.concat([
-      state.subarray(0, HEADER_BYTES),
-      section,
-      Buffer.from(machineType),
-      state.subarray(HEADER_BYTES),
-    ]),
+    Buffer.concat([state.subarray(0, HEADER_BYTES), section, Buffer.from(machineType), state.subarray(HEADER_BYTES)]),
   );
 }
 
 /** Settles with QEMU's verdict on the load: events first, the monitor's end, or the time. */
-function waitForLoad(
-  qmp: QmpClient,
-  timeoutMs: number,
-): { readonly done: Promise<void>; readonly cancel: () => void } {
+function waitForLoad(qmp: QmpClient, timeoutMs: number): { readonly done: Promise<void>; readonly cancel: () => void } {
   let cancel = (): void => undefined;
   const done = new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => {
@@ -186,13 +161,7 @@ function waitForLoad(
       if (data["status"] === "completed") {
         resolve();
       } else if (data["status"] === "failed") {
-        reject(
-          QmpFailure.rejected(
-            "migrate-incoming",
-            "GenericError",
-            "the load failed",
-          ),
-        );
+        reject(QmpFailure.rejected("migrate-incoming", "GenericError", "the load failed"));
       }
     });
     void qmp.closed.then((reason) => {
@@ -220,8 +189,7 @@ function connectTo(path: string): Promise<Socket> {
 
 function loadFailed(error: unknown): StandbyFailure {
   const reason = error instanceof Error ? error.message : String(error);
-  const remedy =
-    "look at its log; both sides need the same QEMU build, arguments and disk sizes";
+  const remedy = "look at its log; both sides need the same QEMU build, arguments and disk sizes";
   return new StandbyFailure(
     { code: "LoadFailed", reason },
     `the standby's QEMU did not take the device state: ${reason}; ${remedy}`,

@@ -3,15 +3,7 @@
  * with the fake engine. `close` leaves neither process nor file behind.
  */
 import { spawn, type ChildProcess } from "node:child_process";
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { type ClientRequest, request } from "node:http";
 import { request as secureRequest } from "node:https";
 import { Socket } from "node:net";
@@ -19,10 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  killProcess,
-  listEnvironments,
-} from "../../src/agent/linux-process.ts";
+import { killProcess, listEnvironments } from "../../src/agent/linux-process.ts";
 import { type GuestStatus } from "../../src/agent/guest-runner.ts";
 import { type PeerLinkStatus } from "../../src/agent/node-heartbeat.ts";
 import { createAuthority, issueCertificate } from "../../src/net/pki.ts";
@@ -36,21 +25,14 @@ import { silentLog } from "../../src/telemetry/log.ts";
 import type { FakeEngineScript } from "./fake-engine.ts";
 import { encodeForFile } from "./guest-assignment.ts";
 
-const AGENT = fileURLToPath(
-  new URL("../../src/main/agent.ts", import.meta.url),
-);
+const AGENT = fileURLToPath(new URL("../../src/main/agent.ts", import.meta.url));
 const ENGINE = fileURLToPath(new URL("fake-engine.ts", import.meta.url));
 
 /** Kept from run to run: compiled code, whose names Node makes from what is in it. */
-const CACHE = fileURLToPath(
-  new URL("../../build/test-code-cache", import.meta.url),
-);
+const CACHE = fileURLToPath(new URL("../../build/test-code-cache", import.meta.url));
 
 export type Answer = { readonly code: number; readonly body: string };
-export type HeardMessage = {
-  readonly enginePid: number;
-  readonly message: AgentMessage;
-};
+export type HeardMessage = { readonly enginePid: number; readonly message: AgentMessage };
 export type NodeStatus = {
   readonly assignmentProblem: string | null;
   readonly guests: readonly GuestStatus[];
@@ -90,9 +72,7 @@ export class AgentHost {
   }
 
   assign(...guests: readonly GuestAssignment[]): void {
-    this.writeAssignments(
-      JSON.stringify({ guests: guests.map(encodeForFile) }),
-    );
+    this.writeAssignments(JSON.stringify({ guests: guests.map(encodeForFile) }));
   }
 
   /** By rename, as careful writers do. */
@@ -103,10 +83,7 @@ export class AgentHost {
 
   script(guest: string, script: FakeEngineScript): void {
     mkdirSync(join(this.runDirectory, guest), { recursive: true });
-    writeFileSync(
-      join(this.runDirectory, guest, "fake-engine.json"),
-      JSON.stringify(script),
-    );
+    writeFileSync(join(this.runDirectory, guest, "fake-engine.json"), JSON.stringify(script));
   }
 
   /** Lets the guest's engine say something to the agent. */
@@ -114,20 +91,13 @@ export class AgentHost {
     const path = join(this.runDirectory, guest, "fake-say.json");
     writeFileSync(`${path}.new`, JSON.stringify(message));
     renameSync(`${path}.new`, path);
-    await until(
-      `the engine of ${guest} has spoken`,
-      () => !existsSync(path) || undefined,
-    );
+    await until(`the engine of ${guest} has spoken`, () => !existsSync(path) || undefined);
   }
 
   heard(guest: string): readonly HeardMessage[] {
     const path = join(this.runDirectory, guest, "fake-engine.jsonl");
     const text = existsSync(path) ? readFileSync(path, "utf8") : "";
-    return text
-      .split("\n")
-      .flatMap((line) =>
-        line === "" ? [] : [JSON.parse(line) as HeardMessage],
-      );
+    return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as HeardMessage]));
   }
 
   /** Starts the agent and returns when it answers. */
@@ -136,9 +106,7 @@ export class AgentHost {
     this.agent = agent;
     await until("the agent answers", async () => {
       if (agent.exitCode !== null) {
-        throw new Error(
-          `the agent ended with ${agent.exitCode}: ${this.output}`,
-        );
+        throw new Error(`the agent ended with ${agent.exitCode}: ${this.output}`);
       }
       return (await this.ask("GET", "/healthz"))?.code === 200 || undefined;
     });
@@ -156,36 +124,14 @@ export class AgentHost {
       process.execPath,
       [
         AGENT,
-        ...[
-          "--node",
-          this.node,
-          "--run-directory",
-          this.runDirectory,
-          "--assignments",
-          this.assignmentPath,
-        ],
-        ...[
-          "--cert",
-          certPath,
-          "--key",
-          keyPath,
-          "--ca",
-          caPath,
-          "--quorum",
-          "127.0.0.1:1",
-          "--engine",
-          ENGINE,
-        ],
+        ...["--node", this.node, "--run-directory", this.runDirectory, "--assignments", this.assignmentPath],
+        ...["--cert", certPath, "--key", keyPath, "--ca", caPath, "--quorum", "127.0.0.1:1", "--engine", ENGINE],
         ...["--cache-directory", CACHE, "--stop-timeout-ms", "1000"],
         ...flags,
       ],
       {
         stdio: ["ignore", "pipe", "pipe"],
-        env: {
-          ...process.env,
-          NODE_COMPILE_CACHE: CACHE,
-          TWINRUN_TEST: this.directory,
-        },
+        env: { ...process.env, NODE_COMPILE_CACHE: CACHE, TWINRUN_TEST: this.directory },
       },
     );
     this.#agents.push(agent);
@@ -213,22 +159,11 @@ export class AgentHost {
 
   /** Undefined when nobody listens. */
   ask(method: string, path: string): Promise<Answer | undefined> {
-    return readAnswer(
-      request({
-        socketPath: join(this.runDirectory, "agent.sock"),
-        method,
-        path,
-      }),
-    );
+    return readAnswer(request({ socketPath: join(this.runDirectory, "agent.sock"), method, path }));
   }
 
   /** Over TCP; undefined when the connection is not let in. */
-  askSecurely(
-    method: string,
-    path: string,
-    port: number,
-    credentials: Partial<TlsFiles>,
-  ): Promise<Answer | undefined> {
+  askSecurely(method: string, path: string, port: number, credentials: Partial<TlsFiles>): Promise<Answer | undefined> {
     const { certPath, keyPath } = credentials;
     const own =
       certPath === undefined || keyPath === undefined
@@ -238,24 +173,13 @@ export class AgentHost {
     // Certificates name nodes, not addresses.
     const checkServerIdentity = (): undefined => undefined;
     return readAnswer(
-      secureRequest({
-        host: "127.0.0.1",
-        port,
-        method,
-        path,
-        ca,
-        ...own,
-        checkServerIdentity,
-        agent: false,
-      }),
+      secureRequest({ host: "127.0.0.1", port, method, path, ca, ...own, checkServerIdentity, agent: false }),
     );
   }
 
   async status(): Promise<NodeStatus | undefined> {
     const answer = await this.ask("GET", "/status");
-    return answer === undefined
-      ? undefined
-      : (JSON.parse(answer.body) as NodeStatus);
+    return answer === undefined ? undefined : (JSON.parse(answer.body) as NodeStatus);
   }
 
   async guest(name: string): Promise<GuestStatus | undefined> {
@@ -277,17 +201,13 @@ export class AgentHost {
     const mine = listEnvironments((environment) =>
       environment.some((entry) => entry.includes(`=${this.runDirectory}`)),
     );
-    await Promise.all(
-      mine.map(({ identity }) => killProcess(identity, silentLog)),
-    );
+    await Promise.all(mine.map(({ identity }) => killProcess(identity, silentLog)));
     rmSync(this.directory, { recursive: true, force: true });
   }
 
   #listMarked(prefix: string): readonly number[] {
     return listEnvironments((environment) =>
-      environment.some(
-        (entry) => entry === prefix || entry.startsWith(`${prefix}/`),
-      ),
+      environment.some((entry) => entry === prefix || entry.startsWith(`${prefix}/`)),
     ).map(({ identity }) => identity.pid);
   }
 }
@@ -338,9 +258,7 @@ const issued = new Map<string, Promise<TlsFiles>>();
 function issueShared(node: string): Promise<TlsFiles> {
   authority ??= createAuthority(pkiDirectory);
   const identity = { service: "node", name: node } as const;
-  const files =
-    issued.get(node) ??
-    authority.then(() => issueCertificate(pkiDirectory, { identity }));
+  const files = issued.get(node) ?? authority.then(() => issueCertificate(pkiDirectory, { identity }));
   issued.set(node, files);
   return files;
 }
@@ -360,9 +278,7 @@ export async function until<T>(
       return value;
     }
     if (performance.now() > deadlineMs) {
-      throw new Error(
-        `waited ${PATIENCE_MS} ms in vain until ${what}; last seen ${JSON.stringify(value)}`,
-      );
+      throw new Error(`waited ${PATIENCE_MS} ms in vain until ${what}; last seen ${JSON.stringify(value)}`);
     }
     await sleep(15);
   }

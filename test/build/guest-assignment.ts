@@ -2,9 +2,7 @@
 import { type AssignmentFile } from "../../src/api/assignment-file.ts";
 import { type GuestAssignment } from "../../src/protocol/assignment.ts";
 
-export function buildAssignment(
-  difference: Partial<GuestAssignment> = {},
-): GuestAssignment {
+export function buildAssignment(difference: Partial<GuestAssignment> = {}): GuestAssignment {
   return {
     guest: "web",
     mode: "FaultTolerant",
@@ -30,9 +28,7 @@ export function buildAssignment(
 }
 
 /** As it stands in an assignment file. */
-export function encodeForFile(
-  assignment: GuestAssignment,
-): AssignmentFile["guests"][number] {
+export function encodeForFile(assignment: GuestAssignment): AssignmentFile["guests"][number] {
   const { qemu, disks } = assignment;
   if (qemu.tag !== "local") {
     throw new Error("an assignment file has local guests only");

@@ -51,7 +51,8 @@ for path in $TWINRUN_TEST_MOUNTS; do
 done
 chown -R ${QEMU_USER}:${QEMU_USER} run/kubevirt-private tmp
 unset TWINRUN_TEST_BUILD TWINRUN_TEST_MOUNTS
-exec chroot . setpriv --reuid ${QEMU_USER} --regid ${QEMU_USER} --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs "$@"`;
+exec chroot . setpriv --reuid ${QEMU_USER} --regid ${QEMU_USER} --clear-groups \\
+  --bounding-set=-all --inh-caps=-all --no-new-privs "$@"`;
 
 export class LauncherPod {
   readonly process: ChildProcess;
@@ -59,22 +60,10 @@ export class LauncherPod {
   output = "";
 
   constructor(options: PodOptions) {
-    const {
-      guest,
-      node,
-      shape,
-      root,
-      qemuArgs,
-      mounts = [],
-      prefix = [],
-      libvirtStatus = "",
-      program,
-    } = options;
+    const { guest, node, shape, root, qemuArgs, mounts = [], prefix = [], libvirtStatus = "", program } = options;
     mkdirSync(root, { recursive: true });
     const environment = {
-      ...(program === undefined
-        ? { LD_PRELOAD: "/twinrun/twinrun-shim.so" }
-        : {}),
+      ...(program === undefined ? { LD_PRELOAD: "/twinrun/twinrun-shim.so" } : {}),
       ...{
         TWINRUN_SHIM: "1",
         TWINRUN_OUTPUT: "held",
@@ -83,33 +72,10 @@ export class LauncherPod {
       },
       ...options.environment,
     };
-    const assigned = Object.entries(environment).map(
-      ([name, value]) => `${name}=${value}`,
-    );
-    const command = program ?? [
-      "qemu-system-x86_64",
-      ...qemuArgs,
-      ...listHookedArguments(shape),
-    ];
-    const unshare = [
-      "unshare",
-      "--mount",
-      "--propagation",
-      "private",
-      "sh",
-      "-c",
-      SCRIPT,
-      "pod",
-      root,
-      libvirtStatus,
-    ];
-    const [first = "", ...others] = [
-      ...prefix,
-      ...unshare,
-      "env",
-      ...assigned,
-      ...command,
-    ];
+    const assigned = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+    const command = program ?? ["qemu-system-x86_64", ...qemuArgs, ...listHookedArguments(shape)];
+    const unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", SCRIPT, "pod", root, libvirtStatus];
+    const [first = "", ...others] = [...prefix, ...unshare, "env", ...assigned, ...command];
     this.process = spawn(first, others, {
       stdio: ["ignore", "pipe", "pipe"],
       env: {
@@ -136,9 +102,7 @@ export class LauncherPod {
 
   async end(): Promise<void> {
     if (!this.isOver) {
-      const exited = new Promise((resolve) =>
-        this.process.once("exit", resolve),
-      );
+      const exited = new Promise((resolve) => this.process.once("exit", resolve));
       this.process.kill("SIGKILL");
       await exited;
     }
@@ -153,21 +117,9 @@ export class LauncherPod {
 /** As libvirt and the hook have it. */
 function listHookedArguments(shape: GuestShape): readonly string[] {
   return [
-    ...[
-      "-S",
-      "-sandbox",
-      "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-    ],
-    ...[
-      "-chardev",
-      `socket,id=twinrun,path=${QMP_PATH_IN_POD},server=on,wait=off`,
-    ],
-    ...[
-      "-mon",
-      "chardev=twinrun,mode=control",
-      "-global",
-      "migration.send-configuration=off",
-    ],
+    ...["-S", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
+    ...["-chardev", `socket,id=twinrun,path=${QMP_PATH_IN_POD},server=on,wait=off`],
+    ...["-mon", "chardev=twinrun,mode=control", "-global", "migration.send-configuration=off"],
     ...(shape === "standby" ? ["-incoming", "defer"] : []),
   ];
 }

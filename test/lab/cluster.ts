@@ -6,22 +6,12 @@
  * what a data centre does: kill -9, power, cables.
  */
 import { execFile } from "node:child_process";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  writeFileSync,
-} from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { type AssignmentFile } from "../../src/api/assignment-file.ts";
-import {
-  type GuestStatus,
-  type SwitchoverAnswer,
-} from "../../src/agent/guest-runner.ts";
+import { type GuestStatus, type SwitchoverAnswer } from "../../src/agent/guest-runner.ts";
 import { assert, present } from "../../src/lib/assert.ts";
 import {
   type CheckpointContract,
@@ -30,19 +20,10 @@ import {
   type TlsFiles,
   type TrackerMethod,
 } from "../../src/protocol/assignment.ts";
-import {
-  readAgentStatus,
-  requestSwitchover,
-  type AgentStatus,
-} from "./agent-client.ts";
+import { readAgentStatus, requestSwitchover, type AgentStatus } from "./agent-client.ts";
 import { listGuestArguments, qemuBinary } from "./guests.ts";
 import { addressOf, readStartTime, type Lab } from "./hosts.ts";
-import {
-  otherHost,
-  pairHosts,
-  type PairHost,
-  type PlacedGuest,
-} from "./placement.ts";
+import { otherHost, pairHosts, type PairHost, type PlacedGuest } from "./placement.ts";
 import { Supervised } from "./supervised.ts";
 import { TransitionLog, type LoggedTransition } from "./transition-log.ts";
 
@@ -86,26 +67,15 @@ export type Takeover = {
   readonly epoch: number;
 };
 
-export type TraceVerdict = {
-  readonly accepted: boolean;
-  readonly lines: readonly string[];
-};
+export type TraceVerdict = { readonly accepted: boolean; readonly lines: readonly string[] };
 
 /** Replays the traces of a run through the model (test/traces); the engines must not be writing them any more. */
 export async function checkTraces(directory: string): Promise<TraceVerdict> {
   const program = join(root, "test/traces/main.ts");
-  const { status, output } = await new Promise<{
-    status: number;
-    output: string;
-  }>((resolve) => {
-    execFile(
-      process.execPath,
-      [program, directory],
-      { maxBuffer: 64 * 1024 * 1024 },
-      (error, stdout, stderr) => {
-        resolve({ status: error === null ? 0 : 1, output: stdout + stderr });
-      },
-    );
+  const { status, output } = await new Promise<{ status: number; output: string }>((resolve) => {
+    execFile(process.execPath, [program, directory], { maxBuffer: 64 * 1024 * 1024 }, (error, stdout, stderr) => {
+      resolve({ status: error === null ? 0 : 1, output: stdout + stderr });
+    });
   });
   return { accepted: status === 0, lines: output.trim().split("\n") };
 }
@@ -121,11 +91,7 @@ export class Cluster {
   readonly transitions: Readonly<Record<PairHost, TransitionLog>>;
   readonly #options: ClusterOptions;
 
-  constructor(
-    lab: Lab,
-    options: ClusterOptions,
-    tls: Readonly<Record<PairHost | "q", TlsFiles>>,
-  ) {
+  constructor(lab: Lab, options: ClusterOptions, tls: Readonly<Record<PairHost | "q", TlsFiles>>) {
     assert(existsSync(shimPath), `${shimPath} is missing: run "make build"`);
     this.lab = lab;
     this.guests = options.guests;
@@ -136,73 +102,37 @@ export class Cluster {
       host: "q",
       logPath: join(lab.logDirectory, "quorum.log"),
       command: [
-        ...[
-          process.execPath,
-          main("quorum"),
-          "--listen",
-          `${addressOf("q", "management")}:${quorumPort}`,
-        ],
+        ...[process.execPath, main("quorum"), "--listen", `${addressOf("q", "management")}:${quorumPort}`],
         ...["--store", `file:${join(lab.diskDirectory("q"), "quorum")}`],
-        ...[
-          "--cert",
-          tls.q.certPath,
-          "--key",
-          tls.q.keyPath,
-          "--ca",
-          tls.q.caPath,
-        ],
+        ...["--cert", tls.q.certPath, "--key", tls.q.keyPath, "--ca", tls.q.caPath],
       ],
     });
-    this.agents = {
-      a: this.#planAgent("a", tls.a),
-      b: this.#planAgent("b", tls.b),
-    };
-    this.transitions = {
-      a: new TransitionLog(this.#agentLog("a")),
-      b: new TransitionLog(this.#agentLog("b")),
-    };
+    this.agents = { a: this.#planAgent("a", tls.a), b: this.#planAgent("b", tls.b) };
+    this.transitions = { a: new TransitionLog(this.#agentLog("a")), b: new TransitionLog(this.#agentLog("b")) };
   }
 
   // What is.
 
   /** The agent's own word, undefined while it has none. */
   async readAgent(host: PairHost): Promise<AgentStatus | undefined> {
-    return this.lab.isPoweredOn(host)
-      ? readAgentStatus(this.lab.runDirectory(host))
-      : undefined;
+    return this.lab.isPoweredOn(host) ? readAgentStatus(this.lab.runDirectory(host)) : undefined;
   }
 
   async readGuest(name: string): Promise<GuestView> {
-    const [a, b] = await Promise.all(
-      pairHosts.map((host) => this.readAgent(host)),
-    );
+    const [a, b] = await Promise.all(pairHosts.map((host) => this.readAgent(host)));
     const find = (agent: AgentStatus | undefined): GuestStatus | undefined =>
       agent?.guests.find(({ guest }) => guest === name);
     const sides = { a: find(a), b: find(b) };
-    const primaries = pairHosts.filter((host) =>
-      isPrimary(sides[host]?.report),
-    );
+    const primaries = pairHosts.filter((host) => isPrimary(sides[host]?.report));
     // During a takeover the old side may still say what it said last; the higher term is right.
-    const primary = primaries.toSorted(
-      (one, other) => termOf(sides[other]) - termOf(sides[one]),
-    )[0];
-    const report =
-      primary === undefined ? undefined : (sides[primary]?.report ?? undefined);
-    return {
-      name,
-      sides,
-      primary,
-      report,
-      isProtected: primary !== undefined && this.#isProtected(sides, primary),
-    };
+    const primary = primaries.toSorted((one, other) => termOf(sides[other]) - termOf(sides[one]))[0];
+    const report = primary === undefined ? undefined : (sides[primary]?.report ?? undefined);
+    return { name, sides, primary, report, isProtected: primary !== undefined && this.#isProtected(sides, primary) };
   }
 
   /** By the word of both sides, and by the last change of state each has logged: a report may be a second old. */
   #isProtected(sides: GuestView["sides"], primary: PairHost): boolean {
-    const expected = {
-      [primary]: "protected",
-      [otherHost(primary)]: "holding",
-    };
+    const expected = { [primary]: "protected", [otherHost(primary)]: "holding" };
     return pairHosts.every((host) => {
       this.transitions[host].read();
       const report = sides[host]?.report ?? undefined;
@@ -228,24 +158,16 @@ export class Cluster {
         return views;
       }
       if (Date.now() > deadlineMs || this.lab.isDestroyed) {
-        throw new Error(
-          `waited ${timeoutMs} ms for: ${what}\n${views.map(describeView).join("\n")}`,
-        );
+        throw new Error(`waited ${timeoutMs} ms for: ${what}\n${views.map(describeView).join("\n")}`);
       }
       await sleep(50);
     }
   }
 
   /** Waits until `host` says of `guest` what a person has to know: in a condition that does not hold, or as its trouble. */
-  async waitForWords(
-    host: PairHost,
-    guest: string,
-    expected: RegExp,
-    timeoutMs: number,
-  ): Promise<GuestView> {
+  async waitForWords(host: PairHost, guest: string, expected: RegExp, timeoutMs: number): Promise<GuestView> {
     const isFound = (view: GuestView): boolean =>
-      view.name === guest &&
-      listWords(view.sides[host]).some((words) => expected.test(words));
+      view.name === guest && listWords(view.sides[host]).some((words) => expected.test(words));
     const views = await this.waitFor(
       `host ${host} says ${String(expected)} of ${guest}`,
       (all) => all.some(isFound),
@@ -263,15 +185,9 @@ export class Cluster {
   }
 
   /** New lines of both hosts' logs, by time. */
-  readTransitions(): readonly (LoggedTransition & {
-    readonly host: PairHost;
-  })[] {
+  readTransitions(): readonly (LoggedTransition & { readonly host: PairHost })[] {
     return pairHosts
-      .flatMap((host) =>
-        this.transitions[host]
-          .read()
-          .map((transition) => ({ ...transition, host })),
-      )
+      .flatMap((host) => this.transitions[host].read().map((transition) => ({ ...transition, host })))
       .sort((one, other) => one.atMs - other.atMs);
   }
 
@@ -279,26 +195,14 @@ export class Cluster {
    * How `host` took `guest` over after `sinceMs`: when it asked the quorum (so long it took to notice), and when the guest ran
    * there. Undefined while it has not.
    */
-  findTakeover(
-    host: PairHost,
-    guest: string,
-    sinceMs: number,
-  ): Takeover | undefined {
+  findTakeover(host: PairHost, guest: string, sinceMs: number): Takeover | undefined {
     this.transitions[host].read();
-    const steps = this.transitions[host].all.filter(
-      (step) => step.guest === guest && step.atMs >= sinceMs,
-    );
-    const running = steps.find(
-      ({ from, to }) => from === "activating" && to === "alone",
-    );
+    const steps = this.transitions[host].all.filter((step) => step.guest === guest && step.atMs >= sinceMs);
+    const running = steps.find(({ from, to }) => from === "activating" && to === "alone");
     const asking = steps.find(({ to }) => to === "asking");
     return running === undefined
       ? undefined
-      : {
-          detectionMs: (asking ?? running).atMs - sinceMs,
-          totalMs: running.atMs - sinceMs,
-          epoch: running.epoch,
-        };
+      : { detectionMs: (asking ?? running).atMs - sinceMs, totalMs: running.atMs - sinceMs, epoch: running.epoch };
   }
 
   /** The same, for a takeover that has certainly begun: its last line may still be on its way into the log. */
@@ -323,10 +227,7 @@ export class Cluster {
     const status = await this.readAgent(host);
     const known = new Set([
       this.agents[host].pid,
-      ...(status?.guests ?? []).flatMap(({ enginePid, qemu }) => [
-        enginePid,
-        qemu?.pid,
-      ]),
+      ...(status?.guests ?? []).flatMap(({ enginePid, qemu }) => [enginePid, qemu?.pid]),
     ]);
     return this.lab
       .listProcesses(host)
@@ -356,11 +257,7 @@ export class Cluster {
    * Arms death at a named step of the protocol in the engine of a guest (src/engine/fail-point.ts), and waits until that
    * engine, or the next one, knows it. Needs TWINRUN_FAIL_POINTS=1 in the agents' environment.
    */
-  async armFailPoint(
-    host: PairHost,
-    guest: string,
-    point: string,
-  ): Promise<void> {
+  async armFailPoint(host: PairHost, guest: string, point: string): Promise<void> {
     const path = this.#failPointPath(host, guest);
     writeFileSync(`${path}.new`, point);
     renameSync(`${path}.new`, path);
@@ -380,22 +277,14 @@ export class Cluster {
   }
 
   async killQemu(host: PairHost, guest: string): Promise<number> {
-    const { qemu } = present(
-      (await this.readGuest(guest)).sides[host],
-      `status of ${guest} on host ${host}`,
-    );
+    const { qemu } = present((await this.readGuest(guest)).sides[host], `status of ${guest} on host ${host}`);
     const found = present(qemu, `a QEMU of ${guest} on host ${host}`);
     return killExactly(found.pid, found.startTime);
   }
 
   async killEngine(host: PairHost, guest: string): Promise<number> {
-    const side = present(
-      (await this.readGuest(guest)).sides[host],
-      `status of ${guest} on host ${host}`,
-    );
-    return killExactly(
-      present(side.enginePid, `an engine of ${guest} on host ${host}`),
-    );
+    const side = present((await this.readGuest(guest)).sides[host], `status of ${guest} on host ${host}`);
+    return killExactly(present(side.enginePid, `an engine of ${guest} on host ${host}`));
   }
 
   killAgent(host: PairHost): number {
@@ -429,10 +318,7 @@ export class Cluster {
 
   /** Asks the agents to end, then takes what they left running (QEMU is meant to outlive them). */
   async stop(): Promise<void> {
-    await Promise.all([
-      ...pairHosts.map((host) => this.agents[host].stop("SIGKILL")),
-      this.quorum.stop("SIGKILL"),
-    ]);
+    await Promise.all([...pairHosts.map((host) => this.agents[host].stop("SIGKILL")), this.quorum.stop("SIGKILL")]);
   }
 
   /** Logs of every process into a directory that outlives the lab. */
@@ -463,47 +349,25 @@ export class Cluster {
       assignments: join(etc, "assignments.json"),
       quorum: [{ host: addressOf("q", "management"), port: quorumPort }],
       tls,
-      ...(this.#options.withoutShim?.includes(host) === true
-        ? {}
-        : { shim: shimPath }),
+      ...(this.#options.withoutShim?.includes(host) === true ? {} : { shim: shimPath }),
       heartbeatPort,
       cacheDirectory: join(this.lab.diskDirectory(host), "code-cache"),
-      ...(this.#options.traceDirectory === undefined
-        ? {}
-        : { traceDirectory: this.#options.traceDirectory }),
+      ...(this.#options.traceDirectory === undefined ? {} : { traceDirectory: this.#options.traceDirectory }),
     };
     const guests = this.guests.map((guest) => this.#assign(host, guest));
     writeFileSync(join(etc, "agent.json"), JSON.stringify(config, null, 2));
-    writeFileSync(
-      join(etc, "assignments.json"),
-      JSON.stringify({ guests }, null, 2),
-    );
+    writeFileSync(join(etc, "assignments.json"), JSON.stringify({ guests }, null, 2));
     return new Supervised({
       lab: this.lab,
       host,
       logPath: this.#agentLog(host),
-      command: [
-        process.execPath,
-        main("agent"),
-        "--config",
-        join(etc, "agent.json"),
-      ],
-      ...(this.#options.environment === undefined
-        ? {}
-        : { environment: this.#options.environment }),
+      command: [process.execPath, main("agent"), "--config", join(etc, "agent.json")],
+      ...(this.#options.environment === undefined ? {} : { environment: this.#options.environment }),
     });
   }
 
-  #assign(
-    host: PairHost,
-    guest: PlacedGuest,
-  ): AssignmentFile["guests"][number] {
-    const {
-      firstPrimary,
-      checkpoint,
-      failover,
-      tracker = "auto",
-    } = this.#options;
+  #assign(host: PairHost, guest: PlacedGuest): AssignmentFile["guests"][number] {
+    const { firstPrimary, checkpoint, failover, tracker = "auto" } = this.#options;
     const spec = guest.specs[host];
     return {
       guest: guest.name,
@@ -518,12 +382,7 @@ export class Cluster {
       })),
       disks: spec.disks.map(({ id, path }) => ({ id, path })),
       qemu: { binary: qemuBinary, args: listGuestArguments(spec) },
-      checkpoint: {
-        maxAddedLatencyMs: 50,
-        minIntervalMs: 5,
-        maxIntervalMs: 1000,
-        ...checkpoint,
-      },
+      checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000, ...checkpoint },
       failover: { detectionTimeoutMs: 500, ...failover },
       tracker,
     };
@@ -531,20 +390,10 @@ export class Cluster {
 }
 
 /** Makes the certificates and the configuration of everything; starts nothing. */
-export async function createCluster(
-  lab: Lab,
-  options: ClusterOptions,
-): Promise<Cluster> {
+export async function createCluster(lab: Lab, options: ClusterOptions): Promise<Cluster> {
   const directory = join(lab.diskDirectory("q"), "pki");
   const names = pairHosts.flatMap((host) => ["--node", nodeName(host)]);
-  const { stdout } = await run(process.execPath, [
-    main("pki"),
-    "--dir",
-    directory,
-    ...names,
-    "--quorum",
-    "quorum",
-  ]);
+  const { stdout } = await run(process.execPath, [main("pki"), "--dir", directory, ...names, "--quorum", "quorum"]);
   const made = stdout
     .trim()
     .split("\n")
@@ -556,23 +405,15 @@ export async function createCluster(
     );
     return { certPath, keyPath, caPath };
   };
-  return new Cluster(lab, options, {
-    a: find(nodeName("a")),
-    b: find(nodeName("b")),
-    q: find("quorum"),
-  });
+  return new Cluster(lab, options, { a: find(nodeName("a")), b: find(nodeName("b")), q: find("quorum") });
 }
 
-const isPrimary = (report: EngineReport | null | undefined): boolean =>
-  report?.role === "primary";
-const termOf = (status: GuestStatus | undefined): number =>
-  status?.report?.term ?? -1;
+const isPrimary = (report: EngineReport | null | undefined): boolean => report?.role === "primary";
+const termOf = (status: GuestStatus | undefined): number => status?.report?.term ?? -1;
 
 const listWords = (side: GuestStatus | undefined): readonly string[] => [
   ...(side?.trouble === null || side === undefined ? [] : [side.trouble]),
-  ...(side?.report?.conditions ?? []).flatMap(({ status, message }) =>
-    status === "True" ? [] : [message],
-  ),
+  ...(side?.report?.conditions ?? []).flatMap(({ status, message }) => (status === "True" ? [] : [message])),
 ];
 
 /** One line for a person who has to find out why it does not go on. */
@@ -592,10 +433,7 @@ export function describeView({ name, sides }: GuestView): string {
 }
 
 function killExactly(pid: number, startTime?: string): number {
-  assert(
-    startTime === undefined || readStartTime(pid) === startTime,
-    `process ${pid} is not the one that was meant`,
-  );
+  assert(startTime === undefined || readStartTime(pid) === startTime, `process ${pid} is not the one that was meant`);
   const atMs = Date.now();
   process.kill(pid, "SIGKILL");
   return atMs;
@@ -603,10 +441,7 @@ function killExactly(pid: number, startTime?: string): number {
 
 function readCommandLine(pid: number): string {
   try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8")
-      .replaceAll("\0", " ")
-      .trim()
-      .slice(0, 200);
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim().slice(0, 200);
   } catch {
     return "";
   }
