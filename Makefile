@@ -34,8 +34,9 @@ modules:
 build: ## Compile the preload shim, the only C there is (everything else runs from src as it is)
 	@$(SETUP) shim
 
-generate: modules ## Write crds/ anew from src/api (a test says when it is out of date)
+generate: modules ## Write crds/ anew from src/api, config/kustomize from the chart (a test says when they are out of date)
 	@$(NODE) src/main/generate.ts
+	@$(NODE) test/chart/kustomize.ts
 
 format: modules ## Format everything
 	@$(PRETTIER) --write .

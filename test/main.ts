@@ -44,7 +44,7 @@ const root = resolve(import.meta.dirname, "..");
 const light = "(tidy|golden|fuzz|sim|model|traces)";
 
 /** They want programs that take half an hour to build (make lab-binaries). */
-const kubernetes = "/test/lab/kubernetes/";
+const kubernetes = "/test/(lab/kubernetes|chart)/";
 
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },

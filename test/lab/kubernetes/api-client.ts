@@ -8,6 +8,8 @@ export type ApiRequest = {
   /** What the body is; a kind of patch for PATCH. */
   readonly type?: string;
   readonly accept?: string;
+  /** More headers, such as those that say whom an administrator plays. */
+  readonly headers?: Readonly<Record<string, string>>;
 };
 export type ApiAnswer = { readonly status: number; readonly body: unknown };
 
@@ -24,9 +26,9 @@ export class ApiClient {
   }
 
   /** Whatever the server answers; rejected only when it does not. */
-  send(method: string, path: string, { body, type, accept }: ApiRequest = {}): Promise<ApiAnswer> {
+  send(method: string, path: string, { body, type, accept, headers: more }: ApiRequest = {}): Promise<ApiAnswer> {
     const text = body === undefined ? undefined : JSON.stringify(body);
-    const headers = { accept: accept ?? "application/json", "content-type": type ?? "application/json" };
+    const headers = { accept: accept ?? "application/json", "content-type": type ?? "application/json", ...more };
     return new Promise((resolve, reject) => {
       const sent = request(`${this.#url}${path}`, { method, headers, agent: this.#agent }, (answer) => {
         let given = "";
