@@ -44,7 +44,7 @@ export function openKubeconfigs(paths: readonly string[], context?: string): Acc
 
 /** The pod's own; `directory` holds `token`, `ca.crt` and `namespace`. */
 export function openServiceAccount(directory: string, environment: NodeJS.ProcessEnv = process.env): AccessSource {
-  return remember(() => Promise.resolve(readServiceAccount(directory, environment)));
+  return remember(() => Promise.resolve().then(() => readServiceAccount(directory, environment)));
 }
 
 function readServiceAccount(directory: string, environment: NodeJS.ProcessEnv): Access {

@@ -18,7 +18,7 @@ import {
   aborted,
   badAnswer,
   hasKubeCode,
-  type KubeFailure,
+  KubeFailure,
   parseConnectionFailure,
   parseRefusal,
   timedOut,
@@ -113,7 +113,7 @@ export class HttpConnection {
       if (hasKubeCode(error, "Unauthorized", "Untrusted")) {
         this.#source.forget();
       }
-      if (hasKubeCode(error)) {
+      if (error instanceof KubeFailure) {
         return error;
       }
       throw error;

@@ -40,7 +40,10 @@ export type KubeFailureCode = KubeFailureDetail["code"];
 export class KubeFailure extends Failure<KubeFailureDetail> {}
 
 /** Whether `error` is a {@link KubeFailure} with one of the codes. */
-export function hasKubeCode(error: unknown, ...codes: readonly KubeFailureCode[]): error is KubeFailure {
+export function hasKubeCode(
+  error: unknown,
+  ...codes: readonly [KubeFailureCode, ...KubeFailureCode[]]
+): error is KubeFailure {
   return error instanceof KubeFailure && codes.includes(error.detail.code);
 }
 

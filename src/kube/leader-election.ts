@@ -17,7 +17,7 @@ import {
   type Observation,
   observe,
 } from "./election-state.ts";
-import { hasKubeCode } from "./kube-failure.ts";
+import { KubeFailure } from "./kube-failure.ts";
 import { kindOf, type KubeObject } from "./kube-object.ts";
 import { encodeMicroTime } from "./micro-time.ts";
 import { pause } from "./pause.ts";
@@ -139,7 +139,7 @@ export class LeaderElection {
       this.#tell(isHeld ? "" : "another process leads", {});
       return isHeld ? "held" : "taken";
     } catch (error) {
-      if (!hasKubeCode(error)) {
+      if (!(error instanceof KubeFailure)) {
         throw error;
       }
       // After a conflict somebody was faster; the next try sees who.
