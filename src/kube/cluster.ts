@@ -62,7 +62,9 @@ export type WatchOptions = ListScope & {
   readonly resourceVersion: string;
   /** The server ends the watch after it. */
   readonly timeoutSeconds: number;
-  /** We end it when nothing was heard for so long, bookmarks included (the server sends one a minute). */
+  /** We end it when it does not begin within this, and the server begins at once. */
+  readonly answerMs: number;
+  /** Or when nothing was heard for so long, bookmarks included (the server sends one a minute). */
   readonly silenceMs: number;
   readonly signal?: AbortSignal | undefined;
 };
@@ -262,7 +264,8 @@ export class Cluster {
     options: WatchOptions,
     onEvent: (event: WatchEvent<T>) => void,
   ): Promise<void> {
-    const { namespace, labelSelector, fieldSelector, resourceVersion, timeoutSeconds, silenceMs, signal } = options;
+    const { namespace, labelSelector, fieldSelector, resourceVersion, timeoutSeconds } = options;
+    const { answerMs, silenceMs, signal } = options;
     const path = pathOfKind(kind, namespace);
     const query = {
       watch: true,
@@ -272,7 +275,8 @@ export class Cluster {
       resourceVersion,
       timeoutSeconds,
     };
-    await this.#connection.stream({ method: "GET", path, query, timeoutMs: silenceMs, signal }, (line) => {
+    const request = { method: "GET", path, query, timeoutMs: answerMs, silenceMs, signal } as const;
+    await this.#connection.stream(request, (line) => {
       onEvent(parseEvent<T>(line, kind, path));
     });
   }

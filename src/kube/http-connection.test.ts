@@ -130,7 +130,7 @@ describe("a stream", () => {
       setTimeout(() => response.end(bytes.subarray(7)), 10);
     });
     const lines: string[] = [];
-    await connection.stream(get, (line) => lines.push(line));
+    await connection.stream({ ...get, silenceMs: 5_000 }, (line) => lines.push(line));
     expect(lines).toEqual(text.split("\n").slice(0, 3));
   });
 
@@ -147,9 +147,16 @@ describe("a stream", () => {
     });
     let count = 0;
     const fromMs = performance.now();
-    const code = await codeOf(connection.stream({ ...get, timeoutMs: 250 }, () => (count += 1)));
+    const code = await codeOf(connection.stream({ ...get, silenceMs: 250 }, () => (count += 1)));
     expect([code, count]).toEqual(["TimedOut", 8]);
     expect(performance.now() - fromMs).toBeGreaterThan(500);
+  });
+
+  test("that does not begin is not waited for as long as for the next word", async () => {
+    const { connection } = await serve(() => undefined);
+    expect(await codeOf(connection.stream({ ...get, timeoutMs: 50, silenceMs: 60_000 }, () => undefined))).toBe(
+      "TimedOut",
+    );
   });
 
   test("that is refused, cut or not understood says so", async () => {
@@ -161,10 +168,11 @@ describe("a stream", () => {
         setTimeout(() => response.destroy(), 10);
       }
     });
-    expect(await codeOf(connection.stream(get, () => undefined))).toBe("Expired");
-    expect(await codeOf(connection.stream(get, () => undefined))).toBe("Unreachable");
+    const stream = { ...get, silenceMs: 5_000 };
+    expect(await codeOf(connection.stream(stream, () => undefined))).toBe("Expired");
+    expect(await codeOf(connection.stream(stream, () => undefined))).toBe("Unreachable");
     const fault = new Error("a fault of the receiver");
-    const failing = connection.stream(get, () => {
+    const failing = connection.stream(stream, () => {
       throw fault;
     });
     await expect(failing).rejects.toBe(fault);

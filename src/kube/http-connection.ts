@@ -30,10 +30,12 @@ export type HttpRequest = {
   readonly query?: Readonly<Record<string, string | number | boolean | undefined>> | undefined;
   readonly body?: string | undefined;
   readonly contentType?: string | undefined;
-  /** Of the whole request with all its attempts; for a stream: the longest silence. */
+  /** Of the whole request with all its attempts; for a stream: until it begins. */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
 };
+
+export type StreamRequest = HttpRequest & { readonly silenceMs: number };
 
 /** A dead watch is found after this and ten seconds more (libuv asks ten times, a second apart). */
 const keepAliveAfterMs = 10_000;
@@ -81,11 +83,10 @@ export class HttpConnection {
     }
   }
 
-  /** Gives every line to `onLine` until the server ends the stream, the signal is aborted or nothing is heard for too long. */
-  async stream(request: HttpRequest, onLine: (line: string) => void): Promise<void> {
+  /** Gives every line to `onLine` until the server ends the stream, the signal is aborted or nothing is heard for `silenceMs`. */
+  async stream(request: StreamRequest, onLine: (line: string) => void): Promise<void> {
     let rest = "";
-    const exchange: Exchange = new Exchange(request, (part) => {
-      exchange.extend();
+    const exchange = new Exchange(request, (part) => {
       const lines = part.split("\n");
       for (const line of lines.slice(0, -1)) {
         onLine(rest + line);
@@ -155,13 +156,13 @@ const nameOf = ({ method, path }: Pick<HttpRequest, "method" | "path">): string 
 
 /** One request and its answer. */
 class Exchange {
-  readonly #request: HttpRequest;
+  readonly #request: HttpRequest & { readonly silenceMs?: number };
   readonly #take: (part: string) => void;
   #timer: NodeJS.Timeout | undefined;
   #sent: ClientRequest | undefined;
 
   /** What `take` throws ends the exchange. */
-  constructor(request: HttpRequest, take: (part: string) => void) {
+  constructor(request: HttpRequest & { readonly silenceMs?: number }, take: (part: string) => void) {
     this.#request = request;
     this.#take = take;
   }
@@ -175,11 +176,6 @@ class Exchange {
     return this.#sent?.reusedSocket === true;
   }
 
-  /** Something was heard: the time begins anew. */
-  extend(): void {
-    this.#timer?.refresh();
-  }
-
   async run(access: Access, agent: HttpAgent): Promise<void> {
     const { signal, timeoutMs } = this.#request;
     if (signal?.aborted === true) {
@@ -191,9 +187,7 @@ class Exchange {
       sent.destroy(aborted(nameOf(this.#request)));
     };
     signal?.addEventListener("abort", giveUp);
-    this.#timer = setTimeout(() => {
-      sent.destroy(timedOut(nameOf(this.#request), timeoutMs));
-    }, timeoutMs);
+    this.#setTimer(sent, timeoutMs);
     try {
       await this.#receive(sent);
     } catch (error) {
@@ -202,6 +196,13 @@ class Exchange {
       clearTimeout(this.#timer);
       signal?.removeEventListener("abort", giveUp);
     }
+  }
+
+  #setTimer(sent: ClientRequest, ms: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      sent.destroy(timedOut(nameOf(this.#request), ms));
+    }, ms);
   }
 
   #open({ server, headers }: Access, agent: HttpAgent): ClientRequest {
@@ -237,6 +238,9 @@ class Exchange {
       sent.on("error", reject);
       sent.on("response", (answer) => {
         const status = answer.statusCode ?? 0;
+        if (this.#request.silenceMs !== undefined) {
+          this.#setTimer(sent, this.#request.silenceMs);
+        }
         const isGood = status >= 200 && status < 300;
         let refusal = "";
         answer.setEncoding("utf8").on("error", reject);
@@ -259,6 +263,9 @@ class Exchange {
   }
 
   #give(answer: IncomingMessage, part: string): void {
+    if (this.#request.silenceMs !== undefined) {
+      this.#timer?.refresh();
+    }
     try {
       this.#take(part);
     } catch (cause) {

@@ -8,8 +8,9 @@ const run = (...events: readonly ReflectorEvent[]): Progress =>
 const error = new Error("broken");
 const listed: ReflectorEvent = { tag: "listed", resourceVersion: "5" };
 const listFailed: ReflectorEvent = { tag: "failed", error, isExpired: false };
-const closed: ReflectorEvent = { tag: "watchFailed", error, mustList: false, resourceVersion: "5", isFruitful: false };
-const expired: ReflectorEvent = { ...closed, mustList: true };
+const closed: ReflectorEvent = { tag: "watchFailed", error, doubt: "none", resourceVersion: "5", isFruitful: false };
+const troubled: ReflectorEvent = { ...closed, doubt: "some" };
+const expired: ReflectorEvent = { ...closed, doubt: "certainty" };
 const ended: ReflectorEvent = { tag: "watchEnded", resourceVersion: "9", isFruitful: true };
 
 describe("a reflector", () => {
@@ -36,10 +37,11 @@ describe("a reflector", () => {
     });
   });
 
-  test("lists anew when the version is gone, and when watches cannot be opened again and again", () => {
-    expect(run(listed, closed)).toMatchObject({ step: { tag: "watch", resourceVersion: "5" } });
+  test("lists anew when the version is gone or the server has trouble with it, not because the server is away", () => {
+    expect(run(listed, closed, closed, closed, closed)).toMatchObject({ step: { tag: "watch", resourceVersion: "5" } });
     expect(run(listed, expired)).toMatchObject({ step: { tag: "list" }, delayMs: 100 });
-    expect(run(listed, closed, closed, closed)).toMatchObject({ step: { tag: "list" } });
+    expect(run(listed, troubled, closed, troubled)).toMatchObject({ step: { tag: "watch" } });
+    expect(run(listed, troubled, closed, troubled, troubled)).toMatchObject({ step: { tag: "list" } });
   });
 
   test("takes a list in one piece after its pages went away, and only then", () => {

@@ -3,7 +3,7 @@
  *
  *   list --listed--> watch --ended, passing failure--> watch from the last version
  *    ^                 |
- *    +-- 410, or a failure that is not of the moment, or the third watch in a row that could not be opened
+ *    +-- 410, or a failure that is not of the moment, or the third trouble in a row inside the server
  */
 export type ReflectorStep = { readonly tag: "list" } | { readonly tag: "watch"; readonly resourceVersion: string };
 
@@ -13,6 +13,8 @@ export type Progress = {
   readonly delayMs: number;
   /** Steps in a row that brought nothing. */
   readonly failedCount: number;
+  /** Troubles of the server in a row that may have to do with the version. */
+  readonly doubtCount: number;
   readonly listedCount: number;
   /** The last list took so long that its later pages were gone. */
   readonly hasExpired: boolean;
@@ -30,8 +32,10 @@ export type ReflectorEvent =
   /** Of a list. */
   | { readonly tag: "failed"; readonly error: unknown; readonly isExpired: boolean }
   | ({ readonly tag: "watchEnded" } & WatchResult)
-  /** `mustList`: the server will not go on from that version. */
-  | ({ readonly tag: "watchFailed"; readonly error: unknown; readonly mustList: boolean } & WatchResult);
+  | ({ readonly tag: "watchFailed"; readonly error: unknown; readonly doubt: VersionDoubt } & WatchResult);
+
+/** Whether the server will go on from the version: a server that is away says nothing about it, one that refuses it does. */
+export type VersionDoubt = "none" | "some" | "certainty";
 
 export type BackoffTiming = { readonly backoffMinMs: number; readonly backoffMaxMs: number };
 
@@ -39,12 +43,12 @@ export const initialProgress: Progress = {
   step: { tag: "list" },
   delayMs: 0,
   failedCount: 0,
+  doubtCount: 0,
   listedCount: 0,
   hasExpired: false,
 };
 
-/** After so many watches that could not be opened, the version itself is under suspicion. */
-const watchTriesMax = 3;
+const doubtCountMax = 3;
 
 export function nextStep(progress: Progress, event: ReflectorEvent, timing: BackoffTiming): Progress {
   switch (event.tag) {
@@ -53,6 +57,7 @@ export function nextStep(progress: Progress, event: ReflectorEvent, timing: Back
         step: { tag: "watch", resourceVersion: event.resourceVersion },
         delayMs: 0,
         failedCount: 0,
+        doubtCount: 0,
         listedCount: progress.listedCount + 1,
         hasExpired: false,
       };
@@ -70,13 +75,14 @@ function afterWatch(
   timing: BackoffTiming,
 ): Progress {
   const again = { tag: "watch", resourceVersion: event.resourceVersion } as const;
-  const sofar = event.isFruitful ? { ...progress, failedCount: 0 } : progress;
-  if (event.tag === "watchEnded" && event.isFruitful) {
-    return { ...sofar, step: again, delayMs: 0 };
+  const sofar = event.isFruitful ? { ...progress, failedCount: 0, doubtCount: 0 } : progress;
+  if (event.tag === "watchEnded") {
+    const next = event.isFruitful ? { ...sofar, delayMs: 0 } : backOff(sofar, timing);
+    return { ...next, step: again };
   }
-  const next = backOff(sofar, timing);
-  const mustList = (event.tag === "watchFailed" && event.mustList) || next.failedCount % watchTriesMax === 0;
-  return { ...next, step: mustList ? { tag: "list" } : again };
+  const doubtCount = sofar.doubtCount + (event.doubt === "some" ? 1 : 0);
+  const mustList = event.doubt === "certainty" || doubtCount >= doubtCountMax;
+  return { ...backOff(sofar, timing), doubtCount, step: mustList ? { tag: "list" } : again };
 }
 
 /** Twice as long each time. */

@@ -14,7 +14,13 @@ import type { Cluster, ListScope, WatchEvent } from "./cluster.ts";
 import { hasKubeCode } from "./kube-failure.ts";
 import { keyOf, type KubeObject, type ResourceKind } from "./kube-object.ts";
 import { pause } from "./pause.ts";
-import { initialProgress, nextStep, type Progress, type ReflectorEvent } from "./reflector-progress.ts";
+import {
+  initialProgress,
+  nextStep,
+  type Progress,
+  type ReflectorEvent,
+  type VersionDoubt,
+} from "./reflector-progress.ts";
 
 /** What a reflector needs of {@link Cluster}. */
 export type Watchable = Pick<Cluster, "listPages" | "watch">;
@@ -34,6 +40,8 @@ export type ReflectorOptions<T extends KubeObject, Kept> = {
 export type ReflectorTiming = {
   /** A watch is asked for again after one to two times this, so that not all watches end together. */
   readonly watchSeconds: number;
+  /** For the server to begin to answer. */
+  readonly answerMs: number;
   /** More than the minute between two bookmarks. */
   readonly silenceMs: number;
   readonly backoffMinMs: number;
@@ -52,6 +60,7 @@ type Entry<Kept> = { readonly kept: Kept; readonly resourceVersion: string };
 
 const defaultTiming: ReflectorTiming = {
   watchSeconds: 300,
+  answerMs: 15_000,
   silenceMs: 90_000,
   backoffMinMs: 250,
   backoffMaxMs: 10_000,
@@ -193,7 +202,7 @@ export class Reflector<T extends KubeObject, Kept = T> {
 
   async #watch(from: string): Promise<ReflectorEvent> {
     const { cluster, kind, scope } = this.#options;
-    const { watchSeconds, silenceMs } = this.#timing;
+    const { watchSeconds, answerMs, silenceMs } = this.#timing;
     const startedAtMs = performance.now();
     let resourceVersion = from;
     let eventCount = 0;
@@ -208,11 +217,18 @@ export class Reflector<T extends KubeObject, Kept = T> {
     });
     try {
       const timeoutSeconds = Math.round(watchSeconds * (1 + this.#random.fraction()));
-      const options = { ...scope, resourceVersion: from, timeoutSeconds, silenceMs, signal: this.#stopping.signal };
+      const options = {
+        ...scope,
+        resourceVersion: from,
+        timeoutSeconds,
+        answerMs,
+        silenceMs,
+        signal: this.#stopping.signal,
+      };
       await cluster.watch<T>(kind, options, take);
       return { tag: "watchEnded", ...ended() };
     } catch (error) {
-      return { tag: "watchFailed", ...ended(), error, mustList: !isPassing(error) };
+      return { tag: "watchFailed", ...ended(), error, doubt: doubtOf(error) };
     }
   }
 
@@ -280,7 +296,8 @@ export class Reflector<T extends KubeObject, Kept = T> {
     const { plural } = this.#options.kind;
     const { failedCount, delayMs } = this.#progress;
     if (event.tag === "failed" || event.tag === "watchFailed") {
-      const level = failedCount === 1 ? "warn" : "debug";
+      // That a server forgets is usual, after its restart for one.
+      const level = failedCount === 1 && !hasKubeCode(event.error, "Expired") ? "warn" : "debug";
       this.#log[level]({ error: event.error, plural, failedCount, delayMs }, "the API server is not followed");
     } else if (before.failedCount > 0 && failedCount === 0) {
       this.#log.info({ plural, failedCount: before.failedCount }, "the API server is followed again");
@@ -301,9 +318,13 @@ function removeFrom(index: Map<string, Set<string>>, value: string, key: string)
   }
 }
 
-/** Whether the watch may go on from where it was, once the server answers again. */
-const isPassing = (error: unknown): boolean =>
-  hasKubeCode(error, "Unreachable", "TimedOut", "Untrusted", "TooManyRequests", "ServerTrouble", "Unauthorized");
+/** What the failure of a watch says about the version it was to go on from. */
+function doubtOf(error: unknown): VersionDoubt {
+  if (hasKubeCode(error, "Unreachable", "TimedOut", "Untrusted", "TooManyRequests", "Unauthorized")) {
+    return "none";
+  }
+  return hasKubeCode(error, "ServerTrouble") ? "some" : "certainty";
+}
 
 /** They are often longer than all the rest. */
 function withoutManagedFields<T extends KubeObject>(object: T): T {
