@@ -10,9 +10,10 @@ const mayUse = {
   memory: ["lib", "telemetry"],
   net: ["protocol", "lib", "telemetry"],
   engine: ["protocol", "qemu", "memory", "net", "lib", "telemetry"],
-  // net: agents exchange heartbeats over the replication links, with the same TLS as engines.
+  // net: agents exchange heartbeats over the replication links, with the same TLS as engines, and ask for its certificates.
   agent: ["api", "protocol", "decide", "kube", "net", "lib", "telemetry"],
-  operator: ["api", "decide", "kube", "lib", "telemetry"],
+  // net: the operator issues the certificates for that TLS.
+  operator: ["api", "decide", "kube", "net", "lib", "telemetry"],
   quorum: ["protocol", "decide", "net", "lib", "telemetry"],
   hook: ["api", "lib", "telemetry"],
   console: ["api", "kube", "lib", "telemetry"],

@@ -1,5 +1,5 @@
 /**
- * `node src/main/pki.ts --dir DIR [--node NAME]... [--quorum NAME]... [--operator NAME]... [--host HOST]... [--days N]`
+ * `node src/main/pki.ts --dir DIR [--node NAME]... [--quorum NAME]... [--operator NAME]... [--monitor NAME]... [--host HOST]... [--days N]`
  *
  * Makes a CA in DIR unless there is one, and a certificate for each name; `--host` adds addresses to all of them, for use
  * with an etcd of the lab. Prints one line of JSON for each certificate with the paths of its files.
@@ -10,7 +10,7 @@ import { createAuthority, issueCertificate } from "../net/pki.ts";
 import { PEER_SERVICES } from "../net/peer-identity.ts";
 
 const USAGE =
-  "usage: node src/main/pki.ts --dir DIR [--node NAME]... [--quorum NAME]... [--operator NAME]... [--host HOST]... [--days N]";
+  "usage: node src/main/pki.ts --dir DIR [--node NAME]... [--quorum NAME]... [--operator NAME]... [--monitor NAME]... [--host HOST]... [--days N]";
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -19,6 +19,7 @@ async function main(): Promise<void> {
       node: { type: "string", multiple: true, default: [] },
       quorum: { type: "string", multiple: true, default: [] },
       operator: { type: "string", multiple: true, default: [] },
+      monitor: { type: "string", multiple: true, default: [] },
       host: { type: "string", multiple: true, default: [] },
       days: { type: "string", default: "365" },
     },

@@ -1,16 +1,17 @@
 /**
  * Who a certificate speaks for: one URI in its subjectAltName, `twinrun://node/NAME` for everything that runs on a node
- * (agents, engines), `twinrun://quorum/NAME` for a quorum service, `twinrun://operator/NAME` for the operator.
+ * (agents, engines), `twinrun://quorum/NAME` for a quorum service, `twinrun://operator/NAME` for the operator,
+ * `twinrun://monitor/NAME` for whoever only reads figures, such as a Prometheus.
  *
  * Host names and addresses in a certificate mean nothing to Twinrun: links have several addresses, pods get new ones, and
  * the question is always "is this node B", never "is this 10.0.0.2". A certificate with no such URI, or with more than
  * one, speaks for nobody.
  */
-export const PEER_SERVICES = ["node", "quorum", "operator"] as const;
+export const PEER_SERVICES = ["node", "quorum", "operator", "monitor"] as const;
 export type PeerService = (typeof PEER_SERVICES)[number];
 export type PeerIdentity = { readonly service: PeerService; readonly name: string };
 
-const URI = /^URI:twinrun:\/\/(node|quorum|operator)\/([a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?)$/;
+const URI = /^URI:twinrun:\/\/(node|quorum|operator|monitor)\/([a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?)$/;
 const NAME = /^[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?$/;
 
 /** The names Kubernetes allows for a node. */
