@@ -165,7 +165,7 @@ class NodeCertificateKeeper implements NodeCertificate {
       await this.check();
       return true;
     } catch (error) {
-      if (!this.#signal.aborted) {
+      if (!(this.#signal as { readonly aborted: boolean }).aborted) {
         this.#options.log.warn({ error }, "this node's certificate cannot be looked after now");
       }
       return false;

@@ -24,11 +24,11 @@ describe("names", () => {
   test.each([
     { guest: "db-1a2b3c4d", name: "guest-db-1a2b3c4d" },
     { guest: "a.b", name: "guest-a.b" },
-    { guest: "shop/db", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) as unknown },
-    { guest: "Db", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) as unknown },
-    { guest: "a..b", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) as unknown },
-    { guest: "a-", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) as unknown },
-    { guest: "x".repeat(100), name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) as unknown },
+    { guest: "shop/db", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) },
+    { guest: "Db", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) },
+    { guest: "a..b", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) },
+    { guest: "a-", name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) },
+    { guest: "x".repeat(100), name: expect.stringMatching(/^hashed-guest-[0-9a-f]{64}$/) },
   ])("$guest => $name", ({ guest, name }) => {
     expect(leaseNameOf(guest)).toEqual(name);
   });

@@ -6,14 +6,14 @@
  * Two operators at once do no harm. The authority's Secret is created or replaced by resourceVersion only: whoever comes second
  * finds what the first one made. Certificates are applied whole, key and all: the last one counts.
  */
-import { planAuthority, planLeaf, type AuthorityTiming } from "../../decide/certificate-plan.ts";
+import { planAuthority, planLeaf, type AuthorityState, type AuthorityTiming } from "../../decide/certificate-plan.ts";
 import { type Cluster } from "../../kube/cluster.ts";
 import { hasKubeCode } from "../../kube/kube-failure.ts";
 import { kindOf, type KubeObject } from "../../kube/kube-object.ts";
 import { present } from "../../lib/assert.ts";
 import { hasKey, isIssuedBy, readCertificate, readCertificates } from "../../net/certificate.ts";
 import { encodePeerUri, type PeerIdentity } from "../../net/peer-identity.ts";
-import { makeAuthority, makeCertificate, nameAuthority } from "../../net/pki.ts";
+import { makeAuthority, makeCertificate, nameAuthority, type PemPair } from "../../net/pki.ts";
 import { type Log } from "../../telemetry/log.ts";
 import {
   type Authority,
@@ -52,6 +52,14 @@ export type AuthorityKeeperOptions = {
 
 type BundleMap = KubeObject & { readonly data?: Readonly<Record<string, string>> };
 
+const nothing: AuthorityState = {
+  current: undefined,
+  next: undefined,
+  isNextPublished: false,
+  signingSinceMs: 0,
+  hasPrevious: false,
+  isRotationAsked: false,
+};
 const fieldManager = "twinrun-operator";
 const secretKind = kindOf("v1", "Secret");
 const configMapKind = kindOf("v1", "ConfigMap");
@@ -90,14 +98,7 @@ export class AuthorityKeeper {
     if (secret !== undefined && isOfCertManager(secret)) {
       return authority;
     }
-    const state = {
-      current: authority?.current.facts,
-      next: authority?.next?.facts,
-      isNextPublished: authority?.next !== undefined && (await this.#isPublished(authority.next.facts.id)),
-      signingSinceMs: authority?.signingSinceMs ?? 0,
-      hasPrevious: (authority?.previous.length ?? 0) > 0,
-      isRotationAsked: authority?.isRotationAsked ?? false,
-    };
+    const state = await this.#viewAuthority(authority);
     const action = planAuthority(state, nowMs(), timing);
     if (action === "none") {
       return authority;
@@ -108,6 +109,21 @@ export class AuthorityKeeper {
     }
     const changed = await this.#change(present(authority, "an authority to change"), action);
     return this.#store(changed, secret?.metadata.resourceVersion);
+  }
+
+  async #viewAuthority(authority: Authority | undefined): Promise<AuthorityState> {
+    if (authority === undefined) {
+      return nothing;
+    }
+    const { current, next, previous, signingSinceMs, isRotationAsked } = authority;
+    return {
+      current: current.facts,
+      next: next?.facts,
+      isNextPublished: next !== undefined && (await this.#isPublished(next.facts.id)),
+      signingSinceMs,
+      hasPrevious: previous.length > 0,
+      isRotationAsked,
+    };
   }
 
   /** One of cert-manager's knows nothing of its predecessors; what we published does. */
@@ -197,19 +213,17 @@ export class AuthorityKeeper {
 
   async #keepLeaf(leaf: LeafSecret, authority: Authority): Promise<void> {
     const { namespace, nowMs, timing, log } = this.#options;
-    const held = await this.#readSecret(leaf.secret);
-    if (held !== undefined && isOfCertManager(held)) {
+    const held = (await this.#readSecret(leaf.secret)) ?? noSecret;
+    if (isOfCertManager(held)) {
       return;
     }
-    const certPem = held === undefined ? "" : readText(held, "tls.crt");
-    const keyPem = held === undefined ? "" : readText(held, "tls.key");
-    const facts = hasKey(certPem, keyPem) ? readCertificate(certPem) : undefined;
+    const pair = { certPem: readText(held, "tls.crt"), keyPem: readText(held, "tls.key") };
     const bundle = encodeBundle(authority);
     const state = {
-      leaf: facts,
-      isOfCurrentAuthority: isIssuedBy(certPem, authority.current.certPem),
-      isAsWanted: held?.metadata.annotations?.[wanted] === encodeWish(leaf),
-      hasCurrentBundle: held !== undefined && readText(held, "ca.crt") === bundle,
+      leaf: hasKey(pair.certPem, pair.keyPem) ? readCertificate(pair.certPem) : undefined,
+      isOfCurrentAuthority: isIssuedBy(pair.certPem, authority.current.certPem),
+      isAsWanted: held.metadata.annotations?.[wanted] === encodeWish(leaf),
+      hasCurrentBundle: readText(held, "ca.crt") === bundle,
     };
     const action = planLeaf(state, nowMs());
     if (action === "none") {
@@ -218,19 +232,9 @@ export class AuthorityKeeper {
     log.info({ secret: leaf.secret, action }, "a certificate is renewed");
     const { identity, hosts = [] } = leaf;
     const seconds = Math.round(timing.leafMs / 1_000);
-    const pair =
-      action === "issue" ? await makeCertificate(authority.current, { identity, hosts, seconds }) : { certPem, keyPem };
-    const metadata = {
-      name: leaf.secret,
-      namespace,
-      labels: MANAGED_LABELS,
-      annotations: { [wanted]: encodeWish(leaf) },
-    };
-    const data = encodeData({ "ca.crt": bundle, "tls.crt": pair.certPem, "tls.key": pair.keyPem });
-    await this.#cluster.apply<SecretObject>(
-      { apiVersion: "v1", kind: "Secret", metadata, type: "kubernetes.io/tls", data },
-      fieldManager,
-    );
+    const isKept = action === "replaceBundle";
+    const made = isKept ? pair : await makeCertificate(authority.current, { identity, hosts, seconds });
+    await this.#cluster.apply(encodeLeaf(leaf, { ...made, bundle, namespace }), fieldManager);
   }
 
   #readSecret(name: string): Promise<SecretObject | undefined> {
@@ -244,5 +248,26 @@ const isOfCertManager = ({ metadata: { annotations = {} } }: SecretObject): bool
 
 /** Annotation: whom a certificate was issued for. */
 const wanted = "twinrun.dev/issued-for";
+
+const noSecret: SecretObject = { apiVersion: "v1", kind: "Secret", metadata: { name: "" } };
+
+function encodeLeaf(
+  leaf: LeafSecret,
+  content: PemPair & { readonly bundle: string; readonly namespace: string },
+): SecretObject {
+  const { bundle, certPem, keyPem, namespace } = content;
+  return {
+    apiVersion: "v1",
+    kind: "Secret",
+    metadata: {
+      name: leaf.secret,
+      namespace,
+      labels: MANAGED_LABELS,
+      annotations: { [wanted]: encodeWish(leaf) },
+    },
+    type: "kubernetes.io/tls",
+    data: encodeData({ "ca.crt": bundle, "tls.crt": certPem, "tls.key": keyPem }),
+  };
+}
 
 const encodeWish = ({ identity, hosts = [] }: LeafSecret): string => [encodePeerUri(identity), ...hosts].join(",");

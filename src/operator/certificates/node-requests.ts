@@ -9,6 +9,7 @@ import {
   NODE_SIGNER,
   planRequest,
   type NodeRequest,
+  type RequestProgress,
   type RequestRules,
   type RequestVerdict,
 } from "../../decide/certificate-request.ts";
@@ -128,31 +129,24 @@ export class NodeRequests {
   }
 
   async #step(request: SigningRequest): Promise<boolean> {
-    const { rules, log } = this.#options;
-    const isTrue = (type: string): boolean =>
-      request.status?.conditions?.some((condition) => condition.type === type && condition.status === "True") ?? false;
-    const progress = {
-      isApproved: isTrue("Approved"),
-      isSettled: isTrue("Denied") || isTrue("Failed") || (request.status?.certificate ?? "") !== "",
-    };
+    const progress = readProgress(request);
     if (progress.isSettled) {
       return true;
     }
+    const { rules, log } = this.#options;
     const { verdict, requestPem } = await judge(request, rules);
-    const { name } = request.metadata;
-    const message = verdict.tag === "refuse" ? verdict.message : `the agent of node ${verdict.node} asks for it`;
-    const reason = verdict.tag === "refuse" ? verdict.reason : "AgentOfNode";
     const action = planRequest(progress, verdict);
-    log.info({ request: name, by: request.spec.username, action, reason }, message);
+    const why = explain(verdict);
+    log.info({ request: request.metadata.name, by: request.spec.username, action, reason: why.reason }, why.message);
     switch (action) {
       case "approve":
-        await this.#put(request, "approval", { type: "Approved", reason, message });
+        await this.#put(request, "approval", { type: "Approved", ...why });
         return true;
       case "deny":
-        await this.#put(request, "approval", { type: "Denied", reason, message });
+        await this.#put(request, "approval", { type: "Denied", ...why });
         return true;
       case "fail":
-        await this.#put(request, "status", { type: "Failed", reason, message });
+        await this.#put(request, "status", { type: "Failed", ...why });
         return true;
       case "sign":
         return verdict.tag === "sign" && (await this.#sign(request, requestPem, verdict));
@@ -191,6 +185,20 @@ export class NodeRequests {
     await this.#cluster.putSubresource(refOf(request), subresource, body);
   }
 }
+
+function readProgress({ status = {} }: SigningRequest): RequestProgress {
+  const isTrue = (type: string): boolean =>
+    status.conditions?.some((condition) => condition.type === type && condition.status === "True") ?? false;
+  return {
+    isApproved: isTrue("Approved"),
+    isSettled: isTrue("Denied") || isTrue("Failed") || (status.certificate ?? "") !== "",
+  };
+}
+
+const explain = (verdict: RequestVerdict): { readonly reason: string; readonly message: string } =>
+  verdict.tag === "refuse"
+    ? { reason: verdict.reason, message: verdict.message }
+    : { reason: "AgentOfNode", message: `the agent of node ${verdict.node} asks for it` };
 
 async function judge(
   request: SigningRequest,

@@ -61,19 +61,24 @@ async function copySecret(
     if (secret === undefined) {
       return false;
     }
-    const [certPem, keyPem, caPem] = ["tls.crt", "tls.key", "ca.crt"].map((key) => readText(secret, key));
-    const held = { certPem: certPem ?? "", keyPem: keyPem ?? "", caPem: caPem ?? "" };
-    if (!hasKey(held.certPem, held.keyPem) || held.caPem === "") {
-      return false;
-    }
-    if (JSON.stringify(directory.read()) !== JSON.stringify(held)) {
-      directory.replace(held);
-    }
-    return true;
+    return take(secret, directory);
   } catch (error) {
     if (!signal.aborted) {
       log.warn({ error, secret: name }, "the operator's own certificate cannot be read now");
     }
     return false;
   }
+}
+
+/** False when it is not a whole one. */
+function take(secret: SecretObject, directory: CertificateDirectory): boolean {
+  const [certPem = "", keyPem = "", caPem = ""] = ["tls.crt", "tls.key", "ca.crt"].map((key) => readText(secret, key));
+  const held = { certPem, keyPem, caPem };
+  if (!hasKey(certPem, keyPem) || caPem === "") {
+    return false;
+  }
+  if (JSON.stringify(directory.read()) !== JSON.stringify(held)) {
+    directory.replace(held);
+  }
+  return true;
 }

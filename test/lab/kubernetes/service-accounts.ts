@@ -1,8 +1,7 @@
 /** Service accounts of a control plane without nodes: their rights, and directories such as a pod has them, with real tokens. */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { assert } from "../../../src/lib/assert.ts";
-import { readFileSync } from "node:fs";
 import { type ControlPlane } from "./control-plane.ts";
 
 export type Rule = {
@@ -28,10 +27,11 @@ export async function create(plane: ControlPlane, path: string, body: unknown): 
 export async function createAccount(plane: ControlPlane, { namespace, name, rules }: AccountWish): Promise<void> {
   await create(plane, `/api/v1/namespaces/${namespace}/serviceaccounts`, { metadata: { name } });
   const rbac = "/apis/rbac.authorization.k8s.io/v1";
-  await create(plane, `${rbac}/clusterroles`, { metadata: { name }, rules });
+  const role = `${namespace}-${name}`;
+  await create(plane, `${rbac}/clusterroles`, { metadata: { name: role }, rules });
   await create(plane, `${rbac}/clusterrolebindings`, {
-    metadata: { name },
-    roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name },
+    metadata: { name: role },
+    roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: role },
     subjects: [{ kind: "ServiceAccount", namespace, name }],
   });
 }
