@@ -7,7 +7,6 @@ import { type Cluster } from "../../kube/cluster.ts";
 import { kindOf } from "../../kube/kube-object.ts";
 import { hasKey } from "../../net/certificate.ts";
 import { CertificateDirectory } from "../../net/certificate-directory.ts";
-import { type TlsFiles } from "../../protocol/assignment.ts";
 import { type Log } from "../../telemetry/log.ts";
 import { readText, type SecretObject } from "./authority-secret.ts";
 
@@ -28,7 +27,7 @@ const laterCheckEveryMs = 60_000;
 export async function openOwnCertificate(
   cluster: Pick<Cluster, "read">,
   options: OwnCertificateOptions,
-): Promise<TlsFiles> {
+): Promise<CertificateDirectory["files"]> {
   const directory = new CertificateDirectory(options.directory);
   const { signal, checkEveryMs = laterCheckEveryMs } = options;
   while (!(await copySecret(cluster, options, directory))) {
