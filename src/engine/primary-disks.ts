@@ -163,15 +163,24 @@ export class PrimaryDisks implements MirrorSink {
     }
   }
 
-  /** Copies what is lacking; resolves when nothing is, or the session ended. */
+  /**
+   * Copies what is lacking; resolves when nothing is, or the session ended. The map is shared by all sessions, so one that has
+   * ended takes nothing from it: what it took would be sent nowhere, and the session of today would never know.
+   */
   async copyLacking(stream: DiskStream): Promise<void> {
+    if (this.#stream !== stream) {
+      return;
+    }
     await Promise.all(
       this.#disks.map(async (disk, index) => {
         const dataExtents = (fd: number, offset: number, bytes: number): { offset: number; bytes: number }[] =>
           listDataExtents(fd, offset, offset + bytes).map(({ from, to }) => ({ offset: from, bytes: to - from }));
-        disk.copy = new DiskCopy({ disk: index, file: disk.file, map: disk.lacking, stream, dataExtents });
-        await disk.copy.run();
-        disk.copy = undefined;
+        const copy = new DiskCopy({ disk: index, file: disk.file, map: disk.lacking, stream, dataExtents });
+        disk.copy = copy;
+        await copy.run();
+        if (disk.copy === copy) {
+          disk.copy = undefined; // And not the next session's, which may have begun while the last read was under way.
+        }
       }),
     );
   }

@@ -229,7 +229,9 @@ export class Replication implements DiskStream {
   take(frame: Frame): void {
     if (frame.tag === "diskHashes") {
       const { disk, firstGranule, hashes } = frame;
-      this.#comparing = this.#comparing.then(() => this.#disks.compare(disk, firstGranule, hashes));
+      this.#comparing = this.#comparing.then(() =>
+        this.#ended ? undefined : this.#disks.compare(disk, firstGranule, hashes),
+      );
     } else if (frame.tag === "diskHashesEnd") {
       this.#hashesLeft.get(frame.disk)?.();
       this.#hashesLeft.delete(frame.disk);
