@@ -10,7 +10,8 @@ LAB := node_modules/.bin/node test/lab/kubernetes/lab-command.ts
 LAB_NODE = $(if $(findstring command,$(origin NODE)),$(NODE))
 PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools/prettier.json --log-level warn
 SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/debian-mirror.sh test/lab/qemu10.sh test/lab/kubernetes/build.sh \
-  test/lab/kubernetes/node.sh \
+  test/lab/kubernetes/node.sh test/lab/kubernetes/kubevirt/launcher/recipe.sh \
+  test/lab/kubernetes/kubevirt/launcher/virt-launcher-monitor.sh \
   src/memory/shim/build.sh
 
 SEED ?=
