@@ -98,11 +98,7 @@ function checkKubeVirtVersion({ status }: KubeVirt): Finding {
 
 /** By which of two ways the hook gets at a guest's domain; `mode` is the chart's value, when it is known. */
 function checkHook(kubevirt: KubeVirt, mode: string | undefined): Finding {
-  const { developerConfiguration, network } = kubevirt.spec?.configuration ?? {};
-  const hasGate =
-    developerConfiguration?.featureGates?.includes("Sidecar") === true &&
-    developerConfiguration.disabledFeatureGates?.includes("Sidecar") !== true;
-  const hasBinding = network?.binding?.["twinrun"] !== undefined;
+  const hasBinding = kubevirt.spec?.configuration?.network?.binding?.["twinrun"] !== undefined;
   if (mode === "NetworkBinding" || (mode === undefined && hasBinding)) {
     return hasBinding
       ? ok("HookAdmission", "the network binding twinrun is registered")
@@ -112,13 +108,19 @@ function checkHook(kubevirt: KubeVirt, mode: string | undefined): Finding {
           "register it as `helm get notes twinrun` says, or set hook.mode to Sidecar",
         );
   }
-  return hasGate
+  return hasGate(kubevirt, "Sidecar")
     ? ok("HookAdmission", "the feature gate Sidecar is on")
     : failure(
         "HookAdmission",
         "KubeVirt lets no hook at its guests: the feature gate Sidecar is off",
         `${writeGatePatch(kubevirt)} (or set hook.mode to NetworkBinding in the chart's values, which needs no gate)`,
       );
+}
+
+/** Of a gate that is off unless it is named. */
+function hasGate({ spec }: KubeVirt, gate: string): boolean {
+  const { featureGates = [], disabledFeatureGates = [] } = spec?.configuration?.developerConfiguration ?? {};
+  return featureGates.includes(gate) && !disabledFeatureGates.includes(gate);
 }
 
 /** A merge patch replaces lists, so it names the gates there are. */
@@ -131,8 +133,11 @@ function writeGatePatch({ metadata, spec }: KubeVirt): string {
 
 const KUBEVIRT_PROFILE = "kubevirt/kubevirt.json";
 
-function checkSeccomp({ spec }: KubeVirt): Finding {
-  const profile = spec?.configuration?.seccompConfiguration?.virtualMachineInstanceProfile?.customProfile;
+const findSeccompProfile = ({ spec }: KubeVirt) =>
+  spec?.configuration?.seccompConfiguration?.virtualMachineInstanceProfile?.customProfile;
+
+function checkSeccomp(kubevirt: KubeVirt): Finding {
+  const profile = findSeccompProfile(kubevirt);
   const remedy = `set virtualMachineInstanceProfile.customProfile.localhostProfile to ${KUBEVIRT_PROFILE} in the KubeVirt resource (feature gate KubevirtSeccompProfile installs it)`;
   if (profile?.runtimeDefaultProfile === true) {
     return warning(

@@ -165,9 +165,9 @@ function findNearest<Name extends string>(word: string, names: readonly Name[]):
 /** Letters to change, add or take away (Levenshtein). */
 function measureDistance(one: string, other: string): number {
   const first = Array.from({ length: other.length + 1 }, (_, index) => index);
-  const last = [...one].reduce((before, letter, row) => {
+  const last = Array.from(one).reduce((before, letter, row) => {
     const line = [row + 1];
-    for (const [column, otherLetter] of [...other].entries()) {
+    for (const [column, otherLetter] of Array.from(other).entries()) {
       const changed = (before[column] ?? 0) + (letter === otherLetter ? 0 : 1);
       line.push(Math.min(changed, (before[column + 1] ?? 0) + 1, (line[column] ?? 0) + 1));
     }

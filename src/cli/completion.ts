@@ -41,13 +41,12 @@ export function planCompletion(words: readonly string[]): CompletionPlan {
   const current = typed.at(-1) ?? "";
   const before = typed.slice(0, -1);
   const flags = findGivenFlags(before);
-  const [, flagBefore] = /^--([a-z-]+)$|^$/.exec(before.at(-1) ?? "") ?? [];
-  const joined = /^--([a-z-]+)=(.*)$/.exec(current);
-  if (joined !== null) {
-    return planValue(joined[1] ?? "", joined[2] ?? "", { flags, before });
+  const [, joinedName, joinedValue] = /^--([a-z-]+)=(.*)$/.exec(current) ?? [];
+  if (joinedName !== undefined && joinedValue !== undefined) {
+    return planValue(joinedName, joinedValue, { flags, before });
   }
-  const name = flagBefore ?? findShort(before.at(-1) ?? "");
-  if (name !== undefined && takesValue(name)) {
+  const name = findFlag(before.at(-1));
+  if (takesValue(name)) {
     return planValue(name, current, { flags, before });
   }
   return current.startsWith("-") ? planFlag(before, current) : planArgument(before, current, flags);
@@ -57,6 +56,8 @@ type Situation = { readonly flags: GivenFlags; readonly before: readonly string[
 
 const isFlagName = (name: string): name is FlagName => (FLAG_NAMES as readonly string[]).includes(name);
 const takesValue = (name: string): boolean => isFlagName(name) && FLAGS[name].kind.tag !== "switch";
+/** The name of the flag that a word is; empty when it is none. */
+const findFlag = (word = ""): string => /^--([a-z-]+)$/.exec(word)?.[1] ?? findShort(word) ?? "";
 const findShort = (word: string): FlagName | undefined =>
   FLAG_NAMES.find((name) => word === `-${FLAGS[name].short ?? ""}`);
 
@@ -107,9 +108,7 @@ const findCommand = (words: readonly string[]): CommandName | undefined =>
 /** Words that are neither flags nor their values. */
 function listPlainWords(words: readonly string[]): readonly string[] {
   return words.filter((word, index) => {
-    const previous = words[index - 1] ?? "";
-    const name = /^--([a-z-]+)$/.exec(previous)?.[1] ?? findShort(previous) ?? "";
-    return !word.startsWith("-") && !takesValue(name);
+    return !word.startsWith("-") && !takesValue(findFlag(words[index - 1]));
   });
 }
 

@@ -40,43 +40,46 @@ function writeFields(indent: string, fields: readonly Field[]): readonly string[
   return given.map(([name, value]) => `${indent}${`${name}:`.padEnd(width + 1)}  ${oneLine(value)}`);
 }
 
-function listHeadFields({ metadata, spec, status }: ShownVm, nowMs: number): readonly Field[] {
-  const source =
-    spec?.virtualMachineRef === undefined
-      ? "its own template (the guest exists only under protection)"
-      : `VirtualMachine ${spec.virtualMachineRef.name}`;
-  const isBehind = status?.observedGeneration !== undefined && status.observedGeneration !== metadata.generation;
+function listHeadFields(vm: ShownVm, nowMs: number): readonly Field[] {
+  const { metadata, spec, status } = vm;
+  const since = metadata.deletionTimestamp;
   return [
     ["Name", metadata.name],
     ["Namespace", metadata.namespace],
     ["Mode", spec?.mode],
     ["Guest", status?.guest],
-    ["Source", source],
+    ["Source", writeSource(vm)],
     ["Created", `${metadata.creationTimestamp ?? "<unknown>"} (${writeAgeOf(metadata.creationTimestamp, nowMs)} ago)`],
-    ["Being deleted", metadata.deletionTimestamp && `since ${writeAgeOf(metadata.deletionTimestamp, nowMs)}`],
-    ["Note", isBehind ? "the status below is about an earlier version of the spec" : undefined],
-    ["Term", status?.term === undefined ? undefined : String(status.term)],
-    ["Primary", status?.primary && writeSide(status.primary)],
-    ["Standby", status?.standby === undefined ? "<none>" : writeSide(status.standby)],
+    ["Being deleted", since === undefined ? undefined : `since ${writeAgeOf(since, nowMs)}`],
+    ["Note", isBehind(vm) ? "the status below is about an earlier version of the spec" : undefined],
+    ["Term", status?.term?.toString()],
+    ["Primary", writeSide(status?.primary)],
+    ["Standby", writeSide(status?.standby) ?? "<none>"],
   ];
 }
 
-const writeSide = ({
-  node,
-  vmi,
-}: {
-  readonly node: string;
-  readonly vmi: { readonly namespace: string; readonly name: string };
-}): string => `${node} (VirtualMachineInstance ${vmi.namespace}/${vmi.name})`;
+const writeSource = ({ spec }: ShownVm): string =>
+  spec?.virtualMachineRef === undefined
+    ? "its own template (the guest exists only under protection)"
+    : `VirtualMachine ${spec.virtualMachineRef.name}`;
 
-function listPlacementFields({ spec }: ShownVm): readonly Field[] {
-  const labels = Object.entries(spec?.placement?.nodeSelector ?? {}).map(([key, value]) => `${key}=${value}`);
+const isBehind = ({ metadata, status }: ShownVm): boolean =>
+  status?.observedGeneration !== undefined && status.observedGeneration !== metadata.generation;
+
+type Side = NonNullable<NonNullable<ShownVm["status"]>["primary"]>;
+
+const writeSide = (side: Side | undefined): string | undefined =>
+  side && `${side.node} (VirtualMachineInstance ${side.vmi.namespace}/${side.vmi.name})`;
+
+function listPlacementFields({ spec = {} }: ShownVm): readonly Field[] {
+  const { placement, failover, checkpoint } = spec;
+  const labels = Object.entries(placement?.nodeSelector ?? {}).map(([key, value]) => `${key}=${value}`);
   return [
-    ["Nodes", spec?.placement?.nodes?.join(", ")],
+    ["Nodes", placement?.nodes?.join(", ")],
     ["Node selector", labels.length === 0 ? undefined : labels.join(", ")],
-    ["Reprotect", spec?.failover?.reprotect],
-    ["Detection", spec?.failover && `${spec.failover.detectionTimeoutMs} ms of silence`],
-    ["Latency bound", spec?.checkpoint && `${spec.checkpoint.maxAddedLatencyMs} ms`],
+    ["Reprotect", failover?.reprotect],
+    ["Detection", failover && `${failover.detectionTimeoutMs} ms of silence`],
+    ["Latency bound", checkpoint && `${checkpoint.maxAddedLatencyMs} ms`],
   ];
 }
 

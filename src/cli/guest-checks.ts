@@ -15,7 +15,15 @@ import {
   listCommonOffers,
 } from "./facts.ts";
 import { cannotTell, failure, type Finding, type FindingGroup, note, ok, warning } from "./findings.ts";
-import { type Json, keyOf, type KubeCondition, type Node, valueOr, type Vmi } from "./kube-objects.ts";
+import {
+  type Json,
+  keyOf,
+  type KubeCondition,
+  type Node,
+  valueOr,
+  type VirtualMachine,
+  type Vmi,
+} from "./kube-objects.ts";
 import { findUnfitness } from "./node-checks.ts";
 import { findCondition, isAdopted, listNodes, type ShownVm } from "./protected-vms.ts";
 
@@ -59,7 +67,7 @@ function checkConditions(vm: ShownVm): readonly Finding[] {
   });
 }
 
-const writeCondition = ({ reason, message }: KubeCondition): string =>
+export const writeCondition = ({ reason, message }: KubeCondition): string =>
   [reason, message].filter((part) => part !== undefined && part !== "").join(": ");
 
 const wellFinding = (found: KubeCondition): Finding =>
@@ -112,8 +120,7 @@ function checkVirtualMachine(guest: GuestFacts): readonly Finding[] {
 
 /** Before protection any will do: Twinrun sets Manual and gives back what was there. */
 function checkRunStrategy({ vm, virtualMachine }: GuestFacts): Finding | undefined {
-  const { runStrategy, running } = valueOr(virtualMachine, undefined)?.spec ?? {};
-  const strategy = runStrategy ?? (running === true ? "Always" : "Halted");
+  const strategy = findRunStrategy(valueOr(virtualMachine, undefined)?.spec);
   if (strategy === "Manual") {
     return ok("RunStrategy", "Manual");
   }
@@ -121,10 +128,17 @@ function checkRunStrategy({ vm, virtualMachine }: GuestFacts): Finding | undefin
     ? failure(
         "RunStrategy",
         `the VM's runStrategy is ${strategy}: KubeVirt would start a second copy of a guest that failed`,
-        `kubectl patch vm -n ${vm.metadata.namespace ?? ""} ${vm.spec?.virtualMachineRef?.name ?? ""} --type=merge -p '{"spec":{"runStrategy":"Manual"}}'; see what sets it back`,
+        `kubectl patch vm ${nameVirtualMachine(vm)} --type=merge -p '{"spec":{"runStrategy":"Manual"}}'; see what sets it back`,
       )
     : note("RunStrategy", `${strategy} becomes Manual while the VM is protected, and is given back afterwards`);
 }
+
+/** The older `running` says the same with less. */
+const findRunStrategy = (spec: VirtualMachine["spec"]): string =>
+  spec?.runStrategy ?? (spec?.running === true ? "Always" : "Halted");
+
+const nameVirtualMachine = ({ metadata, spec }: ShownVm): string =>
+  `-n ${metadata.namespace ?? ""} ${spec?.virtualMachineRef?.name ?? ""}`;
 
 export const ALLOW_RESTART_ANNOTATION = "twinrun.dev/allow-restart";
 

@@ -4,11 +4,10 @@ import { type ClusterFacts, componentOf, isVersioned, listOffers } from "./facts
 import { failure, type Finding, type FindingGroup, note, ok, warning } from "./findings.ts";
 import { isTrue, type Node, type Pod, valueOr } from "./kube-objects.ts";
 
+export type Unfitness = { readonly why: string; readonly remedy: string };
+
 /** Why a node cannot be one of the two now, with the remedy; undefined when it can. */
-export function findUnfitness(
-  node: Node,
-  pods: readonly Pod[],
-): { readonly why: string; readonly remedy: string } | undefined {
+export function findUnfitness(node: Node, pods: readonly Pod[]): Unfitness | undefined {
   const { name } = node.metadata;
   if (!isTrue(node.status?.conditions, "Ready")) {
     return { why: `${name} is not Ready`, remedy: `find out why: kubectl describe node ${name}` };
@@ -20,19 +19,25 @@ export function findUnfitness(
     const remedy = `look at its virt-handler: kubectl get pods -A -l kubevirt.io=virt-handler --field-selector spec.nodeName=${name}`;
     return { why: `KubeVirt starts no guest on ${name} (kubevirt.io/schedulable is not true)`, remedy };
   }
-  const agent = pods.find((pod) => componentOf(pod) === "agent" && pod.spec?.nodeName === name);
+  return findAgentTrouble(name, pods);
+}
+
+function findAgentTrouble(node: string, pods: readonly Pod[]): Unfitness | undefined {
+  const agent = pods.find((pod) => isAgentOn(pod, node));
   if (agent === undefined) {
     return {
-      why: `no agent is on ${name}`,
+      why: `no agent is on ${node}`,
       remedy: "see that the agents' DaemonSet tolerates its taints and selects it",
     };
   }
   if (!isTrue(agent.status?.conditions, "Ready")) {
     const where = `-n ${agent.metadata.namespace ?? ""} ${agent.metadata.name}`;
-    return { why: `the agent on ${name} is not Ready`, remedy: `kubectl logs ${where}` };
+    return { why: `the agent on ${node} is not Ready`, remedy: `kubectl logs ${where}` };
   }
   return undefined;
 }
+
+const isAgentOn = (pod: Pod, node: string): boolean => componentOf(pod) === "agent" && pod.spec?.nodeName === node;
 
 export function listFitNodes({ nodes, pods }: ClusterFacts): readonly Node[] {
   return valueOr(nodes, []).filter((node) => findUnfitness(node, valueOr(pods, [])) === undefined);
@@ -43,8 +48,7 @@ export function checkNodes(facts: ClusterFacts): readonly FindingGroup[] {
   const pods = valueOr(facts.pods, []);
   const concerned = valueOr(facts.nodes, []).filter(
     ({ metadata }) =>
-      metadata.labels?.["kubevirt.io/schedulable"] !== undefined ||
-      pods.some((pod) => componentOf(pod) === "agent" && pod.spec?.nodeName === metadata.name),
+      metadata.labels?.["kubevirt.io/schedulable"] !== undefined || pods.some((pod) => isAgentOn(pod, metadata.name)),
   );
   return concerned.map((node) => ({ subject: `Node ${node.metadata.name}`, findings: checkNode(node, pods) }));
 }

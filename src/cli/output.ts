@@ -18,7 +18,7 @@ export function encodeObjects(objects: readonly KubeObject[], isOne: boolean): u
 
 /** Who owns which field is several screens that nobody asked for. */
 function withoutManagers({ metadata, ...rest }: KubeObject): Json {
-  const { managedFields: _, ...kept } = metadata as KubeObject["metadata"] & { readonly managedFields?: unknown };
+  const kept = Object.fromEntries(Object.entries(metadata).filter(([name]) => name !== "managedFields"));
   const { apiVersion, kind, ...others } = rest;
   return { apiVersion, kind, metadata: kept, ...others };
 }

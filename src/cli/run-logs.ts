@@ -32,7 +32,7 @@ export async function runLogs(session: Session): Promise<number> {
   const events: Collected = await collectEvents(session, vms);
   const troubles: string[] = [];
   const pods = collected.find(({ plural }) => plural === kinds.pod.plural)?.objects ?? [];
-  const logs = await readLogs(session, pods as readonly Pod[], troubles);
+  const logs = await readLogs(session, pods, troubles);
   terminal.showProgress("asking the doctor");
   const facts = await readClusterFacts(session, { readsSecrets: false });
   const groups = await examine(session, facts, { tag: "known", value: vms });

@@ -4,7 +4,7 @@ import { checkCluster } from "./cluster-checks.ts";
 import { type ClusterFacts } from "./facts.ts";
 import { countFindings, type FindingGroup, writeFinding } from "./findings.ts";
 import { type Step, waitForVm } from "./follow.ts";
-import { checkGuest } from "./guest-checks.ts";
+import { checkGuest, writeCondition } from "./guest-checks.ts";
 import { type VirtualMachine } from "./kube-objects.ts";
 import { listFitNodes } from "./node-checks.ts";
 import { encodeOutput } from "./output.ts";
@@ -106,12 +106,14 @@ export function decideReady(vm: ShownVm | undefined): Step {
   }
   const [ready, stalled] = [findCondition(vm, "Ready"), findCondition(vm, "Stalled")];
   if (ready?.status === "True") {
-    return { tag: "done", says: `protected: ${ready.message ?? ""}` };
+    return { tag: "done", says: `protected: ${writeCondition(ready)}` };
   }
   if (stalled?.status === "True") {
-    return { tag: "refused", says: `it waits for you (${stalled.reason ?? "Stalled"}): ${stalled.message ?? ""}` };
+    return { tag: "refused", says: `it waits for you: ${writeCondition(stalled)}` };
   }
-  const percent = findSyncPercent(vm);
-  const says = ready?.message ?? "waiting for the operator";
-  return { tag: "waiting", says: percent === undefined ? says : `${says} (disks ${Math.floor(percent)}%)` };
+  return { tag: "waiting", says: writeCreation(ready?.message, findSyncPercent(vm)) };
+}
+
+function writeCreation(says = "waiting for the operator", percent: number | undefined): string {
+  return percent === undefined ? says : `${says} (disks ${Math.floor(percent)}%)`;
 }

@@ -45,14 +45,14 @@ export async function run(args: readonly string[], surroundings: Surroundings): 
   }
 }
 
-function explain(error: unknown, { say, saysPaint }: Terminal): number {
+function explain(error: unknown, terminal: Terminal): number {
   if (!(error instanceof Failure)) {
     throw error;
   }
-  const code = codeOf(error);
-  say(`${saysPaint.bad("error:")} ${error.message}`);
+  const code = codeOf(error as Failure<{ readonly code: string }>);
+  terminal.say(`${terminal.saysPaint.bad("error:")} ${error.message}`);
   if (code === "UsageWrong") {
-    say("`kubectl twinrun help` shows what there is");
+    terminal.say("`kubectl twinrun help` shows what there is");
   }
   return EXIT_STATUSES[code].status;
 }
@@ -85,16 +85,16 @@ const COMMANDS_BY_NAME: Readonly<Record<NeedsCluster, (session: Session) => Prom
 
 async function runCommand(invocation: Invocation, surroundings: Surroundings): Promise<number> {
   const { terminal } = surroundings;
-  switch (invocation.command) {
-    case "help":
-      terminal.print(chooseHelp(invocation.names[0]));
-      return 0;
-    case "completion":
-      terminal.print([chooseScript(invocation.names[0] ?? "")]);
-      return 0;
-    default:
-      return runWithCluster(COMMANDS_BY_NAME[invocation.command], invocation, surroundings);
+  const { command, names } = invocation;
+  if (command === "help") {
+    terminal.print(chooseHelp(names[0]));
+    return 0;
   }
+  if (command === "completion") {
+    terminal.print([chooseScript(names[0] ?? "")]);
+    return 0;
+  }
+  return runWithCluster(COMMANDS_BY_NAME[command], invocation, surroundings);
 }
 
 function chooseHelp(word: string | undefined): readonly string[] {

@@ -66,6 +66,5 @@ function writeLine(cells: readonly Cell[], widths: readonly number[], paint: Pai
 
 /** Text of others' making may hold anything; a line break or an escape would break the table, or the terminal. */
 export function oneLine(text: string): string {
-  // eslint-disable-next-line no-control-regex -- they are what is taken away
   return text.replaceAll(/\s*[\r\n]+\s*/g, " ").replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, "");
 }
