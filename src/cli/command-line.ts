@@ -52,15 +52,25 @@ function parseValues(args: readonly string[]): { readonly values: Values; readon
     }),
   );
   try {
-    return parseArgs({ args: [...args], options, strict: true, allowPositionals: true, allowNegative: true });
+    return parseArgs({
+      ...{ args: args.flatMap(splitShort), options },
+      ...{ strict: true, allowPositionals: true, allowNegative: true },
+    });
   } catch (error) {
     throw usageWrong(explainRefusal(error));
   }
 }
 
+/** kubectl takes `-o=json` as well as `-o json`. */
+function splitShort(word: string): readonly string[] {
+  const [, flag, value] = /^(-[a-zA-Z])=(.*)$/.exec(word) ?? [];
+  return flag === undefined || value === undefined ? [word] : [flag, value];
+}
+
 /** Node's own words end in advice about positional arguments that nobody needs. */
 function explainRefusal(error: unknown): string {
-  const said = error instanceof Error ? error.message : String(error);
+  // Not `instanceof`: under a test runner Node's own errors are of another realm.
+  const said = (error as { readonly message?: string }).message ?? String(error);
   const [, unknown] = /^Unknown option '(-[^']*)'/.exec(said) ?? [];
   if (unknown === undefined) {
     return said.split("\n").join(" ");
@@ -155,11 +165,11 @@ function requireCount(name: FlagName, value: string): number {
   return Number(value);
 }
 
-/** The name that differs by at most a third of the letters. */
+/** The name that differs by at most two letters in five. */
 function findNearest<Name extends string>(word: string, names: readonly Name[]): Name | undefined {
   const ranked = names.map((name) => ({ name, distance: measureDistance(word, name) }));
   const [best] = ranked.toSorted((one, other) => one.distance - other.distance);
-  return best !== undefined && best.distance * 3 <= best.name.length ? best.name : undefined;
+  return best !== undefined && best.distance * 5 <= best.name.length * 2 ? best.name : undefined;
 }
 
 /** Letters to change, add or take away (Levenshtein). */

@@ -41,20 +41,20 @@ function writeFields(indent: string, fields: readonly Field[]): readonly string[
 }
 
 function listHeadFields(vm: ShownVm, nowMs: number): readonly Field[] {
-  const { metadata, spec, status } = vm;
+  const { metadata, spec, status = {} } = vm;
   const since = metadata.deletionTimestamp;
   return [
     ["Name", metadata.name],
     ["Namespace", metadata.namespace],
     ["Mode", spec?.mode],
-    ["Guest", status?.guest],
+    ["Guest", status.guest],
     ["Source", writeSource(vm)],
     ["Created", `${metadata.creationTimestamp ?? "<unknown>"} (${writeAgeOf(metadata.creationTimestamp, nowMs)} ago)`],
     ["Being deleted", since === undefined ? undefined : `since ${writeAgeOf(since, nowMs)}`],
     ["Note", isBehind(vm) ? "the status below is about an earlier version of the spec" : undefined],
-    ["Term", status?.term?.toString()],
-    ["Primary", writeSide(status?.primary)],
-    ["Standby", writeSide(status?.standby) ?? "<none>"],
+    ["Term", status.term?.toString()],
+    ["Primary", writeSide(status.primary)],
+    ["Standby", writeSide(status.standby) ?? "<none>"],
   ];
 }
 

@@ -9,8 +9,10 @@ import { type Json } from "./kube-objects.ts";
 export const REDACTED = "[redacted]";
 
 /** Fields that are secret if they are texts: as objects they only say where the secret is. */
-const SECRET_TEXTS =
-  /^(userData|userDataBase64|networkData|networkDataBase64|password|passwd|token|bearerToken|authorization|secret|privateKey|cookie|apiKey|clientSecret)$/i;
+const SECRET_TEXTS = new Set([
+  ...["userdata", "userdatabase64", "networkdata", "networkdatabase64", "password", "passwd", "token", "bearertoken"],
+  ...["authorization", "secret", "privatekey", "cookie", "apikey", "clientsecret"],
+]);
 /** Fields that are secret with all that is in them. */
 const SECRET_FIELDS = /^(stringData|binaryData|accessCredentials|chpasswd)$/i;
 /** Names of environment variables and annotations that are likely to be secret. */
@@ -43,7 +45,7 @@ function redactFields(fields: Json): Json {
 
 function redactField(name: string, value: unknown): unknown {
   const isSecret = COPIES_OF_OBJECTS.includes(name) || SECRET_FIELDS.test(name);
-  if (isSecret || (SECRET_TEXTS.test(name) && typeof value === "string")) {
+  if (isSecret || (SECRET_TEXTS.has(name.toLowerCase()) && typeof value === "string")) {
     return REDACTED;
   }
   if (name === "env" && Array.isArray(value)) {
@@ -69,6 +71,10 @@ function redactVariable(variable: unknown): unknown {
 
 type TextRule = { readonly pattern: RegExp; readonly with: string };
 
+/** `db_password=...`, `"token": "..."`: a name that ends so, and what is given to it. */
+const SECRET_NAME = String.raw`[\w.-]*(?:password|passwd|secret|token|api[-_]?key|private[-_]?key)`;
+const GIVEN = String.raw`"[^"\n]*"|'[^'\n]*'|[^\s,;}"'[\]]+`;
+
 const TEXT_RULES: readonly TextRule[] = [
   // A private key, whole or cut off.
   {
@@ -84,8 +90,7 @@ const TEXT_RULES: readonly TextRule[] = [
   // https://user:password@host
   { pattern: /\b([a-z][a-z0-9+.-]*:\/\/[^\s/:@"']*):[^\s/@"']+@/gi, with: `$1:${REDACTED}@` },
   {
-    pattern:
-      /\b((?:[\w.-]*(?:password|passwd|secret|token|api[-_]?key|private[-_]?key))["']?\s*[:=]\s*)("[^"\n]*"|'[^'\n]*'|[^\s,;}"'[\]]+)/gi,
+    pattern: new RegExp(String.raw`\b(${SECRET_NAME}["']?\s*[:=]\s*)(${GIVEN})`, "gi"),
     with: `$1${REDACTED}`,
   },
 ];

@@ -54,7 +54,8 @@ function write<Value>(fact: Known<Value>, make: (value: Value) => string | undef
 function writePart(fact: Known<readonly Workload[]>, component: string): string {
   return write(fact, (workloads) => {
     const found = workloads.find((each) => componentOf(each) === component);
-    const image = found?.spec?.template?.spec?.containers?.[0]?.image ?? "image unknown";
-    return found && `${found.metadata.labels?.["app.kubernetes.io/version"] ?? "version unknown"} (${image})`;
+    return found && `${found.metadata.labels?.["app.kubernetes.io/version"] ?? "unknown"} (${findImage(found)})`;
   });
 }
+
+const findImage = ({ spec }: Workload): string => spec?.template?.spec?.containers?.[0]?.image ?? "image unknown";
