@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
-import { openKubeconfigs } from "../kube/access-source.ts";
+import { openKubeconfigs } from "../kube/access.ts";
 import { Cluster } from "../kube/cluster.ts";
 
 export type ClusterChoice = { readonly kubeconfig?: string | undefined; readonly context?: string | undefined };

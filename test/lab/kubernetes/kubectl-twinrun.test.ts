@@ -2,11 +2,10 @@
  * kubectl twinrun against a real API server, started by kubectl as its plugin. Objects of KubeVirt and of the operator are written
  * by the test: their definitions are open ones, and what an operator would do is done by hand.
  */
-import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals";
 import { spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { createServer, type Server } from "node:https";
-import { readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -21,6 +20,8 @@ type Json = Readonly<Record<string, unknown>>;
 
 const root = join(import.meta.dirname, "../../..");
 const startMsMax = 180_000;
+// Each test starts kubectl and the plugin several times, which takes seconds on a machine that has other things to do.
+jest.setTimeout(startMsMax);
 const remedy = findRemedy(["etcd", "kube-apiserver", "kubectl"]);
 if (remedy !== undefined) {
   process.stderr.write(`SKIPPED test/lab/kubernetes/kubectl-twinrun.test.ts: ${remedy}\n`);
