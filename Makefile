@@ -12,7 +12,8 @@ PRETTIER := $(NODE) node_modules/prettier/bin/prettier.cjs --config config/tools
 SHELL_SCRIPTS := .ci/run config/tools/setup.sh test/lab/debian-mirror.sh test/lab/qemu10.sh test/lab/kubernetes/build.sh \
   test/lab/kubernetes/node.sh test/lab/kubernetes/kubevirt/launcher/recipe.sh \
   test/lab/kubernetes/kubevirt/launcher/virt-launcher-monitor.sh \
-  src/memory/shim/build.sh
+  src/memory/shim/build.sh \
+  src/main/kubectl-twinrun.sh src/main/kubectl_complete-twinrun.sh
 
 SEED ?=
 PROGRAMS ?=
