@@ -13,6 +13,7 @@ import { parseArgs } from "node:util";
 import { provideImage } from "../lab/images.ts";
 import { Bench } from "./bench.ts";
 import { measureDatabase } from "./database.ts";
+import { measureObjects } from "./objects.ts";
 import { measureProcessor } from "./processor.ts";
 import { type ProcessorShares } from "./processor-time.ts";
 import { measureRequestReply } from "./request-reply.ts";
@@ -27,6 +28,7 @@ const parts: Readonly<Record<string, (bench: Bench) => Promise<Figure[]>>> = {
   takeover: measureTakeovers,
   idle: measureIdle,
   crowd: measureCrowd,
+  objects: measureObjects,
 };
 
 const { values: flags } = parseArgs({
