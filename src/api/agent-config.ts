@@ -19,7 +19,10 @@
  *
  *   assignments: kubernetes             # in place of the file's path; the file's guests and pods' guests do not mix
  *   kubernetes: { namespace: twinrun }  # where the operator keeps GuestPairs; kubeconfig and context: left out in a pod
- *   quorum: []                          # left out or empty: the agent follows the endpoints of the quorum's Service
+ *   quorum: []                          # replicas outside the cluster
+ *   quorumService: twinrun-quorum       # those of this Service, too
+ *   stateDirectory: /var/lib/twinrun    # on the node's disk: its key and certificate, which the operator signs, and where the
+ *                                       # quorum was last; then `tls` is left out
  *
  * There the shim is in the pods and `shim` means nothing, and the certificate may come after the agent has started.
  */
@@ -73,7 +76,9 @@ const agentConfig = z
         )
         .optional(),
       quorum: z.array(endpoint, "the list of quorum endpoints").default([]),
-      tls: tlsFiles,
+      quorumService: text("the name of the quorum's Service").optional(),
+      stateDirectory: text("a directory on the node's disk").regex(/^\//, "an absolute path").optional(),
+      tls: tlsFiles.optional(),
       // The dynamic linker takes spaces and colons for separators.
       shim: text("the path of the preload shim")
         .regex(/^[^\s:]+$/, "a path without spaces and colons")
@@ -103,7 +108,14 @@ const agentConfig = z
       error: (issue) => (issue.code === "unrecognized_keys" ? undefined : "an object"),
     },
   )
-  .superRefine(({ assignments, kubernetes, quorum }, context) => {
+  .superRefine(({ assignments, kubernetes, quorum, stateDirectory, tls }, context) => {
+    if (tls === undefined && (assignments !== KUBERNETES || stateDirectory === undefined)) {
+      context.addIssue({
+        code: "custom",
+        path: ["tls"],
+        message: "must be an object with certPath, keyPath and caPath, found nothing",
+      });
+    }
     if (assignments === KUBERNETES && kubernetes === undefined) {
       context.addIssue({
         code: "custom",

@@ -3,8 +3,9 @@
  *    [--cert FILE --key FILE --ca FILE] [--shim FILE] [--heartbeat-port PORT] [--uplink NAME]... [--metrics HOST:PORT]
  *    [--trace-directory DIR] [--cache-directory DIR] [--log-level LEVEL] [--stop-timeout-ms MS] [--engine FILE]`
  *
- * On a node of Kubernetes: `--assignments kubernetes --namespace NAMESPACE [--kubeconfig FILE [--context NAME]]`, without --shim.
- * Then guests come from GuestPairs and QEMU from launcher pods; the certificate is waited for.
+ * On a node of Kubernetes: `--assignments kubernetes --namespace NAMESPACE [--kubeconfig FILE [--context NAME]]`
+ *    `--state-directory DIR [--quorum-service NAME]`, without --shim, --cert, --key and --ca.
+ * Then guests come from GuestPairs and QEMU from launcher pods; the certificate is asked for and waited for.
  *
  * Everything can stand in the file (api/agent-config.ts) or in flags; a flag counts more. Ends with status 2 and every
  * mistake named when the configuration cannot be used. SIGTERM and SIGINT: engines hand over and leave, QEMU runs on, status 0.
@@ -18,12 +19,15 @@ import { parse } from "yaml";
 import { Agent, type AgentOptions } from "../agent/agent.ts";
 import { FileAssignmentSource } from "../agent/file-assignment-source.ts";
 import { LocalLauncher } from "../agent/local-launcher.ts";
+import { ensureNodeCertificate } from "../agent/node-certificate.ts";
 import { NodePairs } from "../agent/node-pairs.ts";
 import { PodLauncher } from "../agent/pod-launcher.ts";
+import { QuorumEndpoints } from "../agent/quorum-endpoints.ts";
 import { type AgentConfig, KUBERNETES, parseAgentConfig } from "../api/agent-config.ts";
 import { Cluster } from "../kube/cluster.ts";
 import { Failure } from "../lib/failure.ts";
 import { TlsCredentials } from "../net/tls.ts";
+import { type TlsFiles } from "../protocol/assignment.ts";
 import { createLog, type ProcessLog } from "../telemetry/log.ts";
 
 const text = { type: "string" } as const;
@@ -36,6 +40,8 @@ const FLAGS = {
   kubeconfig: text,
   context: text,
   quorum: { type: "string", multiple: true },
+  "quorum-service": text,
+  "state-directory": text,
   cert: text,
   key: text,
   ca: text,
@@ -65,6 +71,8 @@ function readConfig(flags: Flags): AgentConfig {
     assignments: flags.assignments,
     kubernetes: readKubernetes(flags, isObject ? fromFile : {}),
     quorum: flags.quorum?.map(parseEndpoint),
+    quorumService: flags["quorum-service"],
+    stateDirectory: flags["state-directory"],
     tls: flags.cert === undefined ? undefined : { certPath: flags.cert, keyPath: flags.key, caPath: flags.ca },
     shim: flags.shim,
     heartbeatPort: parseNumber(flags["heartbeat-port"]),
@@ -116,10 +124,15 @@ function openLocal(config: AgentConfig, runDirectory: string, log: ProcessLog): 
   };
 }
 
+function openCluster({ kubernetes = { namespace: "" } }: AgentConfig): Cluster {
+  const { kubeconfig, context } = kubernetes;
+  return kubeconfig === undefined ? Cluster.fromDefault() : Cluster.fromKubeconfig(kubeconfig, context);
+}
+
 function openKubernetes(config: AgentConfig, runDirectory: string, log: ProcessLog): Surroundings {
   const { node } = config;
-  const { namespace = "", kubeconfig, context } = config.kubernetes ?? {};
-  const cluster = kubeconfig === undefined ? Cluster.fromDefault() : Cluster.fromKubeconfig(kubeconfig, context);
+  const { namespace = "" } = config.kubernetes ?? {};
+  const cluster = openCluster(config);
   const pairs = new NodePairs({ cluster, namespace, node, runDirectory, log });
   return {
     source: pairs.source,
@@ -128,6 +141,7 @@ function openKubernetes(config: AgentConfig, runDirectory: string, log: ProcessL
       pairs.noteTransition(guest, transition);
     },
     attach: (agent) => {
+      followQuorum(config, cluster, { agent, runDirectory, log });
       pairs.attach(agent);
       agent.onGuestChanged = (guest): void => {
         pairs.guestChanged(guest);
@@ -136,18 +150,46 @@ function openKubernetes(config: AgentConfig, runDirectory: string, log: ProcessL
   };
 }
 
+/** Replicas outside the cluster count beside those of the Service. */
+function followQuorum(
+  { kubernetes, quorum, quorumService, stateDirectory }: AgentConfig,
+  cluster: Cluster,
+  { agent, runDirectory, log }: { readonly agent: Agent; readonly runDirectory: string; readonly log: ProcessLog },
+): void {
+  if (quorumService === undefined) {
+    return;
+  }
+  const endpoints = new QuorumEndpoints(cluster, {
+    namespace: kubernetes?.namespace ?? "",
+    service: quorumService,
+    statePath: join(stateDirectory ?? runDirectory, "quorum-endpoints.json"),
+    onChanged: (found) => {
+      agent.setQuorum([...found, ...quorum]);
+    },
+    log,
+  });
+  endpoints.start();
+}
+
 const LOOK_FOR_CERTIFICATE_MS = 500;
 
-/** On a node of Kubernetes somebody has to sign it first. */
-async function openCredentials(config: AgentConfig, tls: AgentConfig["tls"], log: ProcessLog): Promise<TlsCredentials> {
-  const missing = (): readonly string[] => Object.values(tls).filter((path) => !existsSync(path));
+/** Those of the configuration, or the node's own, which is asked for. */
+async function provideTls(config: AgentConfig, log: ProcessLog): Promise<TlsFiles> {
+  const { node, kubernetes, stateDirectory = "", tls } = config;
+  if (tls === undefined) {
+    const { namespace = "" } = kubernetes ?? {};
+    const directory = join(stateDirectory, "pki");
+    return (await ensureNodeCertificate(openCluster(config), { node, namespace, directory, log })).files;
+  }
+  const files = { certPath: resolve(tls.certPath), keyPath: resolve(tls.keyPath), caPath: resolve(tls.caPath) };
+  const missing = (): readonly string[] => Object.values(files).filter((path) => !existsSync(path));
   if (config.assignments === KUBERNETES && missing().length > 0) {
     log.info({ missing: missing() }, "waiting for this node's certificate");
     while (missing().length > 0) {
       await sleep(LOOK_FOR_CERTIFICATE_MS);
     }
   }
-  return TlsCredentials.open(tls);
+  return files;
 }
 
 async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promise<Agent> {
@@ -158,12 +200,8 @@ async function start(flags: Flags, config: AgentConfig, log: ProcessLog): Promis
     mkdirSync(config.traceDirectory, { recursive: true, mode: 0o700 });
   }
   const { node, quorum } = config;
-  const tls = {
-    certPath: resolve(config.tls.certPath),
-    keyPath: resolve(config.tls.keyPath),
-    caPath: resolve(config.tls.caPath),
-  };
-  const credentials = await openCredentials(config, tls, log);
+  const tls = await provideTls(config, log);
+  const credentials = await TlsCredentials.open(tls);
   const open = config.assignments === KUBERNETES ? openKubernetes : openLocal;
   const { attach, ...surroundings } = open(config, runDirectory, log);
   const agent = new Agent({
