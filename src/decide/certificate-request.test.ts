@@ -33,7 +33,11 @@ describe("a request", () => {
     { when: "all is right", verdict: { tag: "sign", node: "node-1", seconds: 7_776_000 } },
     { when: "a shorter life is asked for", request: { expirationSeconds: 3_600 }, verdict: { seconds: 3_600 } },
     { when: "a longer life is asked for", request: { expirationSeconds: 99_999_999 }, verdict: { seconds: 7_776_000 } },
-    { when: "usages are in another order", request: { usages: ["server auth", "client auth", "digital signature"] }, verdict: { tag: "sign" } }, // prettier-ignore
+    {
+      when: "usages are in another order",
+      request: { usages: ["server auth", "client auth", "digital signature"] },
+      verdict: { tag: "sign" },
+    },
     {
       when: "another account asks",
       request: { username: "system:serviceaccount:twinrun:default" },
@@ -46,7 +50,11 @@ describe("a request", () => {
     },
     { when: "an administrator asks", request: { username: "admin" }, verdict: { reason: "ForeignAccount" } },
     { when: "the token is bound to no pod", request: { nodeNames: [] }, verdict: { reason: "NodeUnknown" } },
-    { when: "the token names two nodes", request: { nodeNames: ["node-1", "node-2"] }, verdict: { reason: "NodeUnknown" } }, // prettier-ignore
+    {
+      when: "the token names two nodes",
+      request: { nodeNames: ["node-1", "node-2"] },
+      verdict: { reason: "NodeUnknown" },
+    },
     { when: "it is too long", request: { requestLength: 5_000 }, verdict: { reason: "NotANodeRequest" } },
     { when: "a usage is missing", request: { usages: ["client auth"] }, verdict: { reason: "NotANodeRequest" } },
     {
@@ -62,8 +70,16 @@ describe("a request", () => {
     { when: "it cannot be read", content: "unreadable", verdict: { reason: "NotANodeRequest" } },
     { when: "its key has not signed it", content: { isSigned: false }, verdict: { reason: "NotANodeRequest" } },
     { when: "its key is weak", content: { key: "RSA 1024" }, verdict: { reason: "NotANodeRequest" } },
-    { when: "it is for another node", content: { subjectAltName: "URI:twinrun://node/node-2" }, verdict: { reason: "ForeignNode" } }, // prettier-ignore
-    { when: "it is for a quorum", content: { subjectAltName: "URI:twinrun://quorum/node-1" }, verdict: { reason: "ForeignNode" } }, // prettier-ignore
+    {
+      when: "it is for another node",
+      content: { subjectAltName: "URI:twinrun://node/node-2" },
+      verdict: { reason: "ForeignNode" },
+    },
+    {
+      when: "it is for a quorum",
+      content: { subjectAltName: "URI:twinrun://quorum/node-1" },
+      verdict: { reason: "ForeignNode" },
+    },
     { when: "it names nobody", content: { subjectAltName: "" }, verdict: { reason: "ForeignNode" } },
     {
       when: "it names a second one too",

@@ -7,7 +7,19 @@
  * Processes that read the files through the link (TlsCredentials) take the new ones up by themselves. The directory before the
  * current one is kept, for one of them may be reading it.
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs"; // prettier-ignore
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import type { TlsFiles } from "../protocol/assignment.ts";
 

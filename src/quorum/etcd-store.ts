@@ -16,6 +16,7 @@
 import { readFileSync } from "node:fs";
 import { Agent as HttpAgent, request as requestHttp } from "node:http";
 import { Agent as HttpsAgent, request as requestHttps } from "node:https";
+import { createSecureContext } from "node:tls";
 import { parseQuorumRecord } from "../net/quorum-wire.ts";
 import type { QuorumRecord } from "../protocol/quorum-record.ts";
 import { StoreFailure, type RecordStore, type SetOutcome, type StoredRecord } from "./record-store.ts";
@@ -47,6 +48,7 @@ const ATTEMPT_TIMEOUT_MS = 400;
 /** Less than a node waits for an answer, so that it hears what is wrong. */
 const TIMEOUT_MS = 900;
 const PAUSE_MS = 20;
+const RELOAD_EVERY_MS = 60_000;
 const WHYS_MAX = 4;
 const ANSWER_BYTES_MAX = 1024 * 1024;
 /** Refused before anything was proposed. */
@@ -58,7 +60,10 @@ export class EtcdStore implements RecordStore {
   readonly #attemptTimeoutMs: number;
   readonly #timeoutMs: number;
   readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 64 });
-  readonly #https: HttpsAgent;
+  readonly #tls: EtcdTls;
+  readonly #reloading: NodeJS.Timeout;
+  #material: TlsMaterial;
+  #https: HttpsAgent;
   #preferred = 0;
 
   constructor({ urls, tls, prefix, attemptTimeoutMs, timeoutMs }: EtcdOptions) {
@@ -66,12 +71,13 @@ export class EtcdStore implements RecordStore {
     this.#prefix = prefix ?? PREFIX;
     this.#attemptTimeoutMs = attemptTimeoutMs ?? ATTEMPT_TIMEOUT_MS;
     this.#timeoutMs = timeoutMs ?? TIMEOUT_MS;
-    this.#https = new HttpsAgent({
-      keepAlive: true,
-      maxSockets: 64,
-      minVersion: "TLSv1.2",
-      ...defined({ ca: readPem(tls?.caPath), cert: readPem(tls?.certPath), key: readPem(tls?.keyPath) }),
-    });
+    this.#tls = tls ?? {};
+    this.#material = readMaterial(this.#tls);
+    this.#https = createHttpsAgent(this.#material);
+    this.#reloading = setInterval(() => {
+      this.#reload();
+    }, RELOAD_EVERY_MS);
+    this.#reloading.unref();
   }
 
   async read(guest: string): Promise<StoredRecord | undefined> {
@@ -100,9 +106,28 @@ export class EtcdStore implements RecordStore {
   }
 
   close(): Promise<void> {
+    clearInterval(this.#reloading);
     this.#http.destroy();
     this.#https.destroy();
     return Promise.resolve();
+  }
+
+  /** Certificates are replaced long before they end; what is under way goes on with the old one. */
+  #reload(): void {
+    try {
+      const material = readMaterial(this.#tls);
+      if (isSame(material, this.#material)) {
+        return;
+      }
+      const [before, next] = [this.#https, createHttpsAgent(material)];
+      this.#https = next;
+      this.#material = material;
+      for (const sockets of Object.values(before.freeSockets)) {
+        sockets?.forEach((socket) => socket.destroy());
+      }
+    } catch {
+      // Half replaced: the next time.
+    }
   }
 
   #key(guest: string): string {
@@ -231,6 +256,21 @@ function decodeKeyValues(guest: string, kvs: unknown): StoredRecord | undefined 
     const says = `the value of ${guest} in etcd is no quorum record (${String(error)}): find out which node runs the guest and remove the key`;
     throw new StoreFailure({ code: "RecordDamaged", where: guest }, says, { cause: error });
   }
+}
+
+type TlsMaterial = { readonly ca?: Buffer; readonly cert?: Buffer; readonly key?: Buffer };
+
+function readMaterial({ caPath, certPath, keyPath }: EtcdTls): TlsMaterial {
+  return defined({ ca: readPem(caPath), cert: readPem(certPath), key: readPem(keyPath) });
+}
+
+const isSame = (one: TlsMaterial, other: TlsMaterial): boolean =>
+  (["ca", "cert", "key"] as const).every((part) => one[part]?.toString("hex") === other[part]?.toString("hex"));
+
+/** Throws when certificate and key do not belong together. */
+function createHttpsAgent(material: TlsMaterial): HttpsAgent {
+  createSecureContext(material);
+  return new HttpsAgent({ keepAlive: true, maxSockets: 64, minVersion: "TLSv1.2", ...material });
 }
 
 function readPem(path: string | undefined): Buffer | undefined {

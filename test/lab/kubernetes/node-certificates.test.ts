@@ -1,6 +1,7 @@
 /** The certificates of an installation in front of a real API server, with tokens as real pods get them. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, test } from "@jest/globals";
-import { mkdtempSync, rmSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,6 +12,7 @@ import { Cluster } from "../../../src/kube/cluster.ts";
 import { kindOf, type KubeObject } from "../../../src/kube/kube-object.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { isIssuedBy, readCertificate, readCertificates } from "../../../src/net/certificate.ts";
+import { CertificateDirectory } from "../../../src/net/certificate-directory.ts";
 import { makeRequest } from "../../../src/net/pki.ts";
 import { connectSecurely } from "../../../src/net/secure-connect.ts";
 import { SecureListener } from "../../../src/net/secure-listener.ts";
@@ -25,13 +27,14 @@ import { openOwnCertificate } from "../../../src/operator/certificates/own-certi
 import { silentLog } from "../../../src/telemetry/log.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
 import { describeWith } from "./describe-with.ts";
-import { create, createAccount, createPod, mountToken, type Rule } from "./service-accounts.ts";
+import { create, createAccount, createPod, mountToken, type Rule, writeTokenKubeconfig } from "./service-accounts.ts";
 
 const startMsMax = 180_000;
 /** For a machine that has other things to do. */
 jest.setTimeout(startMsMax);
 const dayMs = 86_400_000;
 const patienceMs = 60_000;
+const agentScript = new URL("../../../src/main/agent.ts", import.meta.url).pathname;
 const timing = { pollEveryMs: 100, retryMsMin: 100, requestMs: 30_000 } as const;
 
 /** As in charts/twinrun, which has a Role for what is in the namespace of the release. */
@@ -258,6 +261,37 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("certificates on 
       expect(after.cert).not.toEqual(before.cert);
       expect(after.key).not.toEqual(before.key);
     });
+  });
+
+  test("the agent's process asks for its certificate before it starts", async () => {
+    const started = startOperator();
+    await started.keep();
+    const wish = { namespace, name: "agent-1", account: "twinrun-agent", node: "node-1" };
+    const pod = await createPod(plane, wish);
+    const mounted = await mountToken(plane, { ...wish, pod }, join(directory, namespace, "agent"));
+    const state = join(directory, namespace, "state");
+    const agent = spawn(
+      process.execPath,
+      [
+        ...[agentScript, "--assignments=kubernetes", "--node=node-1", `--namespace=${namespace}`],
+        ...[`--run-directory=${join(directory, namespace, "run")}`, `--state-directory=${state}`],
+        ...[`--kubeconfig=${writeTokenKubeconfig(plane, mounted)}`, "--quorum-service=twinrun-quorum"],
+      ],
+      { stdio: ["ignore", "pipe", "inherit"] },
+    );
+    try {
+      let said = "";
+      agent.stdout.on("data", (chunk: Buffer) => (said += chunk.toString()));
+      await waitFor("the agent", () => Promise.resolve(/"agent started"/.exec(said) ?? undefined));
+      const { files } = new CertificateDirectory(join(state, "pki"));
+      expect(readCertificate(readFileSync(files.certPath, "utf8"))?.identity).toEqual({
+        service: "node",
+        name: "node-1",
+      });
+      expect(statSync(files.keyPath).mode & 0o777).toBe(0o600);
+    } finally {
+      agent.kill("SIGKILL");
+    }
   });
 
   describe("the authority", () => {

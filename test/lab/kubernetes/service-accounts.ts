@@ -71,3 +71,16 @@ export async function createPod(
   });
   return { name, uid: (body as { metadata: { uid: string } }).metadata.uid };
 }
+
+/** A kubeconfig that speaks with a mounted token, for a process that is not in a pod. */
+export function writeTokenKubeconfig(plane: ControlPlane, mounted: string): string {
+  const path = join(mounted, "kubeconfig");
+  const content = {
+    "current-context": "pod",
+    clusters: [{ name: "c", cluster: { server: plane.url, "certificate-authority": join(mounted, "ca.crt") } }],
+    users: [{ name: "u", user: { tokenFile: join(mounted, "token") } }],
+    contexts: [{ name: "pod", context: { cluster: "c", user: "u" } }],
+  };
+  writeFileSync(path, JSON.stringify(content), { mode: 0o600 });
+  return path;
+}
