@@ -78,10 +78,14 @@ export type StalledReason =
   | "VirtualMachineNotFound"
   /** Another ProtectedVM protects this VirtualMachine already. */
   | "VirtualMachineTaken"
+  /** The VirtualMachine runs without Twinrun's hook and has to be restarted once, which its owner has to allow. */
+  | "RestartNeeded"
   /** The guest has something that cannot be copied, such as a passed-through device; the message names it. */
   | "NotProtectable"
   /** Fewer than two nodes satisfy the placement, are ready and run an agent. */
   | "NodesMissing"
+  /** Every port for engines is taken. */
+  | "PortsMissing"
   /** The two nodes have no processor model or machine type in common. */
   | "NodesDiffer"
   /** A volume cannot be made or is too small for its disk. */

@@ -1,0 +1,133 @@
+/**
+ * A VirtualMachine that is there already becomes the first side: its template gets the twin recipe, and its own instance runs
+ * the guest. What is changed in it is remembered in an annotation of its own, as the patch that undoes it, written together
+ * with the first change; so the VirtualMachine can be given back whatever became of the operator.
+ *
+ * `runStrategy: Manual`, for with another one KubeVirt starts a lost guest again from its own disk. To get an instance the
+ * strategy is `Once` until there is one.
+ *
+ * A guest that runs without Twinrun's hook in its QEMU has to be restarted once. That is the owner's to allow.
+ */
+import { vmiAnnotations, type VmiShape } from "../api/vmi-contract.ts";
+import { diffJson, isJson, type Json, mergeJson, readObject, readText } from "../lib/json-merge.ts";
+import { type VirtualMachine, type Vmi } from "./cluster-objects.ts";
+import { type GuestSource } from "./guest-source.ts";
+import { type Subject } from "./pair-spec.ts";
+import { type PairView, type SideView } from "./pair-view.ts";
+import { type Action, type Observed } from "./protected-vm-plan.ts";
+import { encodeRecipe, encodeTwinSide, type SidePlan } from "./side-recipe.ts";
+import { encodeInstance } from "./twin-recipe.ts";
+
+/** On the ProtectedVM: "true" allows one restart of a VirtualMachine that runs. */
+export const ALLOW_RESTART_ANNOTATION = "twinrun.dev/allow-restart";
+
+/** On the VirtualMachine: the merge patch for its spec that undoes the adoption. */
+export const ORIGINAL_ANNOTATION = "twinrun.dev/original";
+
+/** It runs, but not as a side of the guest. */
+export function findStranger({ vmis, protectedVm }: Observed, source: GuestSource, guest: string): Vmi | undefined {
+  const name = source.virtualMachine?.metadata.name;
+  return vmis.find(
+    ({ metadata }) =>
+      metadata.name === name &&
+      metadata.namespace === protectedVm.metadata.namespace &&
+      metadata.annotations?.[vmiAnnotations.guest] !== guest,
+  );
+}
+
+export function mayRestart({ protectedVm }: Observed): boolean {
+  return protectedVm.metadata.annotations?.[ALLOW_RESTART_ANNOTATION] === "true";
+}
+
+type Adopted = { readonly side: SideView; readonly shape: VmiShape | undefined };
+
+/** `shape` is undefined when the instance is there: then the VirtualMachine only has to stay as it is. */
+export function planAdoptedInstance(subject: Subject, view: PairView, { side, shape }: Adopted): SidePlan {
+  const { virtualMachine } = subject.source;
+  if (virtualMachine === undefined) {
+    return { actions: [] };
+  }
+  const startedAs = readText(virtualMachine.spec, "template", "metadata", "annotations", vmiAnnotations.startedAs);
+  const kept = startedAs === "standby" ? "standby" : "primary";
+  const desired = encodeAdopted(subject, view, { side, shape: shape ?? kept });
+  const patch = planPatch(virtualMachine, desired, shape === undefined ? "Manual" : "Once");
+  return {
+    actions: patch === undefined ? [] : [patchMachine(virtualMachine, patch)],
+    waitsFor: `KubeVirt to start VirtualMachine ${virtualMachine.metadata.name}`,
+  };
+}
+
+/** Before the stranger may end: nothing must start it again. */
+export function planAdoption(subject: Subject, view: PairView): readonly Action[] {
+  const [first] = view.sides;
+  return planAdoptedInstance(subject, view, { side: first, shape: undefined }).actions;
+}
+
+function encodeAdopted(subject: Subject, view: PairView, adopted: { side: SideView; shape: VmiShape }): Json {
+  const spec = subject.source.virtualMachine?.spec ?? {};
+  const { labels, annotations, spec: instance } = encodeInstance(
+    encodeRecipe(subject, view),
+    encodeTwinSide(adopted, new Map()),
+  );
+  const { running, ...others } = spec;
+  const template = mergeJson(readObject(spec, "template"), { metadata: { labels, annotations } });
+  // `running` and `runStrategy` exclude each other.
+  return { ...others, ...(running === undefined ? {} : {}), template: { ...template, spec: instance } };
+}
+
+function planPatch({ spec = {}, metadata }: VirtualMachine, desired: Json, runStrategy: string): Json | undefined {
+  const change = diffJson(spec, { ...desired, runStrategy });
+  const hasOriginal = metadata.annotations?.[ORIGINAL_ANNOTATION] !== undefined;
+  if (hasOriginal && Object.keys(change).length === 0) {
+    return undefined;
+  }
+  const original = JSON.stringify(diffJson({ ...desired, runStrategy: "Manual" }, spec));
+  return { ...(hasOriginal ? {} : { metadata: { annotations: { [ORIGINAL_ANNOTATION]: original } } }), spec: change };
+}
+
+function patchMachine({ metadata }: VirtualMachine, patch: Json): Action {
+  const name = { namespace: metadata.namespace ?? "", name: metadata.name };
+  return { tag: "patchObject", kind: "VirtualMachine", name, patch: withVersion(patch, metadata.resourceVersion) };
+}
+
+/** A patch that was worked out from an older version is refused, and worked out again. */
+function withVersion(patch: Json, resourceVersion: string | undefined): Json {
+  return resourceVersion === undefined ? patch : mergeJson(patch, { metadata: { resourceVersion } });
+}
+
+/** Gives the VirtualMachine back as it was, its instance still running; undefined when that is done. */
+export function planReturn({ virtualMachine, vmis }: Observed, guest: string): readonly Action[] {
+  if (virtualMachine === undefined) {
+    return [];
+  }
+  const { metadata } = virtualMachine;
+  const original = metadata.annotations?.[ORIGINAL_ANNOTATION];
+  const spec = parsePatch(original);
+  const own: readonly Action[] =
+    original === undefined
+      ? []
+      : [patchMachine(virtualMachine, { metadata: { annotations: { [ORIGINAL_ANNOTATION]: null } }, spec })];
+  const instance = vmis.find((vmi) => vmi.metadata.name === metadata.name && vmi.metadata.namespace === metadata.namespace);
+  return [...own, ...(instance === undefined ? [] : stripMarks(instance, guest))];
+}
+
+function parsePatch(text: string | undefined): Json {
+  try {
+    const parsed: unknown = JSON.parse(text ?? "{}");
+    return isJson(parsed) ? parsed : {};
+  } catch {
+    return {}; // Somebody edited it; what is left is the person's.
+  }
+}
+
+/** The shape stays: the hook may be asked for this instance's domain once more. */
+function stripMarks({ metadata }: Vmi, guest: string): readonly Action[] {
+  if (metadata.labels?.["twinrun.dev/guest"] !== guest) {
+    return [];
+  }
+  const name = { namespace: metadata.namespace ?? "", name: metadata.name };
+  const patch = {
+    metadata: { labels: { "twinrun.dev/guest": null }, annotations: { [vmiAnnotations.protectedVm]: null } },
+  };
+  return [{ tag: "patchObject", kind: "VirtualMachineInstance", name, patch }];
+}

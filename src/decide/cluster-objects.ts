@@ -1,0 +1,87 @@
+/** What the operator reads of other people's objects. Everything is optional that a server may leave out. */
+import { type GuestPair } from "../api/guest-pair.ts";
+import { type Json } from "../lib/json-merge.ts";
+
+export type Metadata = {
+  readonly name: string;
+  readonly namespace?: string | undefined;
+  readonly uid?: string | undefined;
+  readonly resourceVersion?: string | undefined;
+  readonly generation?: number | undefined;
+  readonly creationTimestamp?: string | undefined;
+  readonly deletionTimestamp?: string | undefined;
+  readonly finalizers?: readonly string[] | undefined;
+  readonly labels?: Readonly<Record<string, string>> | undefined;
+  readonly annotations?: Readonly<Record<string, string>> | undefined;
+  readonly ownerReferences?: readonly OwnerReference[] | undefined;
+};
+
+export type OwnerReference = {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly name: string;
+  readonly uid: string;
+};
+
+export type ClusterObject = {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly metadata: Metadata;
+  readonly spec?: Json | undefined;
+};
+
+type ObjectCondition = {
+  readonly type: string;
+  readonly status: string;
+  readonly reason?: string | undefined;
+  readonly message?: string | undefined;
+  readonly lastTransitionTime?: string | null | undefined;
+};
+
+export type ClusterNode = ClusterObject & {
+  readonly status?: {
+    readonly conditions?: readonly ObjectCondition[] | undefined;
+    readonly addresses?: readonly { readonly type: string; readonly address: string }[] | undefined;
+    readonly allocatable?: Readonly<Record<string, string>> | undefined;
+  };
+};
+
+export type Pod = ClusterObject & {
+  readonly status?: { readonly conditions?: readonly ObjectCondition[] | undefined };
+};
+
+export type VirtualMachine = ClusterObject & { readonly status?: Json | undefined };
+
+export type Vmi = ClusterObject & {
+  readonly status?: {
+    readonly phase?: string | undefined;
+    readonly nodeName?: string | undefined;
+    readonly evacuationNodeName?: string | undefined;
+    readonly conditions?: readonly ObjectCondition[] | undefined;
+  };
+};
+
+export type Claim = ClusterObject & {
+  readonly status?: {
+    readonly phase?: string | undefined;
+    readonly capacity?: Readonly<Record<string, string>> | undefined;
+  };
+};
+
+export type DataVolume = ClusterObject & {
+  readonly status?: { readonly phase?: string | undefined; readonly progress?: string | undefined };
+};
+
+export type ObjectName = { readonly namespace: string; readonly name: string };
+
+export const isNamed = ({ metadata }: ClusterObject, { namespace, name }: ObjectName): boolean =>
+  metadata.name === name && metadata.namespace === namespace;
+
+export const isGoing = ({ metadata }: { readonly metadata: Metadata }): boolean =>
+  metadata.deletionTimestamp !== undefined;
+
+export function findCondition(object: ClusterNode | Pod | Vmi, type: string): ObjectCondition | undefined {
+  return object.status?.conditions?.find((condition) => condition.type === type);
+}
+
+export type PairReport = NonNullable<NonNullable<GuestPair["status"]>["sides"]>[number];

@@ -1,0 +1,54 @@
+/**
+ * What the operator has to remember of a guest and cannot see anywhere: an annotation of its GuestPair, in JSON. Written before
+ * anything is done by it, so that an operator that dies in between goes on where it was.
+ */
+import { type GuestPair } from "../api/guest-pair.ts";
+import { isJson, readObject, readPath, readText } from "../lib/json-merge.ts";
+import { type Machine } from "./common-machine.ts";
+
+export const NOTES_ANNOTATION = "twinrun.dev/notes";
+
+export type GuestNotes = {
+  /** The node of the side whose objects are in the ProtectedVM's namespace. */
+  readonly first: string;
+  /** The node whose volumes the guest was started from; absent once it was replaced. Volumes elsewhere are made empty. */
+  readonly origin?: string | undefined;
+  /** The port of its engines, should somebody change it. */
+  readonly port?: number | undefined;
+  /** What both sides are told to be, as long as the guest lives. */
+  readonly machine: Machine;
+  /** The last term in which both sides were in sync: a standby that is missing in it was lost. */
+  readonly inSyncTerm?: number | undefined;
+  /** When the roles were last asked for. */
+  readonly rolesAt?: string | undefined;
+};
+
+export const encodeNotes = (notes: GuestNotes): string => JSON.stringify(notes);
+
+/** Undefined when somebody has taken them away or spoilt them. */
+export function parseNotes({ metadata }: GuestPair): GuestNotes | undefined {
+  const parsed = parseJson(metadata.annotations?.[NOTES_ANNOTATION] ?? "");
+  const first = readText(parsed, "first");
+  if (first === undefined) {
+    return undefined;
+  }
+  const machine = readObject(parsed, "machine");
+  const [term, port] = [readPath(parsed, "inSyncTerm"), readPath(parsed, "port")];
+  return {
+    first,
+    origin: readText(parsed, "origin"),
+    port: typeof port === "number" ? port : undefined,
+    machine: { type: readText(machine, "type"), cpuModel: readText(machine, "cpuModel") },
+    inSyncTerm: typeof term === "number" ? term : undefined,
+    rolesAt: readText(parsed, "rolesAt"),
+  };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    const parsed: unknown = JSON.parse(text);
+    return isJson(parsed) ? parsed : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,159 @@
+/**
+ * Who is to run the guest: what people ask for by annotations, what an eviction and the end of an adoption need. It is only
+ * ever asked for; the owner's engine hands over when it can, and the quorum's record says what became of it.
+ *
+ *   requested --asked--> waiting --the record says so--> done
+ *       |                   |
+ *       +----- refused -----+-- the owner reports trouble, or two minutes are over
+ *
+ * A role that was asked for in vain stays in the pair's spec, for roles only go forward: its term may yet be reached by a
+ * failover, and then it means nothing.
+ */
+import { requestAnnotations } from "../api/requests.ts";
+import { type GuestPair } from "../api/guest-pair.ts";
+import { type PairView, peerOf, type SideView } from "./pair-view.ts";
+import { type Action, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
+
+export type Roles = GuestPair["spec"]["roles"];
+
+export type RolePlan = {
+  readonly roles: Roles;
+  /** When they were asked for; undefined when nobody waits for them. */
+  readonly rolesAt: string | undefined;
+  /** The node that is to lose the guest. */
+  readonly failoverFrom: string | undefined;
+  readonly actions: readonly Action[];
+  readonly events: readonly PlannedEvent[];
+  /** What is going on, for people; undefined when nothing is. */
+  readonly says: string | undefined;
+};
+
+export const REQUEST_LIMIT_MS = 120_000;
+
+/** `handBackTo`: the node that has to run the guest before the pair can be released. */
+export function planRoles(observed: Observed, view: PairView, handBackTo?: string): RolePlan {
+  if (handBackTo !== undefined) {
+    return planHandBack(observed, view, handBackTo);
+  }
+  const annotations = observed.protectedVm.metadata.annotations ?? {};
+  const [target, lost] = [annotations[requestAnnotations.switchoverTo], annotations[requestAnnotations.failoverFrom]];
+  if (target !== undefined) {
+    return planSwitchover(observed, view, target);
+  }
+  return lost === undefined ? planEvacuation(observed, view) : planFailover(observed, view, lost);
+}
+
+function keepRoles({ pair: { spec } }: PairView): RolePlan {
+  return { roles: spec.roles, rolesAt: undefined, failoverFrom: undefined, actions: [], events: [], says: undefined };
+}
+
+function planHandBack(observed: Observed, view: PairView, node: string): RolePlan {
+  const isPossible = view.primary !== undefined && view.primary.node !== node && view.isInSync;
+  return isPossible ? askFor(observed, view, node) : keepRoles(view);
+}
+
+/** Asks for the other side, once; again when nothing came of it. */
+function askFor({ nowMs }: Observed, view: PairView, primary: string): RolePlan {
+  const kept = keepRoles(view);
+  const says = `the guest moves to ${primary}`;
+  if (isPending(view, primary) && !isExpired(view, nowMs)) {
+    return { ...kept, rolesAt: view.notes.rolesAt, says };
+  }
+  const term = Math.max(view.term, kept.roles.term) + 1;
+  return { ...kept, roles: { term, primary }, rolesAt: new Date(nowMs).toISOString(), says };
+}
+
+const isPending = ({ pair: { spec }, notes, term }: PairView, primary: string): boolean =>
+  notes.rolesAt !== undefined && spec.roles.primary === primary && spec.roles.term > term;
+
+const isExpired = ({ notes }: PairView, nowMs: number): boolean =>
+  notes.rolesAt !== undefined && nowMs - Date.parse(notes.rolesAt) >= REQUEST_LIMIT_MS;
+
+type RequestName = keyof typeof requestAnnotations;
+
+/** Done or refused: the annotation goes, and an event says which. */
+function closeRequest(view: PairView, request: RequestName, event: PlannedEvent): RolePlan {
+  const clear: Action = { tag: "clearRequest", annotation: requestAnnotations[request] };
+  return { ...keepRoles(view), actions: [clear], events: [event] };
+}
+
+const refused = (reason: "SwitchoverRefused" | "FailoverRefused", message: string): PlannedEvent => ({
+  type: "Warning",
+  reason,
+  message,
+});
+
+function planSwitchover(observed: Observed, view: PairView, target: string): RolePlan {
+  const close = (event: PlannedEvent): RolePlan => closeRequest(view, "switchoverTo", event);
+  if (view.primary?.node === target) {
+    return close({ type: "Normal", reason: "SwitchedOver", message: `the guest runs on ${target}` });
+  }
+  if (isPending(view, target)) {
+    const trouble = findTrouble(view, observed.nowMs);
+    return trouble === undefined ? askFor(observed, view, target) : close(refused("SwitchoverRefused", trouble));
+  }
+  const obstacle = findSwitchObstacle(view, target);
+  return obstacle === undefined ? askFor(observed, view, target) : close(refused("SwitchoverRefused", obstacle));
+}
+
+function findSwitchObstacle({ sides, primary, isInSync }: PairView, target: string): string | undefined {
+  if (!sides.some(({ node }) => node === target)) {
+    return `${target} has no side of the guest; its sides are on ${sides.map(({ node }) => node).join(" and ")}`;
+  }
+  if (primary === undefined) {
+    return "no side runs the guest at the moment";
+  }
+  return isInSync ? undefined : "the standby is not in sync; wait until condition InSync is True";
+}
+
+function findTrouble({ pair, primary, notes }: PairView, nowMs: number): string | undefined {
+  const report = primary?.report;
+  const hasSeenIt = report !== undefined && report.observedGeneration >= (pair.metadata.generation ?? 0);
+  if (hasSeenIt && report.trouble !== undefined) {
+    return report.trouble;
+  }
+  const isLate = notes.rolesAt !== undefined && nowMs - Date.parse(notes.rolesAt) >= REQUEST_LIMIT_MS;
+  return isLate ? `the guest did not move within ${REQUEST_LIMIT_MS / 1000} s; see the conditions for what is wrong` : undefined;
+}
+
+function planFailover(observed: Observed, view: PairView, node: string): RolePlan {
+  const close = (event: PlannedEvent): RolePlan => closeRequest(view, "failoverFrom", event);
+  const isAsked = view.pair.metadata.annotations?.[requestAnnotations.failoverFrom] === node;
+  if (isAsked && view.primary !== undefined && view.primary.node !== node) {
+    return close({ type: "Normal", reason: "FailedOver", message: `the guest was taken over by ${view.primary.node}` });
+  }
+  if (isAsked) {
+    return isExpired(view, observed.nowMs)
+      ? close(refused("FailoverRefused", `nothing came of it within ${REQUEST_LIMIT_MS / 1000} s`))
+      : { ...keepRoles(view), rolesAt: view.notes.rolesAt, failoverFrom: node, says: `${node} is to lose the guest` };
+  }
+  const obstacle = findFailoverObstacle(view, node);
+  if (obstacle !== undefined) {
+    return close(refused("FailoverRefused", obstacle));
+  }
+  const rolesAt = new Date(observed.nowMs).toISOString();
+  return { ...keepRoles(view), rolesAt, failoverFrom: node, says: `${node} is to lose the guest` };
+}
+
+function findFailoverObstacle({ primary, isInSync }: PairView, node: string): string | undefined {
+  if (primary?.node !== node) {
+    return `${node} does not run the guest; ${primary === undefined ? "no side does" : `${primary.node} does`}`;
+  }
+  return isInSync ? undefined : "the standby is not in sync, so the guest would be lost";
+}
+
+export const isEvacuated = ({ vmi }: SideView): boolean =>
+  vmi?.status?.evacuationNodeName !== undefined && vmi.status.evacuationNodeName !== "";
+
+/** A drain asks KubeVirt to move the guest, and KubeVirt leaves it to us. */
+function planEvacuation(observed: Observed, view: PairView): RolePlan {
+  const { primary } = view;
+  if (primary === undefined || !isEvacuated(primary) || !view.isInSync || isEvacuated(peerOf(view, primary))) {
+    return keepRoles(view);
+  }
+  const peer = peerOf(view, primary);
+  const plan = askFor(observed, view, peer.node);
+  const message = `${primary.node} is drained: the guest moves to ${peer.node}`;
+  const isFirst = plan.roles !== view.pair.spec.roles;
+  return { ...plan, events: isFirst ? [{ type: "Normal", reason: "Evacuating", message }] : [] };
+}

@@ -1,0 +1,181 @@
+/** The GuestPair that both agents work by: made once for a guest, then only changed where something asks for it. */
+import { type GuestPair } from "../api/guest-pair.ts";
+import { requestAnnotations } from "../api/requests.ts";
+import { hasJson } from "../lib/json-merge.ts";
+import { type ClusterNode } from "./cluster-objects.ts";
+import { type GuestNotes, encodeNotes, NOTES_ANNOTATION } from "./guest-notes.ts";
+import { sideMark, sideName } from "./guest-names.ts";
+import { type GuestSource, listCopiedDisks } from "./guest-source.ts";
+import { type Link, pairLinks } from "./node-fitness.ts";
+import { type RolePlan } from "./pair-roles.ts";
+import { type PairView, peerOf, type SideView } from "./pair-view.ts";
+import { type Placement } from "./placement.ts";
+import { type DesiredPair, type Observed } from "./protected-vm-plan.ts";
+import { encodeMarks, type GuestIdentity } from "./twin-recipe.ts";
+
+type PairSpec = GuestPair["spec"];
+type PairSide = PairSpec["sides"][number];
+type Intent = PairSpec["intent"];
+
+export type Subject = {
+  readonly observed: Observed;
+  readonly source: GuestSource;
+  readonly identity: GuestIdentity;
+};
+
+type Frame = {
+  readonly roles: PairSpec["roles"];
+  readonly sides: readonly PairSide[];
+  readonly intent: Intent;
+  readonly port: number;
+  readonly notes: GuestNotes;
+  readonly failoverFrom: string | undefined;
+};
+
+function encodeFrame({ observed, source, identity }: Subject, frame: Frame): DesiredPair {
+  const { spec } = observed.protectedVm;
+  const { labels, annotations } = encodeMarks(identity);
+  const request = frame.failoverFrom === undefined ? {} : { [requestAnnotations.failoverFrom]: frame.failoverFrom };
+  return {
+    apiVersion: "twinrun.dev/v1alpha1",
+    kind: "GuestPair",
+    metadata: {
+      name: identity.guest,
+      namespace: observed.settings.namespace,
+      labels,
+      annotations: { ...annotations, [NOTES_ANNOTATION]: encodeNotes(frame.notes), ...request },
+    },
+    spec: {
+      guest: identity.guest,
+      mode: spec.mode,
+      roles: frame.roles,
+      sides: [...frame.sides],
+      intent: frame.intent,
+      disks: [...listCopiedDisks(source)],
+      port: frame.port,
+      checkpoint: spec.checkpoint,
+      failover: { detectionTimeoutMs: spec.failover.detectionTimeoutMs },
+    },
+  };
+}
+
+export type Placed = Extract<Placement, { tag: "placed" }>;
+
+/** For a guest that has none yet; undefined when every port is taken. */
+export function encodeNewPair(subject: Subject, { first, second, machine }: Placed): DesiredPair | undefined {
+  const { observed } = subject;
+  const port = findFreePort(observed);
+  if (port === undefined) {
+    return undefined;
+  }
+  const nodes = [first.metadata.name, second.metadata.name] as const;
+  const [ofFirst, ofSecond] = pairLinks(first, second);
+  return encodeFrame(subject, {
+    roles: { term: 1, primary: nodes[0] },
+    sides: [
+      encodeSide(subject, { node: nodes[0], place: "first", links: ofFirst, isOrigin: true }),
+      encodeSide(subject, { node: nodes[1], place: "second", links: ofSecond, isOrigin: false }),
+    ],
+    intent: "Protect",
+    port,
+    notes: { first: nodes[0], origin: nodes[0], port, machine },
+    failoverFrom: undefined,
+  });
+}
+
+function findFreePort({ settings: { ports }, usedPorts }: Observed): number | undefined {
+  for (let port = ports.low; port <= ports.high; port += 1) {
+    if (!usedPorts.has(port)) {
+      return port;
+    }
+  }
+  return undefined;
+}
+
+type NewSide = Pick<SideView, "node" | "place" | "isOrigin"> & { readonly links: readonly Link[] };
+
+function encodeSide({ observed, source, identity }: Subject, { node, place, links, isOrigin }: NewSide): PairSide {
+  const { guestsNamespace } = observed.settings;
+  const own = isOrigin ? source.virtualMachine?.metadata.name : undefined;
+  const vmi = {
+    namespace: place === "first" ? identity.namespace : guestsNamespace,
+    name: own ?? sideName(identity.name, sideMark(identity.uid, node)),
+  };
+  return { node, vmi, links: [...links] };
+}
+
+/** A node that takes the place of a lost one. */
+export type Replacement = { readonly lost: SideView; readonly node: ClusterNode };
+
+export type PairChange = {
+  readonly rolePlan: RolePlan;
+  readonly intent: Intent;
+  readonly replacement: Replacement | undefined;
+};
+
+/** The pair of a guest that has one. */
+export function encodePair(subject: Subject, view: PairView, change: PairChange): DesiredPair {
+  const { rolePlan, intent, replacement } = change;
+  const { pair, notes } = view;
+  const sides = encodeSides(subject, view, replacement);
+  return encodeFrame(subject, {
+    roles: moveRoles(rolePlan.roles, view, sides),
+    sides,
+    intent,
+    port: notes.port ?? pair.spec.port,
+    notes: {
+      first: replacement?.lost.place === "first" ? replacement.node.metadata.name : notes.first,
+      origin: replacement?.lost.isOrigin === true ? undefined : notes.origin,
+      port: notes.port ?? pair.spec.port,
+      machine: notes.machine,
+      inSyncTerm: view.isInSync ? view.term : notes.inSyncTerm,
+      rolesAt: rolePlan.rolesAt,
+    },
+    failoverFrom: rolePlan.failoverFrom,
+  });
+}
+
+/** Roles have to name a side. Whoever runs the guest is meant, in a term that changes nothing, or the next that is allowed. */
+function moveRoles(roles: PairSpec["roles"], { term, primary }: PairView, sides: readonly PairSide[]): PairSpec["roles"] {
+  return sides.some(({ node }) => node === roles.primary) || primary === undefined
+    ? roles
+    : { term: Math.max(term, roles.term + 1), primary: primary.node };
+}
+
+function encodeSides(subject: Subject, view: PairView, replacement: Replacement | undefined): readonly PairSide[] {
+  const { nodes } = subject.observed;
+  const sides = view.sides.map((side): PairSide => {
+    const known = view.pair.spec.sides.find(({ node }) => node === side.node);
+    const links = known?.links ?? [];
+    return replacement?.lost.node === side.node
+      ? encodeSide(subject, { node: replacement.node.metadata.name, place: side.place, links: [], isOrigin: false })
+      : { node: side.node, vmi: side.vmiName, links };
+  });
+  const [first, second] = sides.map(({ node }) => nodes.find(({ metadata }) => metadata.name === node));
+  // A node that is gone keeps the addresses it had, and so does its peer.
+  if (first === undefined || second === undefined) {
+    return sides;
+  }
+  const links = pairLinks(first, second);
+  return sides.map((side, index) => ({ ...side, links: [...(links[index] ?? side.links)] }));
+}
+
+/** Whether somebody changed the pair, or it has to change. */
+export function isApplied(pair: GuestPair, desired: DesiredPair): boolean {
+  const isAsked = (name: string): boolean => desired.metadata.annotations?.[name] !== undefined;
+  const request = requestAnnotations.failoverFrom;
+  const hasLeftover = pair.metadata.annotations?.[request] !== undefined && !isAsked(request);
+  return (
+    !hasLeftover &&
+    hasJson(pair.spec, desired.spec) &&
+    hasJson(pair.metadata.labels ?? {}, desired.metadata.labels) &&
+    hasJson(pair.metadata.annotations ?? {}, desired.metadata.annotations)
+  );
+}
+
+/** Its peer runs the guest without it, and it will not come back soon, or is not wanted any more. */
+export function findReplaceable(view: PairView, isGivenUp: (side: SideView) => boolean): SideView | undefined {
+  const { primary } = view;
+  const peer = primary === undefined ? undefined : peerOf(view, primary);
+  return peer !== undefined && !peer.isVirtualMachine && isGivenUp(peer) ? peer : undefined;
+}

@@ -1,0 +1,121 @@
+/** A guest as it is: its two sides with what belongs to each, and what the agents' reports say of both together. */
+import { type GuestPair } from "../api/guest-pair.ts";
+import { present } from "../lib/assert.ts";
+import { isNamed, type ObjectName, type PairReport, type Vmi } from "./cluster-objects.ts";
+import { type GuestNotes, parseNotes } from "./guest-notes.ts";
+import { sideMark } from "./guest-names.ts";
+import { LOSS_GRACE_MS, type NodeState, readNodeState } from "./node-fitness.ts";
+import { type Observed } from "./protected-vm-plan.ts";
+
+export type SidePlace = "first" | "second";
+
+export type SideView = {
+  readonly node: string;
+  readonly place: SidePlace;
+  readonly mark: string;
+  readonly vmiName: ObjectName;
+  readonly vmi: Vmi | undefined;
+  readonly report: PairReport | undefined;
+  readonly state: NodeState;
+  /** The guest was started from its volumes. */
+  readonly isOrigin: boolean;
+  /** It is the adopted VirtualMachine's own instance. */
+  readonly isVirtualMachine: boolean;
+  /** Nothing can be expected of it; what its agent last said is no longer true. */
+  readonly isSilent: boolean;
+};
+
+export type PairView = {
+  readonly pair: GuestPair;
+  readonly notes: GuestNotes;
+  /** The first side first. */
+  readonly sides: readonly [SideView, SideView];
+  /** Of the quorum's record, as last reported; 0 while there is none. */
+  readonly term: number;
+  /** The side that runs the guest, by its own account. */
+  readonly primary: SideView | undefined;
+  readonly standby: SideView | undefined;
+  /** The standby could go on. */
+  readonly isInSync: boolean;
+  /** No side has ever run it. */
+  readonly isNew: boolean;
+  /** It shut itself down. */
+  readonly hasEnded: boolean;
+};
+
+const SILENT_AFTER_MS = 30_000;
+
+export function viewPair(observed: Observed, pair: GuestPair): PairView {
+  const notes = parseNotes(pair) ?? guessNotes(pair, observed);
+  const [one, other] = pair.spec.sides.map((side) => viewSide(observed, { pair, notes, side }));
+  const [left, right] = [present(one, "a pair has sides"), present(other, "a pair has two sides")];
+  const sides = left.place === "first" ? ([left, right] as const) : ([right, left] as const);
+  const reports = sides.flatMap(({ report }) => (report === undefined ? [] : [report]));
+  const term = Math.max(0, ...reports.map((report) => report.term));
+  const primary = sides.find((side) => runsIn(side, term));
+  return {
+    pair,
+    notes,
+    sides,
+    term,
+    primary,
+    standby: primary === undefined ? undefined : findStandby(sides, primary),
+    isInSync: primary !== undefined && isTrue(primary.report, "InSync"),
+    isNew: term === 0,
+    hasEnded: primary === undefined && reports.some(({ role, term: at }) => role === "ended" && at === term),
+  };
+}
+
+/** Two may say so for a moment, the one whose term is over and the one that took over; and one that is away says so for ever. */
+function runsIn({ report, isSilent, node }: SideView, term: number): boolean {
+  const isPrimary = report?.role === "primary" || report?.role === "released";
+  return isPrimary && !isSilent && report.term === term && (report.primaryNode ?? node) === node;
+}
+
+function findStandby(sides: readonly SideView[], primary: SideView): SideView | undefined {
+  return sides.find((side) => side !== primary && side.report?.role === "standby" && !side.isSilent);
+}
+
+export const isTrue = (report: PairReport | undefined, type: string): boolean =>
+  report?.conditions.some((condition) => condition.type === type && condition.status === "True") === true;
+
+type SideInput = {
+  readonly pair: GuestPair;
+  readonly notes: GuestNotes;
+  readonly side: GuestPair["spec"]["sides"][number];
+};
+
+function viewSide(observed: Observed, { pair, notes, side: { node, vmi: vmiName } }: SideInput): SideView {
+  const { protectedVm, nodes, agents, vmis, nowMs } = observed;
+  const state = readNodeState(node, nodes, agents);
+  const report = pair.status?.sides?.find((each) => each.node === node);
+  const reportAgeMs = report === undefined ? 0 : nowMs - Date.parse(report.reportedAt);
+  const isOrigin = notes.origin === node;
+  return {
+    node,
+    place: notes.first === node ? "first" : "second",
+    mark: sideMark(protectedVm.metadata.uid ?? "", node),
+    vmiName,
+    vmi: vmis.find((vmi) => isNamed(vmi, vmiName)),
+    report,
+    state,
+    isOrigin,
+    isVirtualMachine: isOrigin && protectedVm.spec.virtualMachineRef !== undefined,
+    isSilent: state.awaySinceMs !== undefined && reportAgeMs > SILENT_AFTER_MS,
+  };
+}
+
+/** Without its notes a guest keeps its sides; what it was started from is then taken to be the first. */
+function guessNotes({ spec }: GuestPair, { protectedVm }: Observed): GuestNotes {
+  const { namespace } = protectedVm.metadata;
+  const first = spec.sides.find(({ vmi }) => vmi.namespace === namespace) ?? spec.sides[0];
+  const node = present(first, "a pair has sides").node;
+  return { first: node, origin: node, machine: {} };
+}
+
+/** Its node or agent has been away for longer than a restart takes. */
+export const isLost = ({ state }: SideView, nowMs: number): boolean =>
+  state.awaySinceMs !== undefined && nowMs - state.awaySinceMs >= LOSS_GRACE_MS;
+
+export const peerOf = ({ sides: [first, second] }: PairView, side: SideView): SideView =>
+  side.node === first.node ? second : first;

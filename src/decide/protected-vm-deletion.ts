@@ -1,0 +1,101 @@
+/**
+ * The end of a ProtectedVM. A guest that exists only under protection is deleted with everything that was made for it. An
+ * adopted VirtualMachine is given back, and its guest does not notice:
+ *
+ *   guest on the other side --it moves back--> on its own side --intent Release--> released --> pair, second side and volumes
+ *   go --> the VirtualMachine gets its own fields again --> the finalizer goes
+ *
+ * Each pass takes away one thing, and the next one when that is gone.
+ */
+import { isGoing, type Vmi } from "./cluster-objects.ts";
+import { planReturn } from "./adoption.ts";
+import { LOSS_GRACE_MS, readNodeState } from "./node-fitness.ts";
+import { type PairView, type SideView } from "./pair-view.ts";
+import { type Action, type Observed } from "./protected-vm-plan.ts";
+import { deleteInstance } from "./side-instance.ts";
+import { deleteVolume } from "./volumes.ts";
+
+export type DeletionStep =
+  /** The guest has to be back on its own side first: the pair is looked after until then. */
+  | { readonly tag: "handBack"; readonly node: string; readonly says: string }
+  /** The owner's engine lets go of the guest. */
+  | { readonly tag: "release"; readonly says: string }
+  | { readonly tag: "remove"; readonly actions: readonly Action[]; readonly says: string };
+
+export function planDeletion(observed: Observed, guest: string, view: PairView | undefined): DeletionStep {
+  if (view === undefined) {
+    return planRemoval(observed, guest);
+  }
+  const own = view.sides.find(({ isVirtualMachine }) => isVirtualMachine);
+  if (own === undefined || observed.virtualMachine === undefined || view.hasEnded || own.report?.role === "released") {
+    return { tag: "remove", actions: [deletePair(view)], says: "the agents let go of the guest" };
+  }
+  return view.isNew ? planUnstarted(view, own) : planRelease(view, own);
+}
+
+function planRelease({ primary, pair, isInSync }: PairView, own: SideView): DeletionStep {
+  if (primary === own) {
+    return { tag: "release", says: "the guest is released from protection" };
+  }
+  const meanwhile = isInSync || primary === undefined ? "" : "; that side has to be in sync first";
+  const where = primary === undefined ? "no side runs the guest" : `the guest runs on ${primary.node}`;
+  const says = `${where} and has to be back on ${own.node}, where its VirtualMachine is${meanwhile}`;
+  // Its owner may have been told to let go and have moved since.
+  return pair.spec.intent === "Release" && primary === undefined
+    ? { tag: "release", says }
+    : { tag: "handBack", node: own.node, says };
+}
+
+/** A guest that no engine ever had is paused: KubeVirt has to start it anew. */
+function planUnstarted(view: PairView, { vmi }: SideView): DeletionStep {
+  const isThere = vmi !== undefined && !isGoing(vmi);
+  const action = isThere ? deleteInstance(vmi, "it was never started, and is paused") : deletePair(view);
+  return { tag: "remove", actions: [action], says: "what was made so far is deleted" };
+}
+
+function deletePair({ pair: { metadata } }: PairView): Action {
+  return {
+    tag: "deleteObject",
+    kind: "GuestPair",
+    name: { namespace: metadata.namespace ?? "", name: metadata.name },
+    uid: metadata.uid,
+    why: "the ProtectedVM is being deleted",
+  };
+}
+
+function planRemoval(observed: Observed, guest: string): DeletionStep {
+  const own = observed.protectedVm.spec.virtualMachineRef?.name;
+  const instances = observed.vmis.filter((vmi) => !isOwn(vmi, observed, own));
+  const [instance] = instances.filter((vmi) => !isGoing(vmi));
+  if (instance !== undefined) {
+    return remove(deleteInstance(instance, "the ProtectedVM is being deleted"), `instance ${instance.metadata.name} is deleted`);
+  }
+  // What is on a node that is away goes when the node comes back or is deleted.
+  const awaited = instances.find((vmi) => !isAway(vmi, observed));
+  if (awaited !== undefined) {
+    return { tag: "remove", actions: [], says: `waiting for the end of instance ${awaited.metadata.name}` };
+  }
+  const [volume] = [...observed.dataVolumes, ...observed.claims].filter((object) => !isGoing(object));
+  if (volume !== undefined) {
+    return remove(deleteVolume(volume), `volume ${volume.metadata.name} is deleted`);
+  }
+  const returned = own === undefined ? [] : planReturn(observed, guest);
+  const rest: readonly Action[] = [
+    ...returned,
+    { tag: "deleteCopies", guest },
+    { tag: "deleteRecord", guest },
+    { tag: "removeFinalizer" },
+  ];
+  return { tag: "remove", actions: rest, says: "the last traces are removed" };
+}
+
+const remove = (action: Action, says: string): DeletionStep => ({ tag: "remove", actions: [action], says });
+
+const isOwn = ({ metadata }: Vmi, { protectedVm }: Observed, name: string | undefined): boolean =>
+  name !== undefined && metadata.name === name && metadata.namespace === protectedVm.metadata.namespace;
+
+function isAway({ status }: Vmi, { nodes, agents, nowMs }: Observed): boolean {
+  const node = status?.nodeName;
+  const sinceMs = node === undefined ? undefined : readNodeState(node, nodes, agents).awaySinceMs;
+  return sinceMs !== undefined && nowMs - sinceMs >= LOSS_GRACE_MS;
+}

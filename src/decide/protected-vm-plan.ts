@@ -1,0 +1,145 @@
+/** What is seen of a ProtectedVM and its surroundings, and what a plan for it can say. See protected-vm.ts. */
+import { type GuestPair } from "../api/guest-pair.ts";
+import { type ProtectedVm, type ProtectedVmStatus } from "../api/protected-vm.ts";
+import { type Json } from "../lib/json-merge.ts";
+import {
+  type Claim,
+  type ClusterNode,
+  type ClusterObject,
+  type DataVolume,
+  type ObjectName,
+  type Pod,
+  type VirtualMachine,
+  type Vmi,
+} from "./cluster-objects.ts";
+
+export type HookMode = "Sidecar" | "NetworkBinding";
+
+export type OperatorSettings = {
+  /** Where GuestPairs, and the quorum's records if they are Leases, are. */
+  readonly namespace: string;
+  /** Where the second sides of guests are: tenants cannot get there. */
+  readonly guestsNamespace: string;
+  readonly hookImage: string;
+  readonly hookMode: HookMode;
+  readonly ports: { readonly low: number; readonly high: number };
+};
+
+export type Observed = {
+  /** With its defaults. */
+  readonly protectedVm: ProtectedVm;
+  /** The status as last written; what is in the object may be older. */
+  readonly previous: ProtectedVmStatus | undefined;
+  readonly settings: OperatorSettings;
+  /** That of virtualMachineRef. */
+  readonly virtualMachine: VirtualMachine | undefined;
+  /** Other ProtectedVMs of the same VirtualMachine. */
+  readonly rivals: readonly ProtectedVm[];
+  readonly nodes: readonly ClusterNode[];
+  /** The agents' pods. */
+  readonly agents: readonly Pod[];
+  readonly pair: GuestPair | undefined;
+  /** With the label of the guest, and the one of the VirtualMachine. */
+  readonly vmis: readonly Vmi[];
+  /** With the label of the guest. */
+  readonly claims: readonly Claim[];
+  readonly dataVolumes: readonly DataVolume[];
+  readonly findClaim: (name: ObjectName) => Claim | undefined;
+  readonly findDataVolume: (name: ObjectName) => DataVolume | undefined;
+  /** Whether the cluster has CDI. */
+  readonly hasDataVolumes: boolean;
+  /** Of other pairs. */
+  readonly usedPorts: ReadonlySet<number>;
+  /** How many sides of guests each node has. */
+  readonly load: ReadonlyMap<string, number>;
+  /** What the API server refused the last time, in its words; a person has to see to it. */
+  readonly refusal: string | undefined;
+  readonly nowMs: number;
+};
+
+/** As it is applied: the status is the agents'. */
+export type DesiredPair = Omit<GuestPair, "status">;
+
+export type DeletableKind = "VirtualMachineInstance" | "PersistentVolumeClaim" | "DataVolume" | "GuestPair";
+
+/** Each is safe to repeat. Of those that take away what may be missed a plan holds at most one, the last. */
+export type Action =
+  | { readonly tag: "applyFinalizer" }
+  | { readonly tag: "removeFinalizer" }
+  | { readonly tag: "applyPair"; readonly pair: DesiredPair }
+  /** An object that is there already counts as made. */
+  | { readonly tag: "createObject"; readonly object: ClusterObject }
+  /** Copies a Secret or ConfigMap, as it is now, to where the second side can use it. */
+  | {
+      readonly tag: "copyReference";
+      readonly kind: "Secret" | "ConfigMap";
+      readonly source: ObjectName;
+      readonly target: ObjectName;
+      readonly metadata: Json;
+    }
+  /** A JSON merge patch, with the version it was worked out from where that matters. */
+  | {
+      readonly tag: "patchObject";
+      readonly kind: "VirtualMachine" | "VirtualMachineInstance";
+      readonly name: ObjectName;
+      readonly patch: Json;
+    }
+  | {
+      readonly tag: "deleteObject";
+      readonly kind: DeletableKind;
+      readonly name: ObjectName;
+      readonly uid: string | undefined;
+      /** For the log. */
+      readonly why: string;
+    }
+  /** Every Secret and ConfigMap that was copied for the guest. */
+  | { readonly tag: "deleteCopies"; readonly guest: string }
+  /** The quorum's record, where it is a Lease. Nobody asks for it any more, for the guest is gone. */
+  | { readonly tag: "deleteRecord"; readonly guest: string }
+  /** Takes a request's annotation off the ProtectedVM. */
+  | { readonly tag: "clearRequest"; readonly annotation: string }
+  /** Takes the reports of nodes that are no longer sides out of the pair's status. */
+  | { readonly tag: "forgetReports"; readonly nodes: readonly string[] };
+
+const TAKES_AWAY: ReadonlySet<Action["tag"]> = new Set(["deleteObject", "removeFinalizer"] as const);
+
+/** The actions of one pass: what takes something away comes last and once, for the next pass sees what became of it. */
+export function limitActions(actions: readonly Action[]): readonly Action[] {
+  const isFinal = (action: Action): boolean => TAKES_AWAY.has(action.tag);
+  return [...actions.filter((action) => !isFinal(action)), ...actions.filter(isFinal).slice(0, 1)];
+}
+
+export type EventReason =
+  | "Protected"
+  | "Synchronising"
+  | "Unprotected"
+  | "NotRunning"
+  | "Stalled"
+  | "TookOver"
+  | "ChangedSides"
+  | "Placed"
+  | "Reprotecting"
+  | "Evacuating"
+  | "Released"
+  | "SwitchedOver"
+  | "SwitchoverRefused"
+  | "FailedOver"
+  | "FailoverRefused";
+
+export type PlannedEvent = {
+  readonly type: "Normal" | "Warning";
+  readonly reason: EventReason;
+  /** What was done, or is being done, about it. */
+  readonly message: string;
+};
+
+export type Plan = {
+  readonly actions: readonly Action[];
+  readonly status: ProtectedVmStatus;
+  /** What is done. */
+  readonly events: readonly PlannedEvent[];
+  /** What is news in the status, told once it is written. */
+  readonly changes: readonly PlannedEvent[];
+  /** When to look again even if nothing changes. */
+  readonly recheckAfterMs?: number | undefined;
+};

@@ -1,0 +1,241 @@
+/** What a ProtectedVM's status says: all conditions, always, and the figures of its primary. */
+import {
+  type Condition,
+  GUEST_CONDITION_TYPES,
+  type ProtectedVmConditionType,
+  type ProtectedVmReason,
+  type ReadyReason,
+  type StalledReason,
+} from "../api/conditions.ts";
+import { type ProtectedVmStatus } from "../api/protected-vm.ts";
+import { isSameJson } from "../lib/json-merge.ts";
+import { type PairReport } from "./cluster-objects.ts";
+import { type PairView, type SideView } from "./pair-view.ts";
+import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
+
+/** What the plan found out on its way. */
+export type Findings = {
+  readonly guest: string;
+  readonly view: PairView | undefined;
+  readonly stalled?: { readonly reason: StalledReason; readonly message: string } | undefined;
+  /** What is awaited while something is made. */
+  readonly waitsFor?: string | undefined;
+  /** How the guest is changing sides. */
+  readonly moving?: string | undefined;
+  /** How the end is coming along. */
+  readonly deleting?: string | undefined;
+};
+
+type Verdict<Reason extends string = string> = {
+  readonly status: Condition["status"];
+  readonly reason: Reason;
+  readonly message: string;
+};
+type Verdicts = { readonly [Type in ProtectedVmConditionType]: Verdict<ProtectedVmReason[Type]> };
+
+export function planStatus(observed: Observed, findings: Findings): ProtectedVmStatus {
+  const { view, guest } = findings;
+  const refusal = observed.refusal;
+  const given: Findings = refusal === undefined ? findings : { ...findings, stalled: { reason: "Refused", message: refusal } };
+  const ready = decideReady(given);
+  const verdicts: Verdicts = {
+    Ready: ready,
+    Reconciling: decideReconciling(given, ready.reason),
+    Stalled: decideStalled(given),
+    ...listGuestVerdicts(view?.primary?.report),
+  };
+  const { generation } = observed.protectedVm.metadata;
+  return {
+    ...(generation === undefined ? {} : { observedGeneration: generation }),
+    conditions: encodeConditions(observed, verdicts),
+    guest,
+    ...(view === undefined ? {} : encodePairStatus(view, observed.previous)),
+  };
+}
+
+function decideReady(findings: Findings): Verdict<ReadyReason> {
+  const { view, stalled, waitsFor, deleting } = findings;
+  if (deleting !== undefined) {
+    return { status: "False", reason: "Deleting", message: deleting };
+  }
+  if (view?.hasEnded === true) {
+    const message = "the guest shut itself down; delete the ProtectedVM, or make it again to start the guest";
+    return { status: "False", reason: "NotRunning", message };
+  }
+  if (view?.primary !== undefined) {
+    return decideReadyOf(view, view.primary, findings);
+  }
+  if (stalled !== undefined) {
+    return { status: "False", reason: "Stalled", message: stalled.message };
+  }
+  return view === undefined || view.isNew
+    ? { status: "False", reason: "Creating", message: waitsFor === undefined ? "being made" : `waiting for ${waitsFor}` }
+    : { status: "False", reason: "NotRunning", message: sayNotRunning(view) };
+}
+
+function decideReadyOf(view: PairView, primary: SideView, { waitsFor, stalled }: Findings): Verdict<ReadyReason> {
+  if (view.isInSync) {
+    const standby = view.sides.find((side) => side !== primary)?.node ?? "";
+    const message = `the guest runs on ${primary.node}, and ${standby} could go on at any moment`;
+    return { status: "True", reason: "Protected", message };
+  }
+  const found = primary.report?.conditions.find(({ type }) => type === "InSync");
+  if (found?.reason === "Synchronising") {
+    const percent = Math.floor(primary.report?.syncPercent ?? 0);
+    // Not the percentage: a message that changes every ten seconds is no news.
+    const stage = percent >= 100 ? "is about to be in sync" : "receives a whole copy";
+    return { status: "False", reason: "Synchronising", message: `the guest runs on ${primary.node}; its standby ${stage}` };
+  }
+  const why = stalled?.message ?? (waitsFor === undefined ? found?.message : `waiting for ${waitsFor}`);
+  const message = `the guest runs on ${primary.node} alone${why === undefined ? "" : `: ${why}`}`;
+  return { status: "False", reason: "Unprotected", message };
+}
+
+function sayNotRunning({ sides }: PairView): string {
+  const says = sides.map(({ node, isSilent, report, state }) => {
+    const why = isSilent ? (state.obstacle ?? "away") : (report?.trouble ?? report?.state ?? "no report");
+    return `${node}: ${why}`;
+  });
+  return `no side runs the guest (${says.join("; ")})`;
+}
+
+function decideReconciling(findings: Findings, ready: ReadyReason): Verdict<ProtectedVmReason["Reconciling"]> {
+  const { deleting, stalled, moving, waitsFor } = findings;
+  if (deleting !== undefined) {
+    return { status: "True", reason: "Deleting", message: deleting };
+  }
+  if (stalled !== undefined) {
+    return { status: "False", reason: "Settled", message: "a person has to act first; see condition Stalled" };
+  }
+  if (moving !== undefined) {
+    return { status: "True", reason: "ChangingSides", message: moving };
+  }
+  if (ready === "Synchronising") {
+    return { status: "True", reason: "Synchronising", message: "the standby receives a whole copy" };
+  }
+  if (waitsFor !== undefined || ready === "Creating") {
+    return { status: "True", reason: "Creating", message: waitsFor === undefined ? "being made" : `waiting for ${waitsFor}` };
+  }
+  return ready === "NotRunning" && findings.view?.hasEnded === false
+    ? { status: "True", reason: "ChangingSides", message: "waiting for a side to run the guest" }
+    : { status: "False", reason: "Settled", message: "the cluster is as the spec wants it" };
+}
+
+function decideStalled({ stalled }: Findings): Verdict<StalledReason> {
+  return stalled === undefined
+    ? { status: "False", reason: "NotStalled", message: "nothing stands in the way" }
+    : { status: "True", ...stalled };
+}
+
+type GuestVerdicts = Pick<Verdicts, (typeof GUEST_CONDITION_TYPES)[number]>;
+
+function listGuestVerdicts(report: PairReport | undefined): GuestVerdicts {
+  const entries = GUEST_CONDITION_TYPES.map((type) => {
+    const found = report?.conditions.find((condition) => condition.type === type);
+    const message = report === undefined ? "no side reports that it runs the guest" : "not reported";
+    const verdict = found ?? { status: "Unknown", reason: "NotReported", message };
+    return [type, { status: verdict.status, reason: verdict.reason, message: verdict.message }];
+  });
+  return Object.fromEntries(entries) as GuestVerdicts;
+}
+
+/** The time moves only with the status. */
+function encodeConditions({ previous, nowMs, protectedVm }: Observed, verdicts: Verdicts): Condition[] {
+  const now = new Date(nowMs).toISOString().replace(/[.][0-9]+Z$/, "Z");
+  const { generation } = protectedVm.metadata;
+  return Object.entries(verdicts).map(([type, verdict]) => {
+    const before = previous?.conditions?.find((condition) => condition.type === type);
+    return {
+      type,
+      status: verdict.status,
+      ...(generation === undefined ? {} : { observedGeneration: generation }),
+      lastTransitionTime: before?.status === verdict.status ? before.lastTransitionTime : now,
+      reason: verdict.reason,
+      message: verdict.message,
+    };
+  });
+}
+
+type PairStatus = Omit<ProtectedVmStatus, "observedGeneration" | "conditions" | "guest">;
+
+function encodePairStatus(view: PairView, previous: ProtectedVmStatus | undefined): PairStatus {
+  const { primary, standby, term } = view;
+  const report = primary?.report;
+  const checkpoint = report === undefined ? undefined : encodeFigures(report);
+  const lastFailover = encodeLastFailover(view) ?? previous?.lastFailover;
+  return {
+    ...(term === 0 ? {} : { term }),
+    ...(primary === undefined ? {} : { primary: encodeSide(primary) }),
+    ...(standby === undefined ? {} : { standby: encodeSide(standby) }),
+    ...(checkpoint === undefined ? {} : { checkpoint }),
+    ...(report === undefined ? {} : { disks: report.disks.map(({ id, syncPercent }) => ({ name: nameDisk(id), syncPercent })) }),
+    ...(lastFailover === undefined ? {} : { lastFailover }),
+  };
+}
+
+const encodeSide = ({ node, vmiName }: SideView): NonNullable<ProtectedVmStatus["primary"]> => ({ node, vmi: vmiName });
+
+/** Agents may name a disk by QEMU's device. */
+const nameDisk = (id: string): string => id.replace(/^ua-/, "");
+
+function encodeFigures({ checkpoint, addedLatency }: PairReport): ProtectedVmStatus["checkpoint"] {
+  if (checkpoint === undefined) {
+    return undefined;
+  }
+  const { perSecond, pause, dirtyPagesP50 } = checkpoint;
+  return {
+    perSecond,
+    pause: { p50Ms: pause.p50Ms, p99Ms: pause.p99Ms },
+    // Nothing was held back yet.
+    addedLatency: { p50Ms: addedLatency?.p50Ms ?? 0, p99Ms: addedLatency?.p99Ms ?? 0 },
+    dirtyPagesP50,
+  };
+}
+
+function encodeLastFailover({ sides }: PairView): ProtectedVmStatus["lastFailover"] {
+  const takeovers = sides.flatMap(({ report }) => (report?.lastTakeover === undefined ? [] : [report.lastTakeover]));
+  const last = takeovers.sort((one, other) => one.term - other.term).at(-1);
+  if (last === undefined) {
+    return undefined;
+  }
+  const { cause, at, durationMs, epoch } = last;
+  return { cause, at, ...(durationMs === undefined ? {} : { durationMs }), epoch };
+}
+
+const READY_EVENTS: { readonly [Reason in ReadyReason]?: PlannedEvent["type"] } = {
+  Protected: "Normal",
+  Synchronising: "Normal",
+  Unprotected: "Warning",
+  NotRunning: "Warning",
+};
+
+/** What changed since the last status, as far as somebody wants to read about it. */
+export function planStatusEvents(previous: ProtectedVmStatus | undefined, status: ProtectedVmStatus): readonly PlannedEvent[] {
+  const find = (of: ProtectedVmStatus | undefined, type: string): Condition | undefined =>
+    of?.conditions?.find((condition) => condition.type === type);
+  const events: PlannedEvent[] = listSideEvents(previous, status);
+  const ready = find(status, "Ready");
+  const eventType = READY_EVENTS[ready?.reason as ReadyReason];
+  const reasonBefore = find(previous, "Ready")?.reason ?? "Creating";
+  // A guest that is being made runs alone for a moment.
+  const isNews = reasonBefore !== ready?.reason && !(reasonBefore === "Creating" && ready?.reason === "Unprotected");
+  if (ready !== undefined && eventType !== undefined && isNews) {
+    events.push({ type: eventType, reason: ready.reason as EventReason, message: ready.message });
+  }
+  const [stalled, before] = [find(status, "Stalled"), find(previous, "Stalled")];
+  if (stalled?.status === "True" && (before?.reason !== stalled.reason || before.message !== stalled.message)) {
+    events.push({ type: "Warning", reason: "Stalled", message: `${stalled.reason}: ${stalled.message}` });
+  }
+  return events;
+}
+
+function listSideEvents(previous: ProtectedVmStatus | undefined, status: ProtectedVmStatus): PlannedEvent[] {
+  const { lastFailover: failover, primary } = status;
+  if (failover !== undefined && !isSameJson(failover, previous?.lastFailover)) {
+    const stood = failover.durationMs === undefined ? "" : `, after the guest stood still for ${failover.durationMs} ms`;
+    const message = `${primary?.node ?? "the standby"} took over${stood}: ${failover.cause}`;
+    return [{ type: "Warning", reason: "TookOver", message }];
+  }
+  const hasMoved = primary !== undefined && previous?.primary !== undefined && previous.primary.node !== primary.node;
+  return hasMoved ? [{ type: "Normal", reason: "ChangedSides", message: `the guest runs on ${primary.node} now` }] : [];
+}

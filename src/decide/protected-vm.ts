@@ -1,0 +1,262 @@
+/**
+ * What to do for a ProtectedVM: what is seen in, actions, status and events out. The same plan for a new guest, one that lost a
+ * node and one that is about to end; an operator that starts anew in the middle of anything makes the same plan again.
+ *
+ *   no pair --a placement--> pair --agents ask for instances--> Creating --> Synchronising --> Protected
+ *                             |                                                 ^      |
+ *                             |                                                 +------+ a side is lost, or moves
+ *                             +--deletion--> (handed back, released) --> nothing left
+ *
+ * A failover needs none of this: agents and quorum see to it, and here it is only reported. What the operator does is give
+ * them the places to work in: two nodes, two sets of volumes, two instances, and new ones when they are gone.
+ */
+import { guestNameOf } from "./guest-names.ts";
+import { type Vmi } from "./cluster-objects.ts";
+import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from "./adoption.ts";
+import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
+import { LOSS_GRACE_MS } from "./node-fitness.ts";
+import { planRoles } from "./pair-roles.ts";
+import { encodeNewPair, encodePair, findReplaceable, isApplied, type Replacement, type Subject } from "./pair-spec.ts";
+import { isLost, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
+import { decidePlacement, decideReplacement, type PlacementInput } from "./placement.ts";
+import { planDeletion } from "./protected-vm-deletion.ts";
+import { type Action, type DesiredPair, limitActions, type Observed, type Plan, type PlannedEvent } from "./protected-vm-plan.ts";
+import { type Findings, planStatus, planStatusEvents } from "./protected-vm-status.ts";
+import { deleteInstance, planSideInstance } from "./side-instance.ts";
+import { type SidePlan } from "./side-recipe.ts";
+import { type GuestIdentity } from "./twin-recipe.ts";
+import { listSideVolumes, planVolumeGarbage } from "./volumes.ts";
+
+export const FINALIZER = "twinrun.dev/protection";
+
+/** A condition that only time changes is looked at again after this. */
+const RECHECK_MS = 5_000;
+const STALLED_RECHECK_MS = 30_000;
+
+export function planProtectedVm(observed: Observed): Plan {
+  const { metadata } = observed.protectedVm;
+  const identity = identify(observed);
+  const view = observed.pair === undefined ? undefined : viewPair(observed, observed.pair);
+  if (metadata.deletionTimestamp !== undefined) {
+    const known = findAnySource(observed);
+    return planEnd(observed, view, known.tag === "found" ? { observed, source: known.source, identity } : undefined);
+  }
+  const choice = findSource(observed);
+  const base = { guest: identity.guest, view };
+  if (choice.tag === "stalled") {
+    return conclude(observed, [], { ...base, stalled: choice });
+  }
+  const subject = { observed, source: choice.source, identity };
+  const plan = view === undefined ? planCreation(subject) : planUpkeep(subject, view);
+  const finalizer: readonly Action[] =
+    metadata.finalizers?.includes(FINALIZER) === true ? [] : [{ tag: "applyFinalizer" }];
+  return conclude(observed, [...finalizer, ...plan.actions], { ...base, ...plan.findings }, plan.events);
+}
+
+/** A ProtectedVM that an API server gave out has a name, a namespace and a uid. */
+function identify({ protectedVm: { metadata } }: Observed): GuestIdentity {
+  const { name, namespace = "", uid = "" } = metadata;
+  return { name, namespace, uid, guest: guestNameOf(name, uid) };
+}
+
+type PartialPlan = {
+  readonly actions: readonly Action[];
+  readonly findings: Omit<Findings, "guest" | "view">;
+  readonly events: readonly PlannedEvent[];
+};
+
+function conclude(
+  observed: Observed,
+  actions: readonly Action[],
+  findings: Findings,
+  events: readonly PlannedEvent[] = [],
+): Plan {
+  const status = planStatus(observed, findings);
+  return {
+    actions: limitActions(actions),
+    status,
+    events,
+    changes: planStatusEvents(observed.previous, status),
+    recheckAfterMs: decideRecheck(findings),
+  };
+}
+
+function decideRecheck({ stalled, waitsFor, moving, deleting, view }: Findings): number | undefined {
+  if (stalled !== undefined) {
+    return STALLED_RECHECK_MS;
+  }
+  const isWaiting = waitsFor !== undefined || moving !== undefined || deleting !== undefined;
+  const isAway = view?.sides.some(({ state }) => state.awaySinceMs !== undefined) === true;
+  return isWaiting || isAway ? RECHECK_MS : undefined;
+}
+
+function planCreation(subject: Subject): PartialPlan {
+  const { observed, source, identity } = subject;
+  const stranger = findStranger(observed, source, identity.guest);
+  if (stranger !== undefined && !mayRestart(observed)) {
+    return { actions: [], findings: { stalled: sayRestart(stranger) }, events: [] };
+  }
+  const placement = decidePlacement(encodePlacementInput(subject, stranger?.status?.nodeName));
+  if (placement.tag === "stalled") {
+    return { actions: [], findings: { stalled: placement }, events: [] };
+  }
+  const pair = encodeNewPair(subject, placement);
+  if (pair === undefined) {
+    const { low, high } = observed.settings.ports;
+    const message = `every port from ${low} to ${high} has a guest; install Twinrun with a larger range`;
+    return { actions: [], findings: { stalled: { reason: "PortsMissing", message } }, events: [] };
+  }
+  const [first, second] = [placement.first.metadata.name, placement.second.metadata.name];
+  return {
+    actions: [{ tag: "applyPair", pair }],
+    findings: { waitsFor: "the GuestPair" },
+    events: [{ type: "Normal", reason: "Placed", message: `the guest starts on ${first}, its standby on ${second}` }],
+  };
+}
+
+function sayRestart({ metadata }: Vmi): NonNullable<Findings["stalled"]> {
+  const message =
+    `${metadata.name} runs without Twinrun's hook and has to be restarted once: shut it down, or annotate the ` +
+    `ProtectedVM with ${ALLOW_RESTART_ANNOTATION}=true`;
+  return { reason: "RestartNeeded", message };
+}
+
+function encodePlacementInput({ observed, source }: Subject, current: string | undefined): PlacementInput {
+  const { nodes, agents, load, protectedVm } = observed;
+  return { placement: protectedVm.spec.placement, instanceSpec: source.spec, nodes, agents, load, current };
+}
+
+/** `handBackTo`: the pair goes on only until the guest is there. */
+function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): PartialPlan {
+  const { observed } = subject;
+  const rolePlan = planRoles(observed, view, handBackTo);
+  const replacement = handBackTo === undefined ? findReplacement(subject, view) : undefined;
+  const desired = encodePair(subject, view, { rolePlan, intent: "Protect", replacement });
+  const kept = view.sides.filter(({ node }) => node !== replacement?.lost.node);
+  const sides = kept.map((side) => planSide(subject, view, side));
+  const trouble = sides.find((side) => side.trouble !== undefined)?.trouble;
+  const stalled = trouble === undefined ? findMissingNode(subject, view, replacement) : storageUnusable(trouble);
+  return {
+    actions: [
+      ...rolePlan.actions, // First: a request that was answered must not be taken for a new one.
+      ...(isApplied(view.pair, desired) ? [] : [{ tag: "applyPair", pair: desired } as const]),
+      ...sides.flatMap(({ actions }) => actions),
+      ...planLeftovers(subject, view, desired),
+    ],
+    findings: { stalled, waitsFor: sides.find(({ waitsFor }) => waitsFor !== undefined)?.waitsFor, moving: rolePlan.says },
+    events: [...rolePlan.events, ...(replacement === undefined ? [] : [sayReplacement(replacement)])],
+  };
+}
+
+const storageUnusable = (message: string): NonNullable<Findings["stalled"]> => ({ reason: "StorageUnusable", message });
+
+/** A VirtualMachine that still runs as it did before it was adopted is prepared, then ended; KubeVirt starts it again for us. */
+function planSide(subject: Subject, view: PairView, side: SideView): SidePlan {
+  const { observed, source, identity } = subject;
+  const stranger = side.isVirtualMachine ? findStranger(observed, source, identity.guest) : undefined;
+  if (stranger === undefined) {
+    return planSideInstance(subject, view, side);
+  }
+  const preparation = planAdoption(subject, view);
+  const isPrepared = preparation.length === 0;
+  const restart = isPrepared && mayRestart(observed) && stranger.metadata.deletionTimestamp === undefined;
+  return {
+    actions: restart ? [deleteInstance(stranger, "it is restarted once, with Twinrun's hook")] : preparation,
+    waitsFor: `the end of ${stranger.metadata.name}, which is restarted once`,
+  };
+}
+
+function findReplacement(subject: Subject, view: PairView): Replacement | undefined {
+  const { observed } = subject;
+  if (observed.protectedVm.spec.failover.reprotect === "Manual") {
+    return undefined;
+  }
+  const lost = findReplaceable(view, (side) => isGivenUp(observed, view, side));
+  if (lost === undefined) {
+    return undefined;
+  }
+  const taken = view.sides.map(({ node }) => node);
+  const node = decideReplacement(encodePlacementInput(subject, undefined), taken, view.notes.machine);
+  return node === undefined ? undefined : { lost, node };
+}
+
+/** A side that is in sync is there, whatever its node's conditions say. */
+function isGivenUp({ protectedVm, nowMs, nodes }: Observed, { isInSync }: PairView, side: SideView): boolean {
+  const { nodeSelector, nodes: fixed } = protectedVm.spec.placement;
+  if (fixed !== undefined) {
+    return !fixed.includes(side.node); // The owner named others.
+  }
+  const labels = nodes.find(({ metadata }) => metadata.name === side.node)?.metadata.labels;
+  const isUnselected = Object.entries(nodeSelector ?? {}).some(([name, value]) => labels?.[name] !== value);
+  return (labels !== undefined && isUnselected) || (!isInSync && isLost(side, nowMs));
+}
+
+function sayReplacement({ lost, node }: Replacement): PlannedEvent {
+  const message = `${node.metadata.name} takes the place of ${lost.node}`;
+  return { type: "Normal", reason: "Reprotecting", message };
+}
+
+/** Its side is lost and nothing can take its place: a person has to bring back the node, or another one. */
+function findMissingNode(
+  { observed }: Subject,
+  view: PairView,
+  replacement: Replacement | undefined,
+): Findings["stalled"] {
+  const { primary, isInSync, hasEnded } = view;
+  if (replacement !== undefined || isInSync || hasEnded) {
+    return undefined;
+  }
+  const waiting = primary === undefined ? view.sides : [peerOf(view, primary)];
+  const lost = waiting.filter((side) => isLost(side, observed.nowMs));
+  if (lost.length === 0 || lost.length < waiting.length) {
+    return undefined;
+  }
+  const says = lost.map(({ node, state }) => `${node}: ${state.obstacle ?? "away"}`).join("; ");
+  const { nodeSelector } = observed.protectedVm.spec.placement;
+  const remedy = nodeSelector === undefined ? "bring it back" : "bring it back, or let another node have the labels";
+  const message = `away for more than ${LOSS_GRACE_MS / 1000} s: ${says}; ${remedy}`;
+  return { reason: "NodesMissing", message };
+}
+
+/** What belongs to sides that the pair no longer has. Their volumes are the last to go: not before both sides are whole. */
+function planLeftovers({ observed, source, identity }: Subject, view: PairView, desired: DesiredPair): readonly Action[] {
+  const nodes = desired.spec.sides.map(({ node }) => node);
+  const names = desired.spec.sides.map(({ vmi }) => `${vmi.namespace}/${vmi.name}`);
+  const instances = observed.vmis.filter(
+    (vmi) => !names.includes(`${vmi.metadata.namespace ?? ""}/${vmi.metadata.name}`) && isOurs(vmi, source, identity),
+  );
+  const reports = (view.pair.status?.sides ?? []).map(({ node }) => node).filter((node) => !nodes.includes(node));
+  const isWhole = view.isInSync && view.sides.every(({ node }) => nodes.includes(node));
+  const kept = view.sides.flatMap((side) => listSideVolumes(source, side, identity.namespace));
+  return [
+    ...(reports.length === 0 ? [] : [{ tag: "forgetReports", nodes: reports } as const]),
+    ...instances
+      .filter(({ metadata }) => metadata.deletionTimestamp === undefined)
+      .map((vmi) => deleteInstance(vmi, "its node has no side of the guest any more")),
+    ...(isWhole ? planVolumeGarbage(observed, kept) : []),
+  ];
+}
+
+const isOurs = ({ metadata }: Vmi, { virtualMachine }: GuestSource, { namespace, guest }: GuestIdentity): boolean =>
+  metadata.labels?.["twinrun.dev/guest"] === guest &&
+  !(metadata.name === virtualMachine?.metadata.name && metadata.namespace === namespace);
+
+/** `subject` is undefined when there is nothing any more that the guest could be made from. */
+function planEnd(observed: Observed, view: PairView | undefined, subject: Subject | undefined): Plan {
+  const { guest } = identify(observed);
+  const step = planDeletion(observed, guest, view);
+  const findings = { guest, view, deleting: step.says };
+  if (step.tag === "remove") {
+    return conclude(observed, step.actions, findings);
+  }
+  if (view === undefined || subject === undefined) {
+    return conclude(observed, [], findings);
+  }
+  if (step.tag === "handBack") {
+    const { actions, events } = planUpkeep(subject, view, step.node);
+    return conclude(observed, actions, findings, events);
+  }
+  const desired = encodePair(subject, view, { rolePlan: planRoles(observed, view, view.primary?.node ?? ""), intent: "Release", replacement: undefined });
+  const actions: readonly Action[] = isApplied(view.pair, desired) ? [] : [{ tag: "applyPair", pair: desired }];
+  return conclude(observed, actions, findings);
+}

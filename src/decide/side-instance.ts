@@ -1,0 +1,142 @@
+/**
+ * The VirtualMachineInstance of one side. Its agent says what shape of QEMU it waits for (wantedShape in its report), and the
+ * operator makes that; before there is a report the first side gets a primary and the other a standby. An instance that ended,
+ * or has the wrong shape, is deleted first: its name is needed again.
+ *
+ * Never because of an agent's silence: an agent that has what it needs, or that is away, asks for nothing.
+ */
+import { vmiAnnotations, type VmiShape } from "../api/vmi-contract.ts";
+import { planAdoptedInstance } from "./adoption.ts";
+import { isGoing, type Vmi } from "./cluster-objects.ts";
+import { sideName } from "./guest-names.ts";
+import { isEvacuated } from "./pair-roles.ts";
+import { type Subject } from "./pair-spec.ts";
+import { type PairView, peerOf, type SideView } from "./pair-view.ts";
+import { type Action } from "./protected-vm-plan.ts";
+import { listReferences } from "./references.ts";
+import { encodeRecipe, encodeTwinSide, type Missing, type SidePlan } from "./side-recipe.ts";
+import { encodeMarks, encodeVmi } from "./twin-recipe.ts";
+import { planVolumes } from "./volumes.ts";
+
+const nothing: SidePlan = { actions: [] };
+
+export function planSideInstance(subject: Subject, view: PairView, side: SideView): SidePlan {
+  const { vmi } = side;
+  const wanted = decideShape(view, side);
+  if (vmi === undefined) {
+    return wanted === undefined ? nothing : planMissing(subject, view, { side, shape: wanted });
+  }
+  const name = `VirtualMachineInstance ${side.vmiName.namespace}/${side.vmiName.name}`;
+  if (isGoing(vmi)) {
+    return { actions: [], waitsFor: `the end of ${name}` };
+  }
+  const why = findReasonToDelete(view, side, { vmi, wanted });
+  if (why !== undefined) {
+    return { actions: [deleteInstance(vmi, why)], waitsFor: `the end of ${name}: ${why}` };
+  }
+  const settled = side.isVirtualMachine ? planAdoptedInstance(subject, view, { side, shape: undefined }).actions : [];
+  return { actions: settled, waitsFor: sayProgress(vmi, name, wanted) };
+}
+
+/** The shape of which there has to be an instance; undefined when the side needs none, or has what it needs. */
+function decideShape({ pair, isNew, hasEnded }: PairView, { node, report }: SideView): VmiShape | undefined {
+  if (hasEnded) {
+    return undefined;
+  }
+  if (report?.wantedShape !== undefined || !isNew) {
+    return report?.wantedShape;
+  }
+  return node === pair.spec.roles.primary ? "primary" : "standby";
+}
+
+type Present = { readonly vmi: Vmi; readonly wanted: VmiShape | undefined };
+
+const isFinal = ({ status }: Vmi): boolean => status?.phase === "Succeeded" || status?.phase === "Failed";
+
+function findReasonToDelete(view: PairView, side: SideView, { vmi, wanted }: Present): string | undefined {
+  const isElsewhere = view.primary !== undefined && view.primary !== side;
+  if (isEvacuated(side) && isElsewhere) {
+    return `${side.node} is drained`;
+  }
+  if (wanted === undefined) {
+    return undefined;
+  }
+  if (isFinal(vmi)) {
+    return `it has ${vmi.status?.phase === "Failed" ? "failed" : "ended"} and the guest needs another`;
+  }
+  const startedAs = vmi.metadata.annotations?.[vmiAnnotations.startedAs];
+  return startedAs !== wanted && isReportNewer(side, vmi)
+    ? `it was started as ${startedAs ?? "something else"}, and the guest needs a ${wanted}`
+    : undefined;
+}
+
+/** An agent that has not seen this instance yet cannot mean it. */
+function isReportNewer({ report }: SideView, { metadata }: Vmi): boolean {
+  const isPrimary = report?.role === "primary";
+  return !isPrimary && report !== undefined && Date.parse(report.reportedAt) >= Date.parse(metadata.creationTimestamp ?? "");
+}
+
+export function deleteInstance({ metadata }: Vmi, why: string): Action {
+  return {
+    tag: "deleteObject",
+    kind: "VirtualMachineInstance",
+    name: { namespace: metadata.namespace ?? "", name: metadata.name },
+    uid: metadata.uid,
+    why,
+  };
+}
+
+function sayProgress({ status }: Vmi, name: string, wanted: VmiShape | undefined): string | undefined {
+  const phase = status?.phase ?? "Pending";
+  const problem = status?.conditions?.find(({ type, status: held }) => type === "Synchronized" && held === "False");
+  if (problem?.message !== undefined) {
+    return `${name}: ${problem.message}`;
+  }
+  if (phase === "Running") {
+    return wanted === undefined ? undefined : `the agent to take up ${name}`;
+  }
+  return `${name}, which is ${phase}`;
+}
+
+function planMissing(subject: Subject, view: PairView, missing: Missing): SidePlan {
+  const { side, shape } = missing;
+  if (side.state.obstacle !== undefined) {
+    return { actions: [], waitsFor: `node ${side.node}: ${side.state.obstacle}` };
+  }
+  if (shape === "standby" && isLeftAlone(subject, view)) {
+    return { actions: [], waitsFor: "a person to set failover.reprotect to Automatic, for a side was lost" };
+  }
+  const input = { source: subject.source, identity: subject.identity, side, peer: peerOf(view, side) };
+  const { actions, waitsFor, trouble, sources } = planVolumes(subject.observed, input);
+  if (waitsFor !== undefined || trouble !== undefined) {
+    return { actions, waitsFor, trouble };
+  }
+  if (side.isVirtualMachine) {
+    return planAdoptedInstance(subject, view, missing);
+  }
+  const twin = encodeTwinSide({ side, shape }, sources);
+  const object = encodeVmi(encodeRecipe(subject, view), twin);
+  return {
+    actions: [...actions, ...copyReferences(subject, side), { tag: "createObject", object }],
+    waitsFor: `VirtualMachineInstance ${twin.vmi.namespace}/${twin.vmi.name}`,
+  };
+}
+
+/** With reprotect Manual a lost side stays lost; one that changed places as planned was not. */
+function isLeftAlone({ observed }: Subject, { notes, primary, term }: PairView): boolean {
+  const wasLost = notes.inSyncTerm === term || primary?.report?.lastTakeover?.term === term;
+  return observed.protectedVm.spec.failover.reprotect === "Manual" && term > 0 && wasLost;
+}
+
+function copyReferences({ source, identity }: Subject, side: SideView): readonly Action[] {
+  if (side.vmiName.namespace === identity.namespace) {
+    return [];
+  }
+  return listReferences(source.spec).map(({ kind, name }) => ({
+    tag: "copyReference",
+    kind,
+    source: { namespace: identity.namespace, name },
+    target: { namespace: side.vmiName.namespace, name: sideName(name, side.mark) },
+    metadata: encodeMarks(identity),
+  }));
+}

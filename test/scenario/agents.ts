@@ -1,0 +1,255 @@
+/** The agents and engines of a simulated cluster, and the quorum's records they work by. */
+import { type GuestPair } from "../../src/api/guest-pair.ts";
+import { qemuDeviceOf, vmiAnnotations } from "../../src/api/vmi-contract.ts";
+import { requestAnnotations } from "../../src/api/requests.ts";
+import { type Vmi } from "../../src/decide/cluster-objects.ts";
+import { type Json, readText } from "../../src/lib/json-merge.ts";
+import { nameOf, type SimulatedCluster } from "./cluster.ts";
+
+type Record = { term: number; owner: string; peer: string; isInSync: boolean; syncSeconds: number };
+type Side = {
+  role: string;
+  state: string;
+  hasGuest: boolean;
+  ended: boolean;
+  wanted: string | undefined;
+  takeover: Json | undefined;
+  report: string;
+};
+
+const SYNC_SECONDS = 3;
+
+export class SimulatedAgents {
+  readonly #cluster: SimulatedCluster;
+  readonly #records = new Map<string, Record>();
+  readonly #sides = new Map<string, Side>();
+  /** Owners that refuse to hand over, with what they say. */
+  readonly refusals = new Map<string, string>();
+
+  constructor(cluster: SimulatedCluster) {
+    this.#cluster = cluster;
+  }
+
+  run(): void {
+    for (const pair of this.#cluster.listPairs()) {
+      for (const { node } of pair.spec.sides) {
+        this.#runSide(pair, node);
+      }
+    }
+  }
+
+  /** As a guest does that is shut down from inside. */
+  end(node: string): void {
+    for (const [key, side] of this.#sides) {
+      if (key.endsWith(` ${node}`) && side.hasGuest) {
+        side.ended = true;
+      }
+    }
+  }
+
+  #sideOf(pair: GuestPair, node: string): Side {
+    const key = `${pair.spec.guest} ${node}`;
+    const fresh: Side = {
+      ...{ role: "starting", state: "starting", hasGuest: false, ended: false },
+      ...{ wanted: undefined, takeover: undefined, report: "" },
+    };
+    const side = this.#sides.get(key) ?? fresh;
+    this.#sides.set(key, side);
+    return side;
+  }
+
+  #runSide(pair: GuestPair, node: string): void {
+    const side = this.#sideOf(pair, node);
+    if (this.#cluster.isOff(node)) {
+      Object.assign(side, { role: "starting", state: "starting", hasGuest: false });
+      return;
+    }
+    const record = this.#records.get(pair.spec.guest);
+    if (record === undefined) {
+      this.#begin(pair, node, side);
+    } else if (record.owner === node) {
+      this.#own(pair, { node, side, record });
+    } else {
+      this.#follow(pair, { node, side, record });
+    }
+    this.#report(pair, node, side);
+  }
+
+  #findQemu(pair: GuestPair, node: string): { readonly vmi: Vmi; readonly shape: string } | undefined {
+    const name = pair.spec.sides.find((each) => each.node === node)?.vmi;
+    const vmi = name === undefined ? undefined : (this.#cluster.get("VirtualMachineInstance", name) as Vmi | undefined);
+    const isAlive = vmi?.status?.phase === "Running" && readText(vmi.status, "qemu") !== "dead" && vmi.metadata.deletionTimestamp === undefined;
+    const shape = vmi?.metadata.annotations?.[vmiAnnotations.startedAs];
+    return isAlive && vmi !== undefined && shape !== undefined && !this.#cluster.isOff(node) ? { vmi, shape } : undefined;
+  }
+
+  #kill(pair: GuestPair, node: string): void {
+    const qemu = this.#findQemu(pair, node);
+    if (qemu !== undefined) {
+      this.#cluster.setStatus("VirtualMachineInstance", nameOf(qemu.vmi), { qemu: "dead" });
+    }
+  }
+
+  #isFresh(pair: GuestPair, node: string, shape: string): boolean {
+    const qemu = this.#findQemu(pair, node);
+    return qemu?.shape === shape && readText(qemu.vmi.status, "qemu") === "fresh";
+  }
+
+  #take(pair: GuestPair, node: string): void {
+    const qemu = this.#findQemu(pair, node);
+    if (qemu !== undefined) {
+      this.#cluster.setStatus("VirtualMachineInstance", nameOf(qemu.vmi), { qemu: "taken" });
+    }
+  }
+
+  #begin(pair: GuestPair, node: string, side: Side): void {
+    const isFirst = pair.spec.roles.primary === node;
+    const shape = isFirst ? "primary" : "standby";
+    if (!this.#isFresh(pair, node, shape)) {
+      Object.assign(side, { role: "starting", state: "starting", wanted: shape });
+      return;
+    }
+    side.wanted = undefined;
+    if (isFirst) {
+      const peer = pair.spec.sides.find((each) => each.node !== node)?.node ?? "";
+      this.#records.set(pair.spec.guest, { term: 1, owner: node, peer, isInSync: false, syncSeconds: 0 });
+      this.#start(pair, node, side);
+    }
+  }
+
+  #start(pair: GuestPair, node: string, side: Side): void {
+    Object.assign(side, { role: "primary", state: "alone", hasGuest: true, wanted: undefined });
+    this.#take(pair, node);
+    this.#cluster.say(node, "runs the guest");
+  }
+
+  #own(pair: GuestPair, { node, side, record }: { node: string; side: Side; record: Record }): void {
+    if (side.ended || side.role === "released") {
+      side.role = side.ended ? "ended" : "released";
+      return;
+    }
+    if (side.hasGuest && this.#findQemu(pair, node) === undefined) {
+      Object.assign(side, { hasGuest: false, role: "starting", state: "starting" });
+      this.#cluster.say(node, "lost its QEMU");
+    }
+    if (side.hasGuest) {
+      this.#protect(pair, { node, side, record });
+    } else if (record.isInSync && this.#canTakeOver(pair, record.peer)) {
+      side.wanted = undefined; // The standby is quicker.
+    } else if (this.#isFresh(pair, node, "primary")) {
+      this.#start(pair, node, side);
+    } else {
+      Object.assign(side, { wanted: "primary", role: "starting", state: "starting" });
+    }
+  }
+
+  #canTakeOver = (pair: GuestPair, node: string): boolean => this.#sideOf(pair, node).role === "standby" && this.#findQemu(pair, node) !== undefined;
+
+  #protect(pair: GuestPair, { node, side, record }: { node: string; side: Side; record: Record }): void {
+    const peer = pair.spec.sides.find((each) => each.node !== node)?.node ?? "";
+    if (record.peer !== peer) {
+      Object.assign(record, { peer, isInSync: false, syncSeconds: 0 });
+    }
+    if (!this.#canTakeOver(pair, peer)) {
+      if (record.isInSync) {
+        this.#cluster.say(node, "goes on alone");
+      }
+      Object.assign(record, { isInSync: false, syncSeconds: 0 });
+      side.state = "alone";
+    } else if (!record.isInSync) {
+      record.syncSeconds += 1;
+      record.isInSync = record.syncSeconds > SYNC_SECONDS;
+      side.state = record.isInSync ? "protected" : "syncing";
+    }
+    if (pair.spec.intent === "Release") {
+      side.role = "released";
+      this.#cluster.say(node, "lets the guest go on without protection");
+    } else if (record.isInSync) {
+      this.#obey(pair, { node, peer, record });
+    }
+  }
+
+  #obey(pair: GuestPair, { node, peer, record }: { node: string; peer: string; record: Record }): void {
+    if (pair.metadata.annotations?.[requestAnnotations.failoverFrom] === node) {
+      this.#kill(pair, node);
+    } else if (pair.spec.roles.term > record.term && pair.spec.roles.primary === peer && !this.refusals.has(node)) {
+      this.#cluster.say(node, `hands over to ${peer}`);
+      this.#change(pair, { record, next: peer, cause: undefined });
+      this.#kill(pair, node);
+    }
+  }
+
+  #change(pair: GuestPair, { record, next, cause }: { record: Record; next: string; cause: string | undefined }): void {
+    Object.assign(record, { term: record.term + 1, peer: record.owner, owner: next, isInSync: false, syncSeconds: 0 });
+    const [old, side] = [this.#sideOf(pair, record.peer), this.#sideOf(pair, next)];
+    Object.assign(old, { hasGuest: false, role: "fenced", state: "fenced" });
+    this.#start(pair, next, side);
+    if (cause !== undefined) {
+      side.takeover = { cause, at: this.#cluster.iso(), durationMs: 900, term: record.term, epoch: this.#cluster.seconds * 25 };
+    }
+  }
+
+  #follow(pair: GuestPair, { node, side, record }: { node: string; side: Side; record: Record }): void {
+    if (this.#sideOf(pair, record.owner).ended) {
+      Object.assign(side, { role: "ended", wanted: undefined });
+      return;
+    }
+    const isOwnerGone = this.#findQemu(pair, record.owner) === undefined;
+    if (record.peer === node && record.isInSync && isOwnerGone && this.#canTakeOver(pair, node)) {
+      this.#change(pair, { record, next: node, cause: `${record.owner} is silent` });
+    } else if (side.role === "standby" && this.#findQemu(pair, node) !== undefined) {
+      side.wanted = undefined;
+    } else if (this.#isFresh(pair, node, "standby")) {
+      this.#take(pair, node);
+      Object.assign(side, { role: "standby", state: "waiting", hasGuest: false, wanted: undefined });
+    } else {
+      Object.assign(side, { role: "starting", state: "starting", hasGuest: false, wanted: "standby" });
+    }
+  }
+
+  #report(pair: GuestPair, node: string, side: Side): void {
+    const record = this.#records.get(pair.spec.guest);
+    const item: Json = {
+      node,
+      observedGeneration: pair.metadata.generation ?? 1,
+      role: side.role,
+      state: side.state,
+      term: record?.term ?? 0,
+      epoch: 0,
+      ...(record === undefined ? {} : { primaryNode: record.owner }),
+      ...(side.wanted === undefined ? {} : { wantedShape: side.wanted }),
+      ...(this.refusals.has(node) ? { trouble: this.refusals.get(node) } : {}),
+      syncPercent: record?.isInSync === true ? 100 : 50,
+      outputMode: "held",
+      tracker: "userfaultfd",
+      disks: pair.spec.disks.map((disk) => ({ id: qemuDeviceOf(disk), syncPercent: record?.isInSync === true ? 100 : 50, dirtyBytes: 0 })),
+      links: [],
+      takeoversCount: 0,
+      ...(side.takeover === undefined ? {} : { lastTakeover: side.takeover }),
+      conditions: this.#listConditions(side, record),
+    };
+    const text = JSON.stringify(item);
+    if (text === side.report && this.#cluster.seconds % 10 !== 0) {
+      return;
+    }
+    side.report = text;
+    const stored = this.#cluster.get("GuestPair", pair.metadata);
+    if (stored !== undefined) {
+      const others = ((stored.status?.["sides"] ?? []) as readonly Json[]).filter((each) => each["node"] !== node);
+      stored.status = { sides: [...others, { ...item, reportedAt: this.#cluster.iso() }] };
+    }
+  }
+
+  #listConditions({ role, state }: Side, record: Record | undefined): readonly Json[] {
+    const isPrimary = role === "primary" || role === "released";
+    const isInSync = isPrimary && record?.isInSync === true;
+    const reason = isInSync ? "Protected" : state === "syncing" ? "Synchronising" : "Unprotected";
+    const inSync = { status: isInSync ? "True" : "False", reason, message: `this side is ${state}` };
+    const healthy = (type: string, why: string): Json => ({ type, status: "True", reason: why, message: "" });
+    return [
+      { type: "InSync", ...inSync },
+      ...[healthy("QuorumReachable", "Reachable"), healthy("LatencyWithinBound", "WithinBound")],
+      ...[healthy("DisksHealthy", "Healthy"), healthy("LinksHealthy", "Healthy")],
+    ].map((condition) => ({ ...condition, lastTransitionTime: "2026-11-27T12:00:00Z" }));
+  }
+}

@@ -1,0 +1,298 @@
+/**
+ * A story: commands in, the whole timeline out. A line of a command file is
+ *
+ *   node NAME [label=value...] [models=A,B]      a node that is there from the start, or comes later
+ *   vm NAME [stopped] [lun]                      a VirtualMachine with one disk, as a user has it
+ *   apply NAME nodes=A,B | select=label=value | ref=VM | reprotect=Manual | secret ...
+ *   spec NAME JSON                               merges a patch into the spec
+ *   annotate NAME ANNOTATION VALUE
+ *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
+ *   power NODE off|on, cordon NODE, uncordon NODE, drain NODE, kill NODE, shutdown NODE
+ *   spoil NAME                                   somebody edits the GuestPair
+ *   refuse KIND WORDS..., allow KIND, refuse-handover NODE WORDS...
+ *   crash-always                                 from here on the operator dies after every single action
+ *   wait SECONDS
+ *   objects                                      prints what there is
+ */
+import { type Json, mergeJson, readObjects } from "../../src/lib/json-merge.ts";
+import { ProtectedVmReconciler } from "../../src/operator/protected-vm-reconciler.ts";
+import { silentLog } from "../../src/telemetry/log.ts";
+import { SimulatedAgents } from "./agents.ts";
+import { SimulatedCluster, nameOf } from "./cluster.ts";
+
+class Died extends Error {}
+
+const NAMESPACE = "shop";
+/** Kubernetes waits 40 s for a kubelet; the stories are shorter with five. */
+const NODE_SILENT_SECONDS = 5;
+
+export class Story {
+  readonly #cluster = new SimulatedCluster();
+  readonly #agents = new SimulatedAgents(this.#cluster);
+  readonly #offSince = new Map<string, number>();
+  readonly #deaths = new Set<string>();
+  #reconciler = this.#begin();
+  #isDeadly = false;
+
+  /** Dies after every action from the start, whatever the commands say. */
+  constructor(isDeadly = false) {
+    this.#isDeadly = isDeadly;
+  }
+
+  get lines(): readonly string[] {
+    return this.#cluster.lines;
+  }
+
+  /** What there is, whichever way it came to be. */
+  names(): readonly string[] {
+    return this.#cluster.names();
+  }
+
+  /** What is said of each ProtectedVM in the end. */
+  ends(): readonly unknown[] {
+    return this.#cluster.listKind("ProtectedVM").map(({ metadata, status }) => ({
+      name: metadata.name,
+      conditions: readObjects(status, "conditions").map(({ type, status: held, reason }) => ({ type, held, reason })),
+      primary: status?.["primary"],
+    }));
+  }
+
+  async run(commands: string): Promise<void> {
+    for (const line of commands.split("\n")) {
+      const words = line.split("#")[0]?.trim().split(/\s+/) ?? [];
+      if (words[0] !== undefined && words[0] !== "") {
+        await this.#run(words);
+      }
+    }
+  }
+
+  #begin(): ProtectedVmReconciler {
+    return new ProtectedVmReconciler({
+      cluster: this.#cluster,
+      nowMs: () => this.#cluster.nowMs,
+      log: silentLog,
+      pass: (step) => {
+        this.#die(step);
+      },
+    });
+  }
+
+  /** Once for each thing it does in a second, or what has to be done again in each life would leave no time for the rest. */
+  #die(step: string): void {
+    const done = `${this.#cluster.seconds} ${step === "writeStatus" ? step : this.#cluster.lastAct}`;
+    if (this.#isDeadly && !this.#deaths.has(done)) {
+      this.#deaths.add(done);
+      throw new Died();
+    }
+  }
+
+  async #run([command = "", ...args]: readonly string[]): Promise<void> {
+    const known: Readonly<Record<string, (args: readonly string[]) => void | Promise<void>>> = {
+      node: ([name = "", ...options]) => { this.#addNode(name, options); },
+      vm: ([name = "", ...options]) => { this.#addMachine(name, options); },
+      apply: ([name = "", ...options]) => { this.#apply(name, options); },
+      spec: ([name = "", json = "{}"]) => { this.#changeSpec(name, JSON.parse(json) as Json); },
+      annotate: ([name = "", annotation = "", value = ""]) => { this.#annotate(name, annotation, value); },
+      delete: ([name = ""]) => { this.#delete(name); },
+      "delete-vmi": ([prefix = ""]) => { this.#deleteInstance(prefix); },
+      power: ([node = "", state = ""]) => { this.#power(node, state === "on"); },
+      cordon: ([node = ""]) => { this.#cordon(node, true); },
+      uncordon: ([node = ""]) => { this.#cordon(node, false); },
+      drain: ([node = ""]) => { this.#drain(node); },
+      kill: ([node = ""]) => { this.#kill(node); },
+      shutdown: ([node = ""]) => { this.#agents.end(node); },
+      spoil: ([name = ""]) => { this.#spoil(name); },
+      refuse: ([kind = "", ...words]) => void this.#cluster.refusals.set(kind, words.join(" ")),
+      allow: ([kind = ""]) => void this.#cluster.refusals.delete(kind),
+      "refuse-handover": ([node = "", ...words]) => void this.#agents.refusals.set(node, words.join(" ")),
+      "crash-always": () => { this.#isDeadly = true; },
+      wait: ([seconds = "1"]) => this.#wait(Number(seconds)),
+      objects: () => { this.#cluster.say("there is", this.#cluster.names().join(", ") || "nothing"); },
+    };
+    const run = known[command];
+    if (run === undefined) {
+      throw new Error(`no command ${command}`);
+    }
+    await run(args);
+  }
+
+  #addNode(name: string, options: readonly string[]): void {
+    const pairs = options.map((option) => option.split("=") as [string, string]);
+    const models = pairs.find(([key]) => key === "models")?.[1].split(",");
+    const labels = Object.fromEntries(pairs.filter(([key]) => key !== "models"));
+    this.#cluster.addNode(name, { labels, ...(models === undefined ? {} : { models }) });
+  }
+
+  #addMachine(name: string, options: readonly string[]): void {
+    const disk = options.includes("lun") ? { name: "system", lun: {} } : { name: "system", disk: { bus: "virtio" } };
+    this.#cluster.put({
+      apiVersion: "v1",
+      kind: "PersistentVolumeClaim",
+      metadata: { namespace: NAMESPACE, name: `${name}-disk` },
+      spec: { resources: { requests: { storage: "10Gi" } } },
+    });
+    this.#cluster.put({
+      apiVersion: "kubevirt.io/v1",
+      kind: "VirtualMachine",
+      metadata: { namespace: NAMESPACE, name },
+      spec: {
+        runStrategy: options.includes("stopped") ? "Halted" : "Always",
+        template: {
+          metadata: { labels: { app: name } },
+          spec: {
+            domain: { memory: { guest: "1Gi" }, devices: { disks: [disk] } },
+            volumes: [{ name: "system", persistentVolumeClaim: { claimName: `${name}-disk` } }],
+          },
+        },
+      },
+    });
+  }
+
+  #apply(name: string, options: readonly string[]): void {
+    const given = new Map(options.map((option) => [option.split("=")[0] ?? "", option.split("=").slice(1)]));
+    const [label = "", value = ""] = given.get("select") ?? [];
+    const nodes = given.get("nodes")?.[0]?.split(",");
+    const ref = given.get("ref")?.[0];
+    const cloudInit = given.has("secret") ? [{ name: "init", cloudInitNoCloud: { secretRef: { name: "web-init" } } }] : [];
+    const template = {
+      spec: {
+        dataVolumeTemplates: [
+          { metadata: { name: `${name}-system` }, spec: { source: { blank: {} }, storage: { resources: { requests: { storage: "10Gi" } } } } },
+        ],
+        template: {
+          spec: {
+            domain: {
+              memory: { guest: "1Gi" },
+              devices: { disks: [{ name: "system", disk: { bus: "virtio" } }], interfaces: [{ name: "lan", bridge: {} }] },
+            },
+            networks: [{ name: "lan", multus: { networkName: "lan" } }],
+            volumes: [{ name: "system", dataVolume: { name: `${name}-system` } }, ...cloudInit],
+          },
+        },
+      },
+    };
+    this.#cluster.put({
+      apiVersion: "twinrun.dev/v1alpha1",
+      kind: "ProtectedVM",
+      metadata: { namespace: NAMESPACE, name },
+      spec: {
+        mode: "FaultTolerant",
+        ...(ref === undefined ? { virtualMachineTemplate: template } : { virtualMachineRef: { name: ref } }),
+        placement: nodes === undefined ? { nodeSelector: { [label]: value } } : { nodes },
+        ...(given.has("reprotect") ? { failover: { reprotect: given.get("reprotect")?.[0] } } : {}),
+      },
+    });
+    this.#cluster.say("person", `applies ProtectedVM ${name}: ${options.join(" ")}`);
+  }
+
+  #changeSpec(name: string, patch: Json): void {
+    const object = this.#find("ProtectedVM", name);
+    this.#cluster.put({ ...object, spec: mergeJson(object.spec ?? {}, patch) });
+    this.#cluster.say("person", `changes ProtectedVM ${name}: ${JSON.stringify(patch)}`);
+  }
+
+  #annotate(name: string, annotation: string, value: string): void {
+    this.#cluster.annotate(name, annotation, value);
+    this.#cluster.say("person", `annotates ProtectedVM ${name}: ${annotation}=${value}`);
+  }
+
+  #delete(name: string): void {
+    this.#cluster.say("person", `deletes ProtectedVM ${name}`);
+    this.#cluster.remove("ProtectedVM", { namespace: NAMESPACE, name });
+  }
+
+  #deleteInstance(prefix: string): void {
+    const vmi = this.#cluster
+      .listKind("VirtualMachineInstance")
+      .find(({ metadata }) => `${metadata.namespace ?? ""}/${metadata.name}`.startsWith(prefix));
+    if (vmi !== undefined) {
+      this.#cluster.say("person", `deletes VirtualMachineInstance ${vmi.metadata.namespace ?? ""}/${vmi.metadata.name}`);
+      this.#cluster.remove("VirtualMachineInstance", vmi.metadata);
+    }
+  }
+
+  #power(node: string, isOn: boolean): void {
+    this.#cluster.power(node, isOn);
+    this.#offSince.delete(node);
+    if (!isOn) {
+      this.#offSince.set(node, this.#cluster.seconds);
+    }
+  }
+
+  #cordon(node: string, unschedulable: boolean): void {
+    const object = this.#find("Node", node);
+    object.spec = { unschedulable };
+    this.#cluster.say("person", `${unschedulable ? "cordons" : "uncordons"} ${node}`);
+  }
+
+  #drain(node: string): void {
+    this.#cordon(node, true);
+    for (const vmi of this.#cluster.listKind("VirtualMachineInstance")) {
+      if (vmi.status?.["nodeName"] === node) {
+        this.#cluster.setStatus("VirtualMachineInstance", nameOf(vmi), { evacuationNodeName: node });
+      }
+    }
+  }
+
+  #kill(node: string): void {
+    this.#cluster.say("person", `kills QEMU on ${node}`);
+    for (const vmi of this.#cluster.listKind("VirtualMachineInstance")) {
+      if (vmi.status?.["nodeName"] === node) {
+        this.#cluster.setStatus("VirtualMachineInstance", nameOf(vmi), { qemu: "dead" });
+      }
+    }
+  }
+
+  /** As somebody does who means well. */
+  #spoil(name: string): void {
+    const pair = this.#cluster.listKind("GuestPair").find(({ metadata }) => metadata.name.startsWith(name));
+    if (pair !== undefined) {
+      this.#cluster.put({ ...pair, spec: mergeJson(pair.spec ?? {}, { port: 9_999 }) });
+      this.#cluster.say("person", `edits GuestPair ${pair.metadata.name}`);
+    }
+  }
+
+  #find(kind: string, name: string) {
+    const object = this.#cluster.listKind(kind).find(({ metadata }) => metadata.name === name);
+    if (object === undefined) {
+      throw new Error(`no ${kind} ${name}`);
+    }
+    return object;
+  }
+
+  async #wait(seconds: number): Promise<void> {
+    for (let passed = 0; passed < seconds; passed += 1) {
+      this.#cluster.seconds += 1;
+      for (const [node, since] of this.#offSince) {
+        if (this.#cluster.seconds - since >= NODE_SILENT_SECONDS) {
+          this.#cluster.markAway(node);
+        }
+      }
+      this.#cluster.runKubeVirt();
+      this.#agents.run();
+      await this.#reconcileAll();
+    }
+  }
+
+  /** Every object is looked at every second, as if something of it had changed; that must not do anything twice. */
+  async #reconcileAll(): Promise<void> {
+    for (const { metadata } of this.#cluster.listKind("ProtectedVM")) {
+      await this.#reconcile(`${NAMESPACE}/${metadata.name}`);
+    }
+  }
+
+  async #reconcile(key: string): Promise<void> {
+    for (let lives = 0; lives < 100; lives += 1) {
+      try {
+        await this.#reconciler.reconcile(key);
+        return;
+      } catch (error) {
+        if (!(error instanceof Died)) {
+          throw error;
+        }
+        this.#reconciler = this.#begin();
+      }
+    }
+    throw new Error(`${key}: a hundred lives were not enough for one second`);
+  }
+}
