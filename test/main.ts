@@ -41,7 +41,7 @@ const jest = (...paths: string[]): string[] => [
 const root = resolve(import.meta.dirname, "..");
 
 /** Tests that start no guest: two at a time. All others have the machine to themselves. */
-const light = "(tidy|golden|fuzz|sim|model|traces)";
+const light = "(tidy|golden|fuzz|sim|model|traces|scenario)";
 
 /** They want programs that take half an hour to build (make lab-binaries). */
 const kubernetes = "/test/(lab/kubernetes|chart)/";

@@ -65,10 +65,11 @@ export function planAdoption(subject: Subject, view: PairView): readonly Action[
 
 function encodeAdopted(subject: Subject, view: PairView, adopted: { side: SideView; shape: VmiShape }): Json {
   const spec = subject.source.virtualMachine?.spec ?? {};
-  const { labels, annotations, spec: instance } = encodeInstance(
-    encodeRecipe(subject, view),
-    encodeTwinSide(adopted, new Map()),
-  );
+  const {
+    labels,
+    annotations,
+    spec: instance,
+  } = encodeInstance(encodeRecipe(subject, view), encodeTwinSide(adopted, new Map()));
   const { running, ...others } = spec;
   const template = mergeJson(readObject(spec, "template"), { metadata: { labels, annotations } });
   // `running` and `runStrategy` exclude each other.
@@ -107,7 +108,9 @@ export function planReturn({ virtualMachine, vmis }: Observed, guest: string): r
     original === undefined
       ? []
       : [patchMachine(virtualMachine, { metadata: { annotations: { [ORIGINAL_ANNOTATION]: null } }, spec })];
-  const instance = vmis.find((vmi) => vmi.metadata.name === metadata.name && vmi.metadata.namespace === metadata.namespace);
+  const instance = vmis.find(
+    (vmi) => vmi.metadata.name === metadata.name && vmi.metadata.namespace === metadata.namespace,
+  );
   return [...own, ...(instance === undefined ? [] : stripMarks(instance, guest))];
 }
 

@@ -11,8 +11,7 @@ import { type ClusterNode } from "./cluster-objects.ts";
 export type Machine = { readonly type?: string | undefined; readonly cpuModel?: string | undefined };
 
 export type MachineChoice =
-  | { readonly tag: "chosen"; readonly machine: Machine }
-  | { readonly tag: "none"; readonly says: string };
+  { readonly tag: "chosen"; readonly machine: Machine } | { readonly tag: "none"; readonly says: string };
 
 const MODEL_LABEL = "cpu-model.node.kubevirt.io/";
 const HOST_MODEL_LABEL = "host-model-cpu.node.kubevirt.io/";
@@ -32,9 +31,7 @@ export function chooseMachine(instanceSpec: Json, first: ClusterNode, second: Cl
   if (model.tag === "none") {
     return model;
   }
-  return type.tag === "none"
-    ? type
-    : { tag: "chosen", machine: { type: type.value, cpuModel: model.value } };
+  return type.tag === "none" ? type : { tag: "chosen", machine: { type: type.value, cpuModel: model.value } };
 }
 
 type Choice =
@@ -83,7 +80,11 @@ function chooseType(wanted: string | undefined, first: ClusterNode, second: Clus
 
 type Subject = { readonly what: string; readonly nodes: readonly [ClusterNode, ClusterNode] };
 
-function requireBoth(wanted: string, labels: readonly [readonly string[], readonly string[]], subject: Subject): Choice {
+function requireBoth(
+  wanted: string,
+  labels: readonly [readonly string[], readonly string[]],
+  subject: Subject,
+): Choice {
   const without = subject.nodes.filter((_, index) => labels[index]?.includes(wanted) !== true);
   return without.length === 0
     ? { tag: "chosen", value: wanted }
@@ -99,14 +100,8 @@ const sayNodes = (first: ClusterNode, second: ClusterNode): string =>
 const isVersioned = (type: string): boolean => /[0-9]+[.][0-9]+/.test(type);
 
 function defaultType({ metadata }: ClusterNode): string {
-  switch (metadata.labels?.["kubernetes.io/arch"]) {
-    case "arm64":
-      return "virt";
-    case "s390x":
-      return "s390-ccw-virtio";
-    default:
-      return "q35";
-  }
+  const known: Readonly<Record<string, string>> = { arm64: "virt", s390x: "s390-ccw-virtio" };
+  return known[metadata.labels?.["kubernetes.io/arch"] ?? ""] ?? "q35";
 }
 
 /** What the names of an alias' versions begin with. */
@@ -116,7 +111,8 @@ function familyOf(alias: string): string {
 }
 
 function byVersion(one: string, other: string): number {
-  const numbers = (type: string): readonly number[] => (type.match(/[0-9]+(?:[.][0-9]+)+/)?.[0] ?? "").split(".").map(Number);
+  const numbers = (type: string): readonly number[] =>
+    (type.match(/[0-9]+(?:[.][0-9]+)+/)?.[0] ?? "").split(".").map(Number);
   const [left, right] = [numbers(one), numbers(other)];
   const at = left.findIndex((number, index) => number !== (right[index] ?? 0));
   return at < 0 ? left.length - right.length || one.localeCompare(other) : (left[at] ?? 0) - (right[at] ?? 0);

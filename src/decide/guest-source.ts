@@ -1,8 +1,6 @@
-/**
- * Where a guest's VirtualMachineInstances are made from: the template of the ProtectedVM, or that of a VirtualMachine. And what
- * no guest can have under protection, as far as it can be seen in a spec; the hook finds the rest in the domain.
- */
+/** Where a guest's VirtualMachineInstances are made from: the template of the ProtectedVM, or that of a VirtualMachine. */
 import { type StalledReason } from "../api/conditions.ts";
+import { listGuestObstacles } from "../api/guest-obstacles.ts";
 import { present } from "../lib/assert.ts";
 import { isJson, type Json, readObject, readObjects, readPath, readText } from "../lib/json-merge.ts";
 import { type VirtualMachine } from "./cluster-objects.ts";
@@ -81,62 +79,11 @@ function isEarlier(one: Age, other: Age): boolean {
   return first === second ? (one.uid ?? "") < (other.uid ?? "") : first < second;
 }
 
-/** What cannot be copied, and what would run or write where nobody sees it; undefined for a guest that can be protected. */
+/** Undefined for a guest that can be protected; the hook and the engine look again at what KubeVirt makes of it. */
 export function findObstacle(spec: Json, hookMode: HookMode): string | undefined {
-  return (
-    findDeviceObstacle(readObject(spec, "domain", "devices")) ??
-    findMachineObstacle(spec) ??
-    firstOf(readObjects(spec, "domain", "devices", "disks"), findDiskObstacle) ??
-    firstOf(readObjects(spec, "domain", "devices", "interfaces"), findInterfaceObstacle) ??
-    firstOf(readObjects(spec, "volumes"), findVolumeObstacle) ??
-    findBindingObstacle(spec, hookMode)
-  );
-}
-
-const firstOf = (items: readonly Json[], find: (item: Json) => string | undefined): string | undefined =>
-  items.map(find).find((obstacle) => obstacle !== undefined);
-
-function findDeviceObstacle(devices: Json): string | undefined {
-  const lists = ["gpus", "hostDevices", "filesystems"].filter((field) => readObjects(devices, field).length > 0);
-  if (lists.length > 0) {
-    return `it has ${lists.join(" and ")}, whose state cannot be copied; remove them`;
-  }
-  if (readPath(devices, "networkInterfaceMultiqueue") === true) {
-    return "networkInterfaceMultiqueue is true, but what a guest sends is held back on one queue; set it to false";
-  }
-  return isJson(devices["tpm"]) ? "it has a TPM, whose state is not copied; remove it" : undefined;
-}
-
-function findMachineObstacle(spec: Json): string | undefined {
-  if (isJson(spec["livenessProbe"])) {
-    return "it has a livenessProbe, which KubeVirt refuses for a guest that starts paused; remove it";
-  }
-  if (isJson(readPath(spec, "domain", "launchSecurity"))) {
-    return "its memory is encrypted (launchSecurity); remove that";
-  }
-  return readPath(spec, "domain", "firmware", "bootloader", "efi", "persistent") === true
-    ? "its UEFI variables are persistent, in a volume that is not copied; set efi.persistent to false"
-    : undefined;
-}
-
-function findDiskObstacle(disk: Json): string | undefined {
-  const name = readText(disk, "name") ?? "";
-  if (isJson(disk["lun"])) {
-    return `disk ${name} is a lun, which is passed through; make it a disk`;
-  }
-  return disk["shareable"] === true ? `disk ${name} is shareable; a side has disks of its own` : undefined;
-}
-
-function findInterfaceObstacle(device: Json): string | undefined {
-  const binding = ["sriov", "passtBinding", "passt", "slirp", "macvtap"].find((kind) => isJson(device[kind]));
-  return binding === undefined
-    ? undefined
-    : `interface ${readText(device, "name") ?? ""} uses ${binding}, which what the guest sends does not pass through QEMU with; use bridge or masquerade`;
-}
-
-function findVolumeObstacle(volume: Json): string | undefined {
-  const kind = ["ephemeral", "memoryDump", "serviceAccount", "downwardMetrics"].find((each) => isJson(volume[each]));
-  return kind === undefined ? undefined : `volume ${readText(volume, "name") ?? ""} is of the kind ${kind}; remove it`;
+  const refused = listGuestObstacles(spec).filter(({ severity }) => severity === "refused");
+  const says = refused.map(({ message, remedy }) => `${message}; ${remedy}`).join("; ");
+  return says === "" ? findBindingObstacle(spec, hookMode) : says;
 }
 
 function findBindingObstacle(spec: Json, hookMode: HookMode): string | undefined {
@@ -153,16 +100,14 @@ const isVolumeOnClaim = (volume: Json): boolean =>
 export const listClaimVolumes = ({ spec }: GuestSource): readonly Json[] =>
   readObjects(spec, "volumes").filter(isVolumeOnClaim);
 
-/** What is made of nothing on each side and can be written to; configuration and cloud-init are the same on both sides. */
-const WRITABLE_KINDS = ["persistentVolumeClaim", "dataVolume", "containerDisk", "emptyDisk", "hostDisk"];
-
-/** The disks that are copied, by name. */
+/** The disks that are copied, by name; configuration and cloud-init are made anew on each side. */
 export function listCopiedDisks({ spec }: GuestSource): readonly string[] {
   const volumes = readObjects(spec, "volumes");
   return readObjects(spec, "domain", "devices", "disks").flatMap((disk) => {
     const name = present(readText(disk, "name"), "a disk has a name");
     const volume = volumes.find((each) => readText(each, "name") === name) ?? {};
-    const isWritable = WRITABLE_KINDS.some((kind) => isJson(volume[kind]));
-    return isWritable && !isJson(disk["cdrom"]) && readPath(disk, "disk", "readonly") !== true ? [name] : [];
+    return isVolumeOnClaim(volume) && !isJson(disk["cdrom"]) && readPath(disk, "disk", "readonly") !== true
+      ? [name]
+      : [];
   });
 }

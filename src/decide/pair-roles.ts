@@ -63,8 +63,9 @@ function askFor({ nowMs }: Observed, view: PairView, primary: string): RolePlan 
   return { ...kept, roles: { term, primary }, rolesAt: new Date(nowMs).toISOString(), says };
 }
 
-const isPending = ({ pair: { spec }, notes, term }: PairView, primary: string): boolean =>
-  notes.rolesAt !== undefined && spec.roles.primary === primary && spec.roles.term > term;
+/** Also while the old side has said already that it is not primary any more, and the new one not yet that it is. */
+const isPending = ({ pair: { spec }, notes, term, primary: present }: PairView, primary: string): boolean =>
+  notes.rolesAt !== undefined && spec.roles.primary === primary && (spec.roles.term > term || present === undefined);
 
 const isExpired = ({ notes }: PairView, nowMs: number): boolean =>
   notes.rolesAt !== undefined && nowMs - Date.parse(notes.rolesAt) >= REQUEST_LIMIT_MS;
@@ -113,7 +114,9 @@ function findTrouble({ pair, primary, notes }: PairView, nowMs: number): string 
     return report.trouble;
   }
   const isLate = notes.rolesAt !== undefined && nowMs - Date.parse(notes.rolesAt) >= REQUEST_LIMIT_MS;
-  return isLate ? `the guest did not move within ${REQUEST_LIMIT_MS / 1000} s; see the conditions for what is wrong` : undefined;
+  return isLate
+    ? `the guest did not move within ${REQUEST_LIMIT_MS / 1000} s; see the conditions for what is wrong`
+    : undefined;
 }
 
 function planFailover(observed: Observed, view: PairView, node: string): RolePlan {

@@ -136,7 +136,11 @@ export function encodePair(subject: Subject, view: PairView, change: PairChange)
 }
 
 /** Roles have to name a side. Whoever runs the guest is meant, in a term that changes nothing, or the next that is allowed. */
-function moveRoles(roles: PairSpec["roles"], { term, primary }: PairView, sides: readonly PairSide[]): PairSpec["roles"] {
+function moveRoles(
+  roles: PairSpec["roles"],
+  { term, primary }: PairView,
+  sides: readonly PairSide[],
+): PairSpec["roles"] {
   return sides.some(({ node }) => node === roles.primary) || primary === undefined
     ? roles
     : { term: Math.max(term, roles.term + 1), primary: primary.node };

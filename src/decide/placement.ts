@@ -35,7 +35,10 @@ export function decidePlacement(input: PlacementInput): Placement {
   if (fit.length < 2 || (fixed !== undefined && fit.length < fixed.length)) {
     return { tag: "stalled", reason: "NodesMissing", message: sayMissing(input, candidates, fit) };
   }
-  return decidePair(input, fit.flatMap(({ node }) => (node === undefined ? [] : [node])));
+  return decidePair(
+    input,
+    fit.flatMap(({ node }) => (node === undefined ? [] : [node])),
+  );
 }
 
 /** The first pair that can be the same machine; the guest's own node comes first, if it is one of them. */
@@ -92,18 +95,25 @@ function listSelected(
 
 /** Only what could never fit: what is free at the moment is for the scheduler to judge. */
 function findLackOfRoom(node: ClusterNode | undefined, instanceSpec: Json): string | undefined {
-  const needed =
-    readText(instanceSpec, "domain", "memory", "guest") ??
-    readText(instanceSpec, "domain", "resources", "requests", "memory");
-  const has = node?.status?.allocatable?.["memory"];
-  const [neededBytes, hasBytes] = [parseQuantity(needed ?? ""), parseQuantity(has ?? "")];
-  return neededBytes !== undefined && hasBytes !== undefined && neededBytes > hasBytes
-    ? `its ${has ?? ""} of memory are less than the guest's ${needed ?? ""}`
-    : undefined;
+  const needed = readMemory(instanceSpec) ?? "";
+  const has = readText(node?.status, "allocatable", "memory") ?? "";
+  const isTooLittle = (parseQuantity(needed) ?? 0) > (parseQuantity(has) ?? Infinity);
+  return isTooLittle ? `its ${has} of memory are less than the guest's ${needed}` : undefined;
 }
 
-function sayMissing({ placement }: PlacementInput, candidates: readonly Candidate[], fit: readonly Candidate[]): string {
-  const obstacles = candidates.flatMap(({ name, obstacle }) => (obstacle === undefined ? [] : [`${name}: ${obstacle}`]));
+/** What the guest is to have. */
+export const readMemory = (instanceSpec: Json): string | undefined =>
+  readText(instanceSpec, "domain", "memory", "guest") ??
+  readText(instanceSpec, "domain", "resources", "requests", "memory");
+
+function sayMissing(
+  { placement }: PlacementInput,
+  candidates: readonly Candidate[],
+  fit: readonly Candidate[],
+): string {
+  const obstacles = candidates.flatMap(({ name, obstacle }) =>
+    obstacle === undefined ? [] : [`${name}: ${obstacle}`],
+  );
   const shown = obstacles.length > 4 ? [...obstacles.slice(0, 4), `and ${obstacles.length - 4} more`] : obstacles;
   if (placement.nodes !== undefined) {
     return `the guest needs both of its nodes: ${shown.join("; ")}`;

@@ -68,7 +68,10 @@ function planRemoval(observed: Observed, guest: string): DeletionStep {
   const instances = observed.vmis.filter((vmi) => !isOwn(vmi, observed, own));
   const [instance] = instances.filter((vmi) => !isGoing(vmi));
   if (instance !== undefined) {
-    return remove(deleteInstance(instance, "the ProtectedVM is being deleted"), `instance ${instance.metadata.name} is deleted`);
+    return remove(
+      deleteInstance(instance, "the ProtectedVM is being deleted"),
+      `instance ${instance.metadata.name} is deleted`,
+    );
   }
   // What is on a node that is away goes when the node comes back or is deleted.
   const awaited = instances.find((vmi) => !isAway(vmi, observed));

@@ -8,9 +8,9 @@ import {
   type StalledReason,
 } from "../api/conditions.ts";
 import { type ProtectedVmStatus } from "../api/protected-vm.ts";
-import { isSameJson } from "../lib/json-merge.ts";
+import { isSameJson, readText } from "../lib/json-merge.ts";
 import { type PairReport } from "./cluster-objects.ts";
-import { type PairView, type SideView } from "./pair-view.ts";
+import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 
 /** What the plan found out on its way. */
@@ -36,7 +36,8 @@ type Verdicts = { readonly [Type in ProtectedVmConditionType]: Verdict<Protected
 export function planStatus(observed: Observed, findings: Findings): ProtectedVmStatus {
   const { view, guest } = findings;
   const refusal = observed.refusal;
-  const given: Findings = refusal === undefined ? findings : { ...findings, stalled: { reason: "Refused", message: refusal } };
+  const given: Findings =
+    refusal === undefined ? findings : { ...findings, stalled: { reason: "Refused", message: refusal } };
   const ready = decideReady(given);
   const verdicts: Verdicts = {
     Ready: ready,
@@ -54,7 +55,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
 }
 
 function decideReady(findings: Findings): Verdict<ReadyReason> {
-  const { view, stalled, waitsFor, deleting } = findings;
+  const { view, stalled, deleting } = findings;
   if (deleting !== undefined) {
     return { status: "False", reason: "Deleting", message: deleting };
   }
@@ -69,27 +70,28 @@ function decideReady(findings: Findings): Verdict<ReadyReason> {
     return { status: "False", reason: "Stalled", message: stalled.message };
   }
   return view === undefined || view.isNew
-    ? { status: "False", reason: "Creating", message: waitsFor === undefined ? "being made" : `waiting for ${waitsFor}` }
+    ? { status: "False", reason: "Creating", message: sayWaiting(findings) ?? "being made" }
     : { status: "False", reason: "NotRunning", message: sayNotRunning(view) };
 }
 
-function decideReadyOf(view: PairView, primary: SideView, { waitsFor, stalled }: Findings): Verdict<ReadyReason> {
+function decideReadyOf(view: PairView, primary: SideView, findings: Findings): Verdict<ReadyReason> {
   if (view.isInSync) {
-    const standby = view.sides.find((side) => side !== primary)?.node ?? "";
-    const message = `the guest runs on ${primary.node}, and ${standby} could go on at any moment`;
+    const message = `the guest runs on ${primary.node}, and ${peerOf(view, primary).node} could go on at any moment`;
     return { status: "True", reason: "Protected", message };
   }
   const found = primary.report?.conditions.find(({ type }) => type === "InSync");
   if (found?.reason === "Synchronising") {
-    const percent = Math.floor(primary.report?.syncPercent ?? 0);
-    // Not the percentage: a message that changes every ten seconds is no news.
-    const stage = percent >= 100 ? "is about to be in sync" : "receives a whole copy";
-    return { status: "False", reason: "Synchronising", message: `the guest runs on ${primary.node}; its standby ${stage}` };
+    // Without the percentage: a message that changes every ten seconds is no news.
+    const message = `the guest runs on ${primary.node}; its standby receives a whole copy`;
+    return { status: "False", reason: "Synchronising", message };
   }
-  const why = stalled?.message ?? (waitsFor === undefined ? found?.message : `waiting for ${waitsFor}`);
+  const why = findings.stalled?.message ?? sayWaiting(findings) ?? found?.message;
   const message = `the guest runs on ${primary.node} alone${why === undefined ? "" : `: ${why}`}`;
   return { status: "False", reason: "Unprotected", message };
 }
+
+const sayWaiting = ({ waitsFor }: Findings): string | undefined =>
+  waitsFor === undefined ? undefined : `waiting for ${waitsFor}`;
 
 function sayNotRunning({ sides }: PairView): string {
   const says = sides.map(({ node, isSilent, report, state }) => {
@@ -100,7 +102,7 @@ function sayNotRunning({ sides }: PairView): string {
 }
 
 function decideReconciling(findings: Findings, ready: ReadyReason): Verdict<ProtectedVmReason["Reconciling"]> {
-  const { deleting, stalled, moving, waitsFor } = findings;
+  const { deleting, stalled, moving } = findings;
   if (deleting !== undefined) {
     return { status: "True", reason: "Deleting", message: deleting };
   }
@@ -110,11 +112,16 @@ function decideReconciling(findings: Findings, ready: ReadyReason): Verdict<Prot
   if (moving !== undefined) {
     return { status: "True", reason: "ChangingSides", message: moving };
   }
+  return decideProgress(findings, ready);
+}
+
+function decideProgress(findings: Findings, ready: ReadyReason): Verdict<ProtectedVmReason["Reconciling"]> {
+  const waiting = sayWaiting(findings);
   if (ready === "Synchronising") {
     return { status: "True", reason: "Synchronising", message: "the standby receives a whole copy" };
   }
-  if (waitsFor !== undefined || ready === "Creating") {
-    return { status: "True", reason: "Creating", message: waitsFor === undefined ? "being made" : `waiting for ${waitsFor}` };
+  if (waiting !== undefined || ready === "Creating") {
+    return { status: "True", reason: "Creating", message: waiting ?? "being made" };
   }
   return ready === "NotRunning" && findings.view?.hasEnded === false
     ? { status: "True", reason: "ChangingSides", message: "waiting for a side to run the guest" }
@@ -160,17 +167,20 @@ type PairStatus = Omit<ProtectedVmStatus, "observedGeneration" | "conditions" | 
 
 function encodePairStatus(view: PairView, previous: ProtectedVmStatus | undefined): PairStatus {
   const { primary, standby, term } = view;
-  const report = primary?.report;
-  const checkpoint = report === undefined ? undefined : encodeFigures(report);
   const lastFailover = encodeLastFailover(view) ?? previous?.lastFailover;
   return {
     ...(term === 0 ? {} : { term }),
     ...(primary === undefined ? {} : { primary: encodeSide(primary) }),
     ...(standby === undefined ? {} : { standby: encodeSide(standby) }),
-    ...(checkpoint === undefined ? {} : { checkpoint }),
-    ...(report === undefined ? {} : { disks: report.disks.map(({ id, syncPercent }) => ({ name: nameDisk(id), syncPercent })) }),
+    ...(primary?.report === undefined ? {} : encodeReport(primary.report)),
     ...(lastFailover === undefined ? {} : { lastFailover }),
   };
+}
+
+function encodeReport(report: PairReport): Pick<ProtectedVmStatus, "checkpoint" | "disks"> {
+  const checkpoint = encodeFigures(report);
+  const disks = report.disks.map(({ id, syncPercent }) => ({ name: nameDisk(id), syncPercent }));
+  return { ...(checkpoint === undefined ? {} : { checkpoint }), disks };
 }
 
 const encodeSide = ({ node, vmiName }: SideView): NonNullable<ProtectedVmStatus["primary"]> => ({ node, vmi: vmiName });
@@ -210,32 +220,52 @@ const READY_EVENTS: { readonly [Reason in ReadyReason]?: PlannedEvent["type"] } 
 };
 
 /** What changed since the last status, as far as somebody wants to read about it. */
-export function planStatusEvents(previous: ProtectedVmStatus | undefined, status: ProtectedVmStatus): readonly PlannedEvent[] {
-  const find = (of: ProtectedVmStatus | undefined, type: string): Condition | undefined =>
-    of?.conditions?.find((condition) => condition.type === type);
-  const events: PlannedEvent[] = listSideEvents(previous, status);
-  const ready = find(status, "Ready");
-  const eventType = READY_EVENTS[ready?.reason as ReadyReason];
-  const reasonBefore = find(previous, "Ready")?.reason ?? "Creating";
-  // A guest that is being made runs alone for a moment.
-  const isNews = reasonBefore !== ready?.reason && !(reasonBefore === "Creating" && ready?.reason === "Unprotected");
-  if (ready !== undefined && eventType !== undefined && isNews) {
-    events.push({ type: eventType, reason: ready.reason as EventReason, message: ready.message });
-  }
-  const [stalled, before] = [find(status, "Stalled"), find(previous, "Stalled")];
-  if (stalled?.status === "True" && (before?.reason !== stalled.reason || before.message !== stalled.message)) {
-    events.push({ type: "Warning", reason: "Stalled", message: `${stalled.reason}: ${stalled.message}` });
-  }
-  return events;
+export function planStatusEvents(
+  previous: ProtectedVmStatus | undefined,
+  status: ProtectedVmStatus,
+): readonly PlannedEvent[] {
+  return [
+    ...listSideEvents(previous, status),
+    ...listReadyEvents(findIn(previous, "Ready"), findIn(status, "Ready")),
+    ...listStalledEvents(findIn(previous, "Stalled"), findIn(status, "Stalled")),
+  ];
 }
 
-function listSideEvents(previous: ProtectedVmStatus | undefined, status: ProtectedVmStatus): PlannedEvent[] {
-  const { lastFailover: failover, primary } = status;
-  if (failover !== undefined && !isSameJson(failover, previous?.lastFailover)) {
-    const stood = failover.durationMs === undefined ? "" : `, after the guest stood still for ${failover.durationMs} ms`;
-    const message = `${primary?.node ?? "the standby"} took over${stood}: ${failover.cause}`;
+const findIn = (status: ProtectedVmStatus | undefined, type: string): Condition | undefined =>
+  status?.conditions?.find((condition) => condition.type === type);
+
+function listReadyEvents(before: Condition | undefined, now: Condition | undefined): readonly PlannedEvent[] {
+  const reason = now?.reason as ReadyReason | undefined;
+  const type = reason === undefined ? undefined : READY_EVENTS[reason];
+  const reasonBefore = before?.reason ?? "Creating";
+  // A guest that is being made runs alone for a moment.
+  const isNews = reasonBefore !== reason && !(reasonBefore === "Creating" && reason === "Unprotected");
+  return now !== undefined && type !== undefined && isNews
+    ? [{ type, reason: now.reason as EventReason, message: now.message }]
+    : [];
+}
+
+function listStalledEvents(before: Condition | undefined, now: Condition | undefined): readonly PlannedEvent[] {
+  const isNews = before?.reason !== now?.reason || before?.message !== now?.message;
+  return now?.status === "True" && isNews
+    ? [{ type: "Warning", reason: "Stalled", message: `${now.reason}: ${now.message}` }]
+    : [];
+}
+
+function listSideEvents(
+  previous: ProtectedVmStatus | undefined,
+  { lastFailover, primary }: ProtectedVmStatus,
+): readonly PlannedEvent[] {
+  if (lastFailover !== undefined && !isSameJson(lastFailover, previous?.lastFailover)) {
+    const message = sayFailover(lastFailover, primary?.node ?? "the standby");
     return [{ type: "Warning", reason: "TookOver", message }];
   }
-  const hasMoved = primary !== undefined && previous?.primary !== undefined && previous.primary.node !== primary.node;
-  return hasMoved ? [{ type: "Normal", reason: "ChangedSides", message: `the guest runs on ${primary.node} now` }] : [];
+  const [before, now] = [readText(previous, "primary", "node"), primary?.node];
+  const hasMoved = before !== undefined && now !== undefined && before !== now;
+  return hasMoved ? [{ type: "Normal", reason: "ChangedSides", message: `the guest runs on ${now} now` }] : [];
+}
+
+function sayFailover({ durationMs, cause }: NonNullable<ProtectedVmStatus["lastFailover"]>, node: string): string {
+  const stood = durationMs === undefined ? "" : `, after the guest stood still for ${durationMs} ms`;
+  return `${node} took over${stood}: ${cause}`;
 }

@@ -20,7 +20,14 @@ import { encodeNewPair, encodePair, findReplaceable, isApplied, type Replacement
 import { isLost, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
 import { decidePlacement, decideReplacement, type PlacementInput } from "./placement.ts";
 import { planDeletion } from "./protected-vm-deletion.ts";
-import { type Action, type DesiredPair, limitActions, type Observed, type Plan, type PlannedEvent } from "./protected-vm-plan.ts";
+import {
+  type Action,
+  type DesiredPair,
+  limitActions,
+  type Observed,
+  type Plan,
+  type PlannedEvent,
+} from "./protected-vm-plan.ts";
 import { type Findings, planStatus, planStatusEvents } from "./protected-vm-status.ts";
 import { deleteInstance, planSideInstance } from "./side-instance.ts";
 import { type SidePlan } from "./side-recipe.ts";
@@ -143,7 +150,11 @@ function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): Part
       ...sides.flatMap(({ actions }) => actions),
       ...planLeftovers(subject, view, desired),
     ],
-    findings: { stalled, waitsFor: sides.find(({ waitsFor }) => waitsFor !== undefined)?.waitsFor, moving: rolePlan.says },
+    findings: {
+      stalled,
+      waitsFor: sides.find(({ waitsFor }) => waitsFor !== undefined)?.waitsFor,
+      moving: rolePlan.says,
+    },
     events: [...rolePlan.events, ...(replacement === undefined ? [] : [sayReplacement(replacement)])],
   };
 }
@@ -219,7 +230,11 @@ function findMissingNode(
 }
 
 /** What belongs to sides that the pair no longer has. Their volumes are the last to go: not before both sides are whole. */
-function planLeftovers({ observed, source, identity }: Subject, view: PairView, desired: DesiredPair): readonly Action[] {
+function planLeftovers(
+  { observed, source, identity }: Subject,
+  view: PairView,
+  desired: DesiredPair,
+): readonly Action[] {
   const nodes = desired.spec.sides.map(({ node }) => node);
   const names = desired.spec.sides.map(({ vmi }) => `${vmi.namespace}/${vmi.name}`);
   const instances = observed.vmis.filter(
@@ -256,7 +271,11 @@ function planEnd(observed: Observed, view: PairView | undefined, subject: Subjec
     const { actions, events } = planUpkeep(subject, view, step.node);
     return conclude(observed, actions, findings, events);
   }
-  const desired = encodePair(subject, view, { rolePlan: planRoles(observed, view, view.primary?.node ?? ""), intent: "Release", replacement: undefined });
+  const desired = encodePair(subject, view, {
+    rolePlan: planRoles(observed, view, view.primary?.node ?? ""),
+    intent: "Release",
+    replacement: undefined,
+  });
   const actions: readonly Action[] = isApplied(view.pair, desired) ? [] : [{ tag: "applyPair", pair: desired }];
   return conclude(observed, actions, findings);
 }

@@ -40,7 +40,9 @@ export function listReferences(spec: Json): readonly Reference[] {
 /** The spec with other names in it. */
 export function renameReferences(spec: Json, rename: (name: string) => string): Json {
   const lists = PLACES.filter(({ list }) => Array.isArray(spec[list])).map(({ list, paths }) => {
-    const items = readObjects(spec, list).map((item) => paths.reduce((at, { path }) => renameAt(at, path, rename), item));
+    const items = readObjects(spec, list).map((item) =>
+      paths.reduce((at, { path }) => renameAt(at, path, rename), item),
+    );
     return [list, items] as const;
   });
   return { ...spec, ...Object.fromEntries(lists) };

@@ -54,8 +54,7 @@ type Present = { readonly vmi: Vmi; readonly wanted: VmiShape | undefined };
 const isFinal = ({ status }: Vmi): boolean => status?.phase === "Succeeded" || status?.phase === "Failed";
 
 function findReasonToDelete(view: PairView, side: SideView, { vmi, wanted }: Present): string | undefined {
-  const isElsewhere = view.primary !== undefined && view.primary !== side;
-  if (isEvacuated(side) && isElsewhere) {
+  if (isEvacuated(side) && runsElsewhere(view, side)) {
     return `${side.node} is drained`;
   }
   if (wanted === undefined) {
@@ -64,16 +63,21 @@ function findReasonToDelete(view: PairView, side: SideView, { vmi, wanted }: Pre
   if (isFinal(vmi)) {
     return `it has ${vmi.status?.phase === "Failed" ? "failed" : "ended"} and the guest needs another`;
   }
-  const startedAs = vmi.metadata.annotations?.[vmiAnnotations.startedAs];
-  return startedAs !== wanted && isReportNewer(side, vmi)
-    ? `it was started as ${startedAs ?? "something else"}, and the guest needs a ${wanted}`
-    : undefined;
+  const startedAs = readShape(vmi);
+  const isOther = startedAs !== wanted && isReportNewer(side, vmi);
+  return isOther ? `it was started as ${startedAs}, and the guest needs a ${wanted}` : undefined;
 }
+
+const readShape = ({ metadata }: Vmi): string => metadata.annotations?.[vmiAnnotations.startedAs] ?? "something else";
+
+const runsElsewhere = ({ primary }: PairView, side: SideView): boolean => primary !== undefined && primary !== side;
 
 /** An agent that has not seen this instance yet cannot mean it. */
 function isReportNewer({ report }: SideView, { metadata }: Vmi): boolean {
   const isPrimary = report?.role === "primary";
-  return !isPrimary && report !== undefined && Date.parse(report.reportedAt) >= Date.parse(metadata.creationTimestamp ?? "");
+  return (
+    !isPrimary && report !== undefined && Date.parse(report.reportedAt) >= Date.parse(metadata.creationTimestamp ?? "")
+  );
 }
 
 export function deleteInstance({ metadata }: Vmi, why: string): Action {

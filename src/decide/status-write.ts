@@ -30,6 +30,8 @@ function withoutFigures({ checkpoint, disks, conditions, ...others }: ProtectedV
     hasFigures: checkpoint !== undefined,
     disks: disks?.map(({ name }) => name),
     // A latency in words is a figure too.
-    conditions: conditions?.map(({ message, ...rest }) => (rest.type === "LatencyWithinBound" ? rest : { ...rest, message })),
+    conditions: conditions?.map(({ message, ...rest }) =>
+      rest.type === "LatencyWithinBound" ? rest : { ...rest, message },
+    ),
   };
 }

@@ -13,6 +13,7 @@ import { type Machine } from "./common-machine.ts";
 import { macOf, sideName, uuidOf } from "./guest-names.ts";
 import { type GuestSource } from "./guest-source.ts";
 import { type HookMode } from "./protected-vm-plan.ts";
+import { readMemory } from "./placement.ts";
 import { renameReferences } from "./references.ts";
 
 export type TwinRecipe = {
@@ -104,7 +105,9 @@ function encodeHook({ hook, source }: TwinRecipe): Readonly<Record<string, strin
   if (hook.mode === "NetworkBinding") {
     return {};
   }
-  const others = parseList(source.annotations[HOOK_ANNOTATION]).filter((each) => readText(each, "image") !== hook.image);
+  const others = parseList(source.annotations[HOOK_ANNOTATION]).filter(
+    (each) => readText(each, "image") !== hook.image,
+  );
   const own = { args: ["--version", "v1alpha3"], image: hook.image, imagePullPolicy: "IfNotPresent" };
   return { [HOOK_ANNOTATION]: JSON.stringify([own, ...others]) };
 }
@@ -121,9 +124,10 @@ function parseList(text: string | undefined): readonly unknown[] {
 function encodeSpec({ source, identity, machine, hook }: TwinRecipe, side: TwinSide): Json {
   const { spec } = source;
   const sockets = readPath(spec, "domain", "cpu", "sockets") ?? 1;
-  const memory = readText(spec, "domain", "memory", "guest") ?? readText(spec, "domain", "resources", "requests", "memory");
+  const memory = readMemory(spec);
   const { interfaces, networks } = encodeNetworks(spec, identity, { side, mode: hook.mode });
-  const own = side.vmi.namespace === identity.namespace ? spec : renameReferences(spec, (name) => sideName(name, side.mark));
+  const own =
+    side.vmi.namespace === identity.namespace ? spec : renameReferences(spec, (name) => sideName(name, side.mark));
   return mergeJson(spec, {
     ...(own === spec ? {} : { accessCredentials: own["accessCredentials"] }),
     hostname: readText(spec, "hostname") ?? hostnameOf(source.virtualMachine?.metadata.name ?? identity.name),

@@ -5,7 +5,7 @@
 import { type ProtectedVmSpec } from "../api/protected-vm.ts";
 import { present } from "../lib/assert.ts";
 import { isJson, type Json, mergeJson, readObject, readPath, readText } from "../lib/json-merge.ts";
-import { type Claim, type ClusterObject, type ObjectName } from "./cluster-objects.ts";
+import { type Claim, type ClusterObject, type DataVolume, type ObjectName } from "./cluster-objects.ts";
 import { sideName } from "./guest-names.ts";
 import { type GuestSource, listClaimVolumes } from "./guest-source.ts";
 import { type SideView } from "./pair-view.ts";
@@ -35,7 +35,8 @@ export function listSideVolumes(source: GuestSource, side: SideView, namespace: 
   return listClaimVolumes(source).map((volume) => {
     const name = present(readText(volume, "name"), "a volume has a name");
     const own = { namespace: side.vmiName.namespace, name: sideName(name, side.mark) };
-    const given = readText(volume, "persistentVolumeClaim", "claimName") ?? readText(volume, "dataVolume", "name") ?? "";
+    const given =
+      readText(volume, "persistentVolumeClaim", "claimName") ?? readText(volume, "dataVolume", "name") ?? "";
     const template = source.dataVolumeTemplates.find((each) => readText(each, "metadata", "name") === given);
     if (!side.isOrigin) {
       return { volume: name, claim: own, isOurs: true, template: undefined };
@@ -79,26 +80,33 @@ type OneVolume = { readonly volume: SideVolume; readonly original: SideVolume | 
 
 function planVolume(observed: Observed, input: VolumeInput, { volume, original }: OneVolume): VolumePart {
   const { claim: name, isOurs } = volume;
-  const [claim, dataVolume] = [observed.findClaim(name), observed.findDataVolume(name)];
-  const usesDataVolume = dataVolume !== undefined || (claim === undefined && isOurs && observed.hasDataVolumes);
+  const present = observed.findDataVolume(name) ?? observed.findClaim(name);
+  const usesDataVolume = present === undefined ? isOurs && observed.hasDataVolumes : present.kind === "DataVolume";
   const part = {
     volume: volume.volume,
     source: usesDataVolume ? { dataVolume: { name: name.name } } : { persistentVolumeClaim: { claimName: name.name } },
   };
-  const phase = dataVolume?.status?.phase ?? claim?.status?.phase;
-  if (phase === "Failed" || phase === "Lost") {
-    return { ...part, trouble: `volume ${name.namespace}/${name.name} is ${phase}; look at its events, then delete it` };
+  if (present !== undefined) {
+    return { ...part, ...checkPresent(present) };
   }
-  if (claim !== undefined || dataVolume !== undefined) {
-    return part;
-  }
-  return isOurs ? { ...part, ...planMissing(observed, input, { volume, original }) } : { ...part, ...missingOriginal(input, name) };
+  return isOurs
+    ? { ...part, ...planMissing(observed, input, { volume, original }) }
+    : { ...part, ...missingOriginal(input, name) };
+}
+
+function checkPresent({ metadata, status }: DataVolume | Claim): Pick<VolumePart, "trouble"> {
+  const phase = status?.phase;
+  return phase === "Failed" || phase === "Lost"
+    ? { trouble: `volume ${metadata.namespace ?? ""}/${metadata.name} is ${phase}; look at its events, then delete it` }
+    : {};
 }
 
 /** KubeVirt makes the DataVolumes of a VirtualMachine when that is started. */
 function missingOriginal({ source }: VolumeInput, { namespace, name }: ObjectName): Pick<VolumePart, "trouble"> {
   const isMade = source.dataVolumeTemplates.some((each) => readText(each, "metadata", "name") === name);
-  return isMade ? {} : { trouble: `there is no PersistentVolumeClaim ${namespace}/${name}, which the guest's spec names` };
+  return isMade
+    ? {}
+    : { trouble: `there is no PersistentVolumeClaim ${namespace}/${name}, which the guest's spec names` };
 }
 
 function planMissing(observed: Observed, input: VolumeInput, { volume, original }: OneVolume): Partial<VolumePart> {
@@ -112,7 +120,9 @@ function planMissing(observed: Observed, input: VolumeInput, { volume, original 
   const claim = original === undefined ? undefined : observed.findClaim(original.claim);
   const size = claim === undefined ? undefined : readSize(claim, storage.sizePolicy);
   if (claim === undefined || size === undefined) {
-    return { waitsFor: `the size of ${original?.claim.name ?? volume.volume}, which volume ${volume.claim.name} is to have` };
+    return {
+      waitsFor: `the size of ${original?.claim.name ?? volume.volume}, which volume ${volume.claim.name} is to have`,
+    };
   }
   const receiver = { volume, storage, size, like: claim };
   const object = observed.hasDataVolumes ? encodeBlank(receiver, identity) : encodeClaim(receiver, identity);
@@ -139,7 +149,10 @@ function encodeFilled(volume: SideVolume, storage: SideStorage, identity: GuestI
     metadata: {
       ...metadata,
       labels: { ...(readObject(volume.template, "metadata", "labels") as Record<string, string>), ...labels },
-      annotations: { ...(readObject(volume.template, "metadata", "annotations") as Record<string, string>), ...annotations },
+      annotations: {
+        ...(readObject(volume.template, "metadata", "annotations") as Record<string, string>),
+        ...annotations,
+      },
     },
     spec: mergeJson(spec, {
       [field]: { accessModes: storage.accessModes, storageClassName: storage.storageClassName },

@@ -12,7 +12,9 @@ const value = fc.letrec((tie) => ({
     fc.dictionary(fc.constantFrom("a", "b", "c", "d"), tie("any"), { noNullPrototype: true }),
   ),
 }));
-const object = fc.dictionary(fc.constantFrom("a", "b", "c"), value.any, { noNullPrototype: true }) as fc.Arbitrary<Json>;
+const object = fc.dictionary(fc.constantFrom("a", "b", "c"), value.any, {
+  noNullPrototype: true,
+}) as fc.Arbitrary<Json>;
 
 describe("merge patches", () => {
   test("the difference leads from one object to the other, and back", () => {

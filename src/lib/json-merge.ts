@@ -77,7 +77,9 @@ export function isSameJson(one: unknown, other: unknown): boolean {
 /** Whether `whole` has all that `part` has; more fields are allowed in objects, not in lists. */
 export function hasJson(whole: unknown, part: unknown): boolean {
   if (isJson(part)) {
-    return isJson(whole) && Object.entries(part).every(([name, value]) => value === undefined || hasJson(whole[name], value));
+    return (
+      isJson(whole) && Object.entries(part).every(([name, value]) => value === undefined || hasJson(whole[name], value))
+    );
   }
   if (Array.isArray(part)) {
     const items: readonly unknown[] = part;

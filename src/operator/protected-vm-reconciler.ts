@@ -79,7 +79,7 @@ export class ProtectedVmReconciler {
     const figuresAfterMs = await this.#report(observed, known, plan);
     try {
       for (const action of plan.actions) {
-        log.info({ key, ...describe(action) }, "acts");
+        log.info({ protectedVm: key, ...describe(action) }, "acts");
         await cluster.perform(action, observed);
         this.#options.pass?.(action.tag);
       }
@@ -152,7 +152,7 @@ export class ProtectedVmReconciler {
     if (refusal === undefined) {
       throw error;
     }
-    this.#options.log.warn({ key, refusal }, "refused by the API server");
+    this.#options.log.warn({ protectedVm: key, refusal }, "refused by the API server");
     known.refusal = refusal;
     const observed = this.#observe(key);
     if (observed !== undefined) {
@@ -162,26 +162,33 @@ export class ProtectedVmReconciler {
   }
 }
 
+type Description = { readonly action: string; readonly object?: string };
+
 /** An action in a few words. */
-export function describe(action: Action): { readonly action: string; readonly object?: string } {
+// eslint-disable-next-line complexity -- One line for each action there is.
+export function describe(action: Action): Description {
   switch (action.tag) {
-    case "createObject": {
-      const { kind, metadata } = action.object;
-      return { action: "create", object: `${kind} ${metadata.namespace ?? ""}/${metadata.name}` };
-    }
+    case "createObject":
+      return { action: "create", object: `${action.object.kind} ${sayName(action.object.metadata)}` };
     case "patchObject":
-      return { action: "patch", object: `${action.kind} ${action.name.namespace}/${action.name.name}` };
+      return { action: "patch", object: `${action.kind} ${sayName(action.name)}` };
     case "deleteObject":
-      return { action: "delete", object: `${action.kind} ${action.name.namespace}/${action.name.name} (${action.why})` };
+      return { action: "delete", object: `${action.kind} ${sayName(action.name)} (${action.why})` };
     case "copyReference":
-      return { action: "copy", object: `${action.kind} ${action.source.name} to ${action.target.namespace}/${action.target.name}` };
+      return { action: "copy", object: `${action.kind} ${action.source.name} to ${sayName(action.target)}` };
     case "applyPair":
       return { action: "apply", object: `GuestPair ${action.pair.metadata.name}` };
     case "clearRequest":
       return { action: "clear", object: action.annotation };
     case "forgetReports":
       return { action: "forget", object: action.nodes.join(", ") };
-    default:
+    case "applyFinalizer":
+    case "removeFinalizer":
+    case "deleteCopies":
+    case "deleteRecord":
       return { action: action.tag };
   }
 }
+
+const sayName = ({ namespace, name }: { readonly namespace?: string | undefined; readonly name: string }): string =>
+  `${namespace ?? ""}/${name}`;

@@ -78,9 +78,12 @@ export class SimulatedAgents {
   #findQemu(pair: GuestPair, node: string): { readonly vmi: Vmi; readonly shape: string } | undefined {
     const name = pair.spec.sides.find((each) => each.node === node)?.vmi;
     const vmi = name === undefined ? undefined : (this.#cluster.get("VirtualMachineInstance", name) as Vmi | undefined);
-    const isAlive = vmi?.status?.phase === "Running" && readText(vmi.status, "qemu") !== "dead" && vmi.metadata.deletionTimestamp === undefined;
     const shape = vmi?.metadata.annotations?.[vmiAnnotations.startedAs];
-    return isAlive && vmi !== undefined && shape !== undefined && !this.#cluster.isOff(node) ? { vmi, shape } : undefined;
+    if (vmi?.status?.phase !== "Running" || shape === undefined || this.#cluster.isOff(node)) {
+      return undefined;
+    }
+    const isAlive = readText(vmi.status, "qemu") !== "dead" && vmi.metadata.deletionTimestamp === undefined;
+    return isAlive ? { vmi, shape } : undefined;
   }
 
   #kill(pair: GuestPair, node: string): void {
@@ -143,7 +146,8 @@ export class SimulatedAgents {
     }
   }
 
-  #canTakeOver = (pair: GuestPair, node: string): boolean => this.#sideOf(pair, node).role === "standby" && this.#findQemu(pair, node) !== undefined;
+  #canTakeOver = (pair: GuestPair, node: string): boolean =>
+    this.#sideOf(pair, node).role === "standby" && this.#findQemu(pair, node) !== undefined;
 
   #protect(pair: GuestPair, { node, side, record }: { node: string; side: Side; record: Record }): void {
     const peer = pair.spec.sides.find((each) => each.node !== node)?.node ?? "";
@@ -185,7 +189,13 @@ export class SimulatedAgents {
     Object.assign(old, { hasGuest: false, role: "fenced", state: "fenced" });
     this.#start(pair, next, side);
     if (cause !== undefined) {
-      side.takeover = { cause, at: this.#cluster.iso(), durationMs: 900, term: record.term, epoch: this.#cluster.seconds * 25 };
+      side.takeover = {
+        cause,
+        at: this.#cluster.iso(),
+        durationMs: 900,
+        term: record.term,
+        epoch: this.#cluster.seconds * 25,
+      };
     }
   }
 
@@ -222,7 +232,11 @@ export class SimulatedAgents {
       syncPercent: record?.isInSync === true ? 100 : 50,
       outputMode: "held",
       tracker: "userfaultfd",
-      disks: pair.spec.disks.map((disk) => ({ id: qemuDeviceOf(disk), syncPercent: record?.isInSync === true ? 100 : 50, dirtyBytes: 0 })),
+      disks: pair.spec.disks.map((disk) => ({
+        id: qemuDeviceOf(disk),
+        syncPercent: record?.isInSync === true ? 100 : 50,
+        dirtyBytes: 0,
+      })),
       links: [],
       takeoversCount: 0,
       ...(side.takeover === undefined ? {} : { lastTakeover: side.takeover }),

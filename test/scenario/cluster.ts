@@ -8,7 +8,14 @@
 import { type GuestPair, parseGuestPair } from "../../src/api/guest-pair.ts";
 import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../../src/api/protected-vm.ts";
 import { GUEST_LABEL } from "../../src/api/vmi-contract.ts";
-import { type Claim, type ClusterNode, type ClusterObject, type DataVolume, type ObjectName, type Pod, type VirtualMachine, type Vmi } from "../../src/decide/cluster-objects.ts";
+import {
+  type Claim,
+  type ClusterObject,
+  type DataVolume,
+  type ObjectName,
+  type VirtualMachine,
+  type Vmi,
+} from "../../src/decide/cluster-objects.ts";
 import { guestNameOf } from "../../src/decide/guest-names.ts";
 import { type Action, type Observed, type PlannedEvent } from "../../src/decide/protected-vm-plan.ts";
 import { FINALIZER } from "../../src/decide/protected-vm.ts";
@@ -49,7 +56,13 @@ export class SimulatedCluster implements ProtectedVmCluster {
 
   // What people do.
 
-  addNode(name: string, { labels = {}, models = ["Haswell", "Skylake-Server"] }: { labels?: Record<string, string>; models?: string[] } = {}): void {
+  addNode(
+    name: string,
+    {
+      labels = {},
+      models = ["Haswell", "Skylake-Server"],
+    }: { labels?: Record<string, string>; models?: string[] } = {},
+  ): void {
     const kubevirt = models.map((model) => [`cpu-model.node.kubevirt.io/${model}`, "true"]);
     this.put({
       apiVersion: "v1",
@@ -86,7 +99,9 @@ export class SimulatedCluster implements ProtectedVmCluster {
       this.#poweredOff.delete(name);
       this.#setReady("Node", "", name, "True");
       this.#setReady("Pod", SYSTEM, `agent-${name}`, "True");
-      for (const vmi of this.listKind("VirtualMachineInstance").filter((each) => readText(each.status, "nodeName") === name)) {
+      for (const vmi of this.listKind("VirtualMachineInstance").filter(
+        (each) => readText(each.status, "nodeName") === name,
+      )) {
         this.#setStatus(vmi, { phase: "Failed" });
       }
     } else {
@@ -210,14 +225,16 @@ export class SimulatedCluster implements ProtectedVmCluster {
       },
       virtualMachine: this.get("VirtualMachine", vmName) as VirtualMachine | undefined,
       rivals: this.#listRivals(protectedVm),
-      nodes: this.listKind("Node") as readonly ClusterNode[],
-      agents: this.listKind("Pod") as readonly Pod[],
+      nodes: this.listKind("Node"),
+      agents: this.listKind("Pod"),
       pair: pairs.find(({ metadata }) => metadata.name === guest),
-      vmis: vmis.filter((vmi) => isOfGuest(vmi) || (vmi.metadata.name === vmName.name && vmi.metadata.namespace === namespace)),
+      vmis: vmis.filter(
+        (vmi) => isOfGuest(vmi) || (vmi.metadata.name === vmName.name && vmi.metadata.namespace === namespace),
+      ),
       claims: (this.listKind("PersistentVolumeClaim") as readonly Claim[]).filter(isOfGuest),
       dataVolumes: (this.listKind("DataVolume") as readonly DataVolume[]).filter(isOfGuest),
-      findClaim: (each) => this.get("PersistentVolumeClaim", each) as Claim | undefined,
-      findDataVolume: (each) => this.get("DataVolume", each) as DataVolume | undefined,
+      findClaim: (each) => this.get("PersistentVolumeClaim", each),
+      findDataVolume: (each) => this.get("DataVolume", each),
       hasDataVolumes: this.hasDataVolumes,
       usedPorts: new Set(pairs.filter(({ metadata }) => metadata.name !== guest).map(({ spec }) => spec.port)),
       load: this.#countSides(pairs),
@@ -234,7 +251,10 @@ export class SimulatedCluster implements ProtectedVmCluster {
     const ref = of.spec.virtualMachineRef?.name;
     return this.listKind("ProtectedVM")
       .map((each) => parseProtectedVm(each, each.metadata.name))
-      .filter(({ metadata, spec }) => metadata.uid !== of.metadata.uid && ref !== undefined && spec.virtualMachineRef?.name === ref);
+      .filter(
+        ({ metadata, spec }) =>
+          metadata.uid !== of.metadata.uid && ref !== undefined && spec.virtualMachineRef?.name === ref,
+      );
   }
 
   #countSides(pairs: readonly GuestPair[]): ReadonlyMap<string, number> {
@@ -251,7 +271,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
       return;
     }
     const before = object.status;
-    object.status = status as Json;
+    object.status = status;
     this.#sayStatus(before, status);
   }
 
@@ -288,7 +308,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
         this.say("cluster", `ProtectedVM ${protectedVm.metadata.name} is gone`);
         return;
       case "applyPair":
-        this.put(action.pair as unknown as Stored);
+        this.put(action.pair);
         return;
       case "createObject":
         this.#create(action.object);
@@ -349,7 +369,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
   #patch(kind: string, name: ObjectName, patch: Json): void {
     const object = this.get(kind, name);
     if (object !== undefined) {
-      const { metadata, ...others } = mergeJson(object as unknown as Json, patch);
+      const { metadata, ...others } = mergeJson(object, patch);
       this.put({ ...(others as unknown as Stored), metadata: metadata as Stored["metadata"] });
       const stored = this.get(kind, name);
       if (stored !== undefined) {
@@ -361,8 +381,9 @@ export class SimulatedCluster implements ProtectedVmCluster {
   annotate(name: string, annotation: string, value: string | undefined): void {
     const object = this.listKind("ProtectedVM").find(({ metadata }) => metadata.name === name);
     if (object !== undefined) {
-      const { [annotation]: _, ...others } = object.metadata.annotations ?? {};
-      object.metadata = { ...object.metadata, annotations: value === undefined ? others : { ...others, [annotation]: value } };
+      const others = Object.entries(object.metadata.annotations ?? {}).filter(([each]) => each !== annotation);
+      const given = value === undefined ? [] : [[annotation, value] as const];
+      object.metadata = { ...object.metadata, annotations: Object.fromEntries([...others, ...given]) };
     }
   }
 
@@ -415,7 +436,10 @@ export class SimulatedCluster implements ProtectedVmCluster {
 
   #startMachine(machine: Stored): void {
     const strategy = readText(machine.spec, "runStrategy");
-    if (["Once", "Always"].includes(strategy ?? "") && this.get("VirtualMachineInstance", machine.metadata) === undefined) {
+    if (
+      ["Once", "Always"].includes(strategy ?? "") &&
+      this.get("VirtualMachineInstance", machine.metadata) === undefined
+    ) {
       const { metadata, spec } = readObject(machine.spec, "template");
       this.put({
         apiVersion: "kubevirt.io/v1",
@@ -428,7 +452,8 @@ export class SimulatedCluster implements ProtectedVmCluster {
   }
 
   #runInstance(vmi: Stored): void {
-    const node = readText(vmi.status, "nodeName") ?? readText(vmi.spec, "nodeSelector", "kubernetes.io/hostname") ?? "node-a";
+    const node =
+      readText(vmi.status, "nodeName") ?? readText(vmi.spec, "nodeSelector", "kubernetes.io/hostname") ?? "node-a";
     if (this.isOff(node)) {
       return;
     }

@@ -88,26 +88,58 @@ export class Story {
 
   async #run([command = "", ...args]: readonly string[]): Promise<void> {
     const known: Readonly<Record<string, (args: readonly string[]) => void | Promise<void>>> = {
-      node: ([name = "", ...options]) => { this.#addNode(name, options); },
-      vm: ([name = "", ...options]) => { this.#addMachine(name, options); },
-      apply: ([name = "", ...options]) => { this.#apply(name, options); },
-      spec: ([name = "", json = "{}"]) => { this.#changeSpec(name, JSON.parse(json) as Json); },
-      annotate: ([name = "", annotation = "", value = ""]) => { this.#annotate(name, annotation, value); },
-      delete: ([name = ""]) => { this.#delete(name); },
-      "delete-vmi": ([prefix = ""]) => { this.#deleteInstance(prefix); },
-      power: ([node = "", state = ""]) => { this.#power(node, state === "on"); },
-      cordon: ([node = ""]) => { this.#cordon(node, true); },
-      uncordon: ([node = ""]) => { this.#cordon(node, false); },
-      drain: ([node = ""]) => { this.#drain(node); },
-      kill: ([node = ""]) => { this.#kill(node); },
-      shutdown: ([node = ""]) => { this.#agents.end(node); },
-      spoil: ([name = ""]) => { this.#spoil(name); },
+      node: ([name = "", ...options]) => {
+        this.#addNode(name, options);
+      },
+      vm: ([name = "", ...options]) => {
+        this.#addMachine(name, options);
+      },
+      apply: ([name = "", ...options]) => {
+        this.#apply(name, options);
+      },
+      spec: ([name = "", json = "{}"]) => {
+        this.#changeSpec(name, JSON.parse(json) as Json);
+      },
+      annotate: ([name = "", annotation = "", value = ""]) => {
+        this.#annotate(name, annotation, value);
+      },
+      delete: ([name = ""]) => {
+        this.#delete(name);
+      },
+      "delete-vmi": ([prefix = ""]) => {
+        this.#deleteInstance(prefix);
+      },
+      power: ([node = "", state = ""]) => {
+        this.#power(node, state === "on");
+      },
+      cordon: ([node = ""]) => {
+        this.#cordon(node, true);
+      },
+      uncordon: ([node = ""]) => {
+        this.#cordon(node, false);
+      },
+      drain: ([node = ""]) => {
+        this.#drain(node);
+      },
+      kill: ([node = ""]) => {
+        this.#kill(node);
+      },
+      shutdown: ([node = ""]) => {
+        this.#agents.end(node);
+      },
+      spoil: ([name = ""]) => {
+        this.#spoil(name);
+      },
       refuse: ([kind = "", ...words]) => void this.#cluster.refusals.set(kind, words.join(" ")),
       allow: ([kind = ""]) => void this.#cluster.refusals.delete(kind),
       "refuse-handover": ([node = "", ...words]) => void this.#agents.refusals.set(node, words.join(" ")),
-      "crash-always": () => { this.#isDeadly = true; },
+      "crash-always": () => {
+        this.#isDeadly = true;
+      },
       wait: ([seconds = "1"]) => this.#wait(Number(seconds)),
-      objects: () => { this.#cluster.say("there is", this.#cluster.names().join(", ") || "nothing"); },
+      objects: () => {
+        this.#cluster.say("there is", this.#cluster.names().join(", ") || "nothing");
+      },
     };
     const run = known[command];
     if (run === undefined) {
@@ -153,17 +185,25 @@ export class Story {
     const [label = "", value = ""] = given.get("select") ?? [];
     const nodes = given.get("nodes")?.[0]?.split(",");
     const ref = given.get("ref")?.[0];
-    const cloudInit = given.has("secret") ? [{ name: "init", cloudInitNoCloud: { secretRef: { name: "web-init" } } }] : [];
+    const cloudInit = given.has("secret")
+      ? [{ name: "init", cloudInitNoCloud: { secretRef: { name: "web-init" } } }]
+      : [];
     const template = {
       spec: {
         dataVolumeTemplates: [
-          { metadata: { name: `${name}-system` }, spec: { source: { blank: {} }, storage: { resources: { requests: { storage: "10Gi" } } } } },
+          {
+            metadata: { name: `${name}-system` },
+            spec: { source: { blank: {} }, storage: { resources: { requests: { storage: "10Gi" } } } },
+          },
         ],
         template: {
           spec: {
             domain: {
               memory: { guest: "1Gi" },
-              devices: { disks: [{ name: "system", disk: { bus: "virtio" } }], interfaces: [{ name: "lan", bridge: {} }] },
+              devices: {
+                disks: [{ name: "system", disk: { bus: "virtio" } }],
+                interfaces: [{ name: "lan", bridge: {} }],
+              },
             },
             networks: [{ name: "lan", multus: { networkName: "lan" } }],
             volumes: [{ name: "system", dataVolume: { name: `${name}-system` } }, ...cloudInit],
@@ -206,7 +246,10 @@ export class Story {
       .listKind("VirtualMachineInstance")
       .find(({ metadata }) => `${metadata.namespace ?? ""}/${metadata.name}`.startsWith(prefix));
     if (vmi !== undefined) {
-      this.#cluster.say("person", `deletes VirtualMachineInstance ${vmi.metadata.namespace ?? ""}/${vmi.metadata.name}`);
+      this.#cluster.say(
+        "person",
+        `deletes VirtualMachineInstance ${vmi.metadata.namespace ?? ""}/${vmi.metadata.name}`,
+      );
       this.#cluster.remove("VirtualMachineInstance", vmi.metadata);
     }
   }

@@ -1,0 +1,340 @@
+/** The reconciler's cluster, over the API server: what is seen comes from copies, what is done goes to the server. */
+import { type GuestPair, parseGuestPair } from "../api/guest-pair.ts";
+import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../api/protected-vm.ts";
+import { GUEST_LABEL } from "../api/vmi-contract.ts";
+import { type ObjectName, type Vmi } from "../decide/cluster-objects.ts";
+import { guestNameOf } from "../decide/guest-names.ts";
+import {
+  type Action,
+  type DeletableKind,
+  type DesiredPair,
+  type Observed,
+  type OperatorSettings,
+  type PlannedEvent,
+} from "../decide/protected-vm-plan.ts";
+import { FINALIZER } from "../decide/protected-vm.ts";
+import { type Cluster } from "../kube/cluster.ts";
+import { type EventRecorder } from "../kube/event-recorder.ts";
+import { hasKubeCode } from "../kube/kube-failure.ts";
+import { keyOf, type KubeObject, type ResourceKind } from "../kube/kube-object.ts";
+import { Failure } from "../lib/failure.ts";
+import { type Json } from "../lib/json-merge.ts";
+import { kinds, type ObjectCaches } from "./object-caches.ts";
+import { type Memory, type ProtectedVmCluster } from "./protected-vm-reconciler.ts";
+
+export const FIELD_MANAGER = "twinrun-operator";
+
+/** What the plan was made from is no longer so; the next one is made from what is. */
+export class Outdated extends Failure<{ readonly code: "Outdated" }> {}
+/** Something that has to be copied is not there. */
+export class SourceMissing extends Failure<{ readonly code: "SourceMissing" }> {}
+
+export type KubeClusterOptions = {
+  readonly cluster: Cluster;
+  readonly caches: ObjectCaches;
+  readonly events: Pick<EventRecorder, "record">;
+  readonly settings: OperatorSettings;
+  /** Whether nobody else leads at this moment. */
+  readonly isLeader: () => boolean;
+};
+
+const OWN_TAGS = ["applyFinalizer", "removeFinalizer", "applyPair", "clearRequest", "forgetReports"] as const;
+type OwnAction = Extract<Action, { tag: (typeof OWN_TAGS)[number] }>;
+const isOwn = (action: Action): action is OwnAction => OWN_TAGS.some((tag) => tag === action.tag);
+
+type Applied = { readonly pair: GuestPair; readonly atMs: number };
+
+/** By then the copy has it, or somebody deleted it. */
+const APPLIED_FOR_MS = 30_000;
+
+const DELETABLE: Readonly<Record<DeletableKind, ResourceKind>> = {
+  VirtualMachineInstance: kinds.vmi,
+  PersistentVolumeClaim: kinds.claim,
+  DataVolume: kinds.dataVolume,
+  GuestPair: kinds.pair,
+};
+
+export class KubeProtectedVmCluster implements ProtectedVmCluster {
+  readonly #options: KubeClusterOptions;
+  /** Pairs as the server has them since we applied them: the copy may be a moment behind. */
+  readonly #applied = new Map<string, Applied>();
+
+  constructor(options: KubeClusterOptions) {
+    this.#options = options;
+  }
+
+  observe(key: string, memory: Memory, nowMs: number): Observed | undefined {
+    const { caches, settings } = this.#options;
+    const stored = caches.protectedVms.get(key);
+    if (stored === undefined) {
+      return undefined;
+    }
+    const protectedVm = parseProtectedVm(stored, key);
+    const { name, uid = "" } = protectedVm.metadata;
+    const guest = guestNameOf(name, uid);
+    const machineKey = this.#machineKeyOf(protectedVm);
+    const own = machineKey === undefined ? undefined : caches.vmis.get(machineKey);
+    const find = ({ namespace, name: of }: ObjectName): string => keyOf({ namespace, name: of });
+    const others = (): readonly GuestPair[] => this.#listPairs().filter((pair) => pair.metadata.name !== guest);
+    return {
+      protectedVm,
+      previous: memory.previous ?? protectedVm.status,
+      settings,
+      virtualMachine: machineKey === undefined ? undefined : caches.machines.get(machineKey),
+      rivals: this.#listRivals(protectedVm, machineKey),
+      nodes: caches.nodes.list(),
+      agents: caches.agents.list(),
+      pair: this.#findPair(guest, nowMs),
+      vmis: withOwn(caches.vmis.listBy("guest", guest), own),
+      claims: caches.claims.listBy("guest", guest),
+      dataVolumes: caches.dataVolumes.listBy("guest", guest),
+      findClaim: (each) => caches.claims.get(find(each)),
+      findDataVolume: (each) => caches.dataVolumes.get(find(each)),
+      hasDataVolumes: caches.hasDataVolumes,
+      // Only a guest that is placed needs these two.
+      get usedPorts() {
+        return new Set(others().map(({ spec }) => spec.port));
+      },
+      get load() {
+        return countSides(others());
+      },
+      refusal: memory.refusal,
+      nowMs,
+    };
+  }
+
+  #machineKeyOf({ metadata, spec }: ProtectedVm): string | undefined {
+    const name = spec.virtualMachineRef?.name;
+    return name === undefined ? undefined : keyOf({ namespace: metadata.namespace, name });
+  }
+
+  #listRivals({ metadata }: ProtectedVm, machineKey: string | undefined): readonly ProtectedVm[] {
+    const rivals = machineKey === undefined ? [] : this.#options.caches.protectedVms.listBy("machine", machineKey);
+    return rivals
+      .filter((rival) => rival.metadata.uid !== metadata.uid)
+      .map((rival) => parseProtectedVm(rival, keyOf(rival.metadata)));
+  }
+
+  #listPairs(): readonly GuestPair[] {
+    const cached = this.#options.caches.pairs.list();
+    const known = new Set(cached.map(({ metadata }) => metadata.name));
+    const applied = [...this.#applied.values()].map(({ pair }) => pair);
+    return [...cached, ...applied.filter(({ metadata }) => !known.has(metadata.name))];
+  }
+
+  /** The newer of the copy and what we applied. */
+  #findPair(guest: string, nowMs: number): GuestPair | undefined {
+    const { caches, settings } = this.#options;
+    const stored = caches.pairs.get(keyOf({ namespace: settings.namespace, name: guest }));
+    const cached = stored === undefined ? undefined : parseGuestPair(stored, guest);
+    const applied = this.#applied.get(guest);
+    if (applied === undefined) {
+      return cached;
+    }
+    const isOld = nowMs - applied.atMs >= APPLIED_FOR_MS;
+    if (isOld || (cached !== undefined && versionOf(cached) >= versionOf(applied.pair))) {
+      this.#applied.delete(guest);
+      return cached;
+    }
+    return applied.pair;
+  }
+
+  async writeStatus({ apiVersion, kind, metadata }: ProtectedVm, status: ProtectedVmStatus): Promise<void> {
+    this.#assertLeader();
+    const { namespace, name } = metadata;
+    await this.#options.cluster
+      .applyStatus({ apiVersion, kind, metadata: { namespace, name }, status }, FIELD_MANAGER)
+      .catch((error: unknown) => {
+        if (!hasKubeCode(error, "NotFound")) {
+          throw error; // Otherwise it is gone, and nobody will read it.
+        }
+      });
+  }
+
+  record(protectedVm: ProtectedVm, { type, reason, message }: PlannedEvent): void {
+    this.#options.events.record({ regarding: protectedVm, type, reason, action: reason, note: message });
+  }
+
+  explainRefusal(error: unknown): string | undefined {
+    if (error instanceof SourceMissing) {
+      return error.message;
+    }
+    return hasKubeCode(error, "Refused", "Forbidden", "NotFound") ? error.message : undefined;
+  }
+
+  async perform(action: Action, observed: Observed): Promise<void> {
+    this.#assertLeader();
+    return isOwn(action) ? this.#performOnOwn(action, observed) : this.#performOnOthers(action, observed);
+  }
+
+  async #performOnOthers(action: Exclude<Action, OwnAction>, observed: Observed): Promise<void> {
+    switch (action.tag) {
+      case "createObject":
+        await ignore("AlreadyExists", this.#options.cluster.create(action.object, { fieldManager: FIELD_MANAGER }));
+        return;
+      case "copyReference":
+        return this.#copy(action);
+      case "patchObject":
+        return this.#patch(action);
+      case "deleteObject":
+        return this.#delete(action, observed);
+      case "deleteCopies":
+        return this.#deleteCopies(action.guest);
+      case "deleteRecord":
+        return this.#deleteRecord(action.guest);
+    }
+  }
+
+  /** On the ProtectedVM itself and its pair. */
+  async #performOnOwn(action: OwnAction, { protectedVm, pair, nowMs }: Observed): Promise<void> {
+    switch (action.tag) {
+      case "applyFinalizer":
+        return this.#applyFinalizers(protectedVm, [FINALIZER]);
+      case "removeFinalizer":
+        return this.#applyFinalizers(protectedVm, []);
+      case "applyPair":
+        return this.#applyPair(action.pair, nowMs);
+      case "clearRequest":
+        return this.#clearRequest(protectedVm, action.annotation);
+      case "forgetReports":
+        return this.#forgetReports(pair, action.nodes);
+    }
+  }
+
+  async #clearRequest({ metadata: { namespace, name } }: ProtectedVm, annotation: string): Promise<void> {
+    const patch = { metadata: { annotations: { [annotation]: null } } };
+    await ignore("NotFound", this.#options.cluster.patch({ kind: kinds.protectedVm, namespace, name }, patch));
+  }
+
+  #deleteRecord(guest: string): Promise<void> {
+    const { cluster, settings } = this.#options;
+    return cluster.remove({ kind: kinds.lease, namespace: settings.namespace, name: guest });
+  }
+
+  #assertLeader(): void {
+    if (!this.#options.isLeader()) {
+      throw new Outdated({ code: "Outdated" }, "another operator may lead by now; nothing is written");
+    }
+  }
+
+  /** Its uid keeps a ProtectedVM that is gone from being made anew. */
+  async #applyFinalizers({ apiVersion, kind, metadata }: ProtectedVm, finalizers: readonly string[]): Promise<void> {
+    const { namespace, name, uid } = metadata;
+    const intent = {
+      apiVersion,
+      kind,
+      metadata: { namespace, name, uid, ...(finalizers.length === 0 ? {} : { finalizers }) },
+    };
+    await ignore("NotFound", this.#options.cluster.apply<KubeObject>(intent, FIELD_MANAGER));
+  }
+
+  async #applyPair(pair: DesiredPair, nowMs: number): Promise<void> {
+    const { name } = pair.metadata;
+    const isTaken = this.#listPairs().some(
+      ({ metadata, spec }) => metadata.name !== name && spec.port === pair.spec.port,
+    );
+    if (isTaken) {
+      throw new Outdated({ code: "Outdated" }, `port ${pair.spec.port} was given to another guest in the same moment`);
+    }
+    const before = this.#applied.get(name);
+    // Seen by others from now on, so that none of them takes the same port.
+    this.#applied.set(name, before ?? { pair, atMs: nowMs });
+    try {
+      const stored = await this.#options.cluster.apply<KubeObject & GuestPair>(pair, FIELD_MANAGER);
+      this.#applied.set(name, { pair: parseGuestPair(stored, name), atMs: nowMs });
+    } catch (error) {
+      this.#applied.delete(name);
+      throw error;
+    }
+  }
+
+  async #copy({ kind, source, target, metadata }: Extract<Action, { tag: "copyReference" }>): Promise<void> {
+    const { cluster } = this.#options;
+    const resource = kind === "Secret" ? kinds.secret : kinds.configMap;
+    const found = await cluster.read<KubeObject & Json>({ kind: resource, ...source });
+    if (found === undefined) {
+      const says = `the guest's volumes name ${kind} ${source.name}, which is not in namespace ${source.namespace}; make it`;
+      throw new SourceMissing({ code: "SourceMissing" }, says);
+    }
+    const { data, binaryData, type } = found;
+    await cluster.apply<KubeObject>(
+      { apiVersion: "v1", kind, metadata: { ...target, ...metadata }, ...defined({ data, binaryData, type }) },
+      FIELD_MANAGER,
+    );
+  }
+
+  async #patch({ kind, name, patch }: Extract<Action, { tag: "patchObject" }>): Promise<void> {
+    const resource = kind === "VirtualMachine" ? kinds.machine : kinds.vmi;
+    const options = { fieldManager: FIELD_MANAGER };
+    await ignore("NotFound", this.#options.cluster.patch({ kind: resource, ...name }, patch, options));
+  }
+
+  /** An agent may have asked for something else since; what is deleted does not come back. */
+  async #delete({ kind, name, uid }: Extract<Action, { tag: "deleteObject" }>, { pair }: Observed): Promise<void> {
+    const { cluster } = this.#options;
+    if (pair !== undefined && kind !== "GuestPair") {
+      const { namespace, name: guest } = pair.metadata;
+      const newest = await cluster.read<KubeObject>({ kind: kinds.pair, namespace, name: guest });
+      if (newest?.metadata.resourceVersion !== pair.metadata.resourceVersion) {
+        throw new Outdated({ code: "Outdated" }, "the guest's agents have reported something new");
+      }
+    }
+    this.#applied.delete(kind === "GuestPair" ? name.name : "");
+    await ignore("Conflict", cluster.remove({ kind: DELETABLE[kind], ...name }, { uid }));
+  }
+
+  async #deleteCopies(guest: string): Promise<void> {
+    const { cluster, settings } = this.#options;
+    for (const kind of [kinds.secret, kinds.configMap]) {
+      const { items } = await cluster.list(kind, {
+        namespace: settings.guestsNamespace,
+        labelSelector: `${GUEST_LABEL}=${guest}`,
+      });
+      for (const { metadata } of items) {
+        await cluster.remove({ kind, namespace: settings.guestsNamespace, name: metadata.name });
+      }
+    }
+  }
+
+  async #forgetReports(pair: GuestPair | undefined, nodes: readonly string[]): Promise<void> {
+    if (pair === undefined) {
+      return;
+    }
+    const { cluster } = this.#options;
+    const ref = { kind: kinds.pair, namespace: pair.metadata.namespace, name: pair.metadata.name };
+    const newest = await cluster.read<KubeObject & GuestPair>(ref);
+    const sides = newest?.status?.sides?.filter(({ node }) => !nodes.includes(node));
+    const { resourceVersion } = newest?.metadata ?? {};
+    await ignore(
+      "NotFound",
+      cluster.patch(ref, { metadata: { resourceVersion }, status: { sides } }, { subresource: "status" }),
+    );
+  }
+}
+
+const versionOf = ({ metadata }: GuestPair): number => Number(metadata.resourceVersion ?? 0);
+
+const withOwn = (vmis: readonly Vmi[], own: Vmi | undefined): readonly Vmi[] =>
+  own === undefined || vmis.includes(own) ? vmis : [...vmis, own];
+
+function countSides(pairs: readonly GuestPair[]): ReadonlyMap<string, number> {
+  const load = new Map<string, number>();
+  for (const { node } of pairs.flatMap(({ spec }) => spec.sides)) {
+    load.set(node, (load.get(node) ?? 0) + 1);
+  }
+  return load;
+}
+
+const defined = (fields: Json): Json =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
+
+/** For what is as good as done then. */
+async function ignore(code: "AlreadyExists" | "NotFound" | "Conflict", call: Promise<unknown>): Promise<void> {
+  try {
+    await call;
+  } catch (error) {
+    if (!hasKubeCode(error, code)) {
+      throw error;
+    }
+  }
+}

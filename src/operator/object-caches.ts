@@ -1,0 +1,335 @@
+/**
+ * Copies of everything the operator looks at, and word of which ProtectedVM a change concerns.
+ *
+ * Little is kept of each object: a cluster may have thousands of guests that are none of ours. KubeVirt and CDI may be missing,
+ * or come later; what they would have is then not there.
+ */
+import { type GuestPair } from "../api/guest-pair.ts";
+import { type ProtectedVm } from "../api/protected-vm.ts";
+import { GUEST_LABEL, vmiAnnotations } from "../api/vmi-contract.ts";
+import {
+  type Claim,
+  type ClusterNode,
+  type ClusterObject,
+  type DataVolume,
+  type Pod,
+  type VirtualMachine,
+  type Vmi,
+} from "../decide/cluster-objects.ts";
+import { type Cluster, type ListScope } from "../kube/cluster.ts";
+import { keyOf, kindOf, type KubeObject, type ResourceKind } from "../kube/kube-object.ts";
+import { type Change, Reflector } from "../kube/reflector.ts";
+import { isSameJson, readText } from "../lib/json-merge.ts";
+import { type Log } from "../telemetry/log.ts";
+
+export const kinds = {
+  protectedVm: kindOf("twinrun.dev/v1alpha1", "ProtectedVM"),
+  pair: kindOf("twinrun.dev/v1alpha1", "GuestPair"),
+  vmi: kindOf("kubevirt.io/v1", "VirtualMachineInstance"),
+  machine: kindOf("kubevirt.io/v1", "VirtualMachine"),
+  dataVolume: kindOf("cdi.kubevirt.io/v1beta1", "DataVolume"),
+  claim: kindOf("v1", "PersistentVolumeClaim"),
+  node: kindOf("v1", "Node"),
+  pod: kindOf("v1", "Pod"),
+  secret: kindOf("v1", "Secret"),
+  configMap: kindOf("v1", "ConfigMap"),
+  lease: kindOf("coordination.k8s.io/v1", "Lease"),
+} as const;
+
+const AGENTS = "app.kubernetes.io/component=agent";
+const MISSING_RETRY_MS = 30_000;
+
+type Any = KubeObject & ClusterObject;
+export type StoredVm = KubeObject & Pick<ProtectedVm, "spec" | "status">;
+
+export type CachesOptions = {
+  readonly cluster: Cluster;
+  /** Where GuestPairs and agents are. */
+  readonly namespace: string;
+  /** A ProtectedVM, by its key, needs a look. */
+  readonly onChange: (key: string) => void;
+  readonly log: Log;
+};
+
+const inNamespace = ({ namespace, name }: { namespace?: string | undefined; name: string }): string =>
+  keyOf({ namespace, name });
+const guestOf = ({ metadata }: ClusterObject): readonly string[] => {
+  const guest = metadata.labels?.[GUEST_LABEL];
+  return guest === undefined ? [] : [guest];
+};
+
+export class ObjectCaches {
+  readonly #options: CachesOptions;
+  readonly #optional = new Map<ResourceKind, NodeJS.Timeout | undefined>();
+  readonly #all: { start(): void; stop(): Promise<void>; synced(): Promise<void>; readonly isSynced: boolean }[] = [];
+  readonly protectedVms: Reflector<StoredVm>;
+  readonly pairs: Reflector<KubeObject & GuestPair>;
+  readonly vmis: Reflector<Any, Vmi>;
+  readonly machines: Reflector<Any, VirtualMachine>;
+  readonly dataVolumes: Reflector<Any, DataVolume>;
+  readonly claims: Reflector<Any, Claim>;
+  readonly nodes: Reflector<Any, ClusterNode>;
+  readonly agents: Reflector<Any, Pod>;
+  #isStopped = false;
+  #hasDataVolumes = false;
+
+  constructor(options: CachesOptions) {
+    this.#options = options;
+    const { namespace } = options;
+    this.protectedVms = this.#open<StoredVm, StoredVm>({
+      kind: kinds.protectedVm,
+      keep: keepWhole,
+      indexes: { machine: listMachines },
+      onChange: (change) => {
+        this.#vmChanged(change);
+      },
+    });
+    this.pairs = this.#open<KubeObject & GuestPair, KubeObject & GuestPair>({
+      kind: kinds.pair,
+      scope: { namespace },
+      keep: keepWhole,
+      indexes: { node: ({ spec }) => spec.sides.map(({ node }) => node) },
+      onChange: this.#ownedChanged,
+    });
+    const perGuest = { indexes: { guest: guestOf }, onChange: this.#ownedChanged };
+    this.vmis = this.#open<Any, Vmi>({
+      kind: kinds.vmi,
+      isOptional: true,
+      keep: keepVmi,
+      ...perGuest,
+      onChange: this.#vmiChanged,
+    });
+    this.machines = this.#open<Any, VirtualMachine>({
+      kind: kinds.machine,
+      isOptional: true,
+      keep: keepWhole,
+      onChange: ({ key }) => {
+        this.#tellMachine(key);
+      },
+    });
+    this.dataVolumes = this.#open<Any, DataVolume>({
+      kind: kinds.dataVolume,
+      isOptional: true,
+      keep: keepVolume,
+      ...perGuest,
+    });
+    this.claims = this.#open<Any, Claim>({
+      kind: kinds.claim,
+      keep: keepVolume,
+      ...perGuest,
+      onChange: this.#claimChanged,
+    });
+    this.nodes = this.#open<Any, ClusterNode>({
+      kind: kinds.node,
+      keep: keepNode,
+      onChange: ({ key }) => {
+        this.#tellNode(key);
+      },
+    });
+    this.agents = this.#open<Any, Pod>({
+      kind: kinds.pod,
+      scope: { namespace, labelSelector: AGENTS },
+      keep: keepPod,
+      indexes: {},
+      onChange: ({ before, after }) => {
+        this.#tellNode(readText((after ?? before)?.spec, "nodeName") ?? "");
+      },
+    });
+  }
+
+  /** Resolves when everything is there that the cluster has. */
+  async start(): Promise<void> {
+    const optional = [...this.#optional.keys()];
+    const present = await Promise.all(optional.map((kind) => this.#startOptional(kind)));
+    const required = this.#all.filter(
+      (each) => ![this.vmis, this.machines, this.dataVolumes].some((other) => other === each),
+    );
+    required.forEach((each) => {
+      each.start();
+    });
+    const started = optional.flatMap((kind, index) => (present[index] === true ? [this.#reflectorOf(kind)] : []));
+    await Promise.all([...required, ...started].map((each) => each.synced()));
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    for (const timer of this.#optional.values()) {
+      clearTimeout(timer);
+    }
+    await Promise.all(this.#all.map((each) => each.stop()));
+  }
+
+  get hasDataVolumes(): boolean {
+    return this.#hasDataVolumes;
+  }
+
+  #reflectorOf(kind: ResourceKind) {
+    return kind === kinds.vmi ? this.vmis : kind === kinds.machine ? this.machines : this.dataVolumes;
+  }
+
+  /** False when the cluster has no such kind; it is looked for again. */
+  async #startOptional(kind: ResourceKind): Promise<boolean> {
+    const isThere = await this.#options.cluster.hasResource(kind).catch(() => false);
+    if (this.#isStopped) {
+      return false;
+    }
+    if (!isThere) {
+      this.#options.log.info({ kind: kind.kind }, "the cluster has no such kind yet");
+      const timer = setTimeout(() => void this.#startOptional(kind), MISSING_RETRY_MS);
+      timer.unref();
+      this.#optional.set(kind, timer);
+      return false;
+    }
+    this.#hasDataVolumes ||= kind === kinds.dataVolume;
+    this.#reflectorOf(kind).start();
+    return true;
+  }
+
+  #open<T extends KubeObject, Kept>(what: {
+    readonly kind: ResourceKind;
+    readonly scope?: ListScope;
+    readonly isOptional?: boolean;
+    readonly keep: (object: T) => Kept;
+    readonly indexes?: Readonly<Record<string, (kept: Kept) => readonly string[]>>;
+    readonly onChange: (change: Change<Kept>) => void;
+  }): Reflector<T, Kept> {
+    const { cluster, log } = this.#options;
+    const { kind, scope, keep, indexes = {}, isOptional = false, onChange } = what;
+    const reflector = new Reflector<T, Kept>({ cluster, kind, scope, keep, indexes, log });
+    reflector.onChange((change) => {
+      if (!isSameJson(withoutVersion(change.before), withoutVersion(change.after))) {
+        onChange(change);
+      }
+    });
+    this.#all.push(reflector);
+    if (isOptional) {
+      this.#optional.set(kind, undefined);
+    }
+    return reflector;
+  }
+
+  /** Its own status is no news. */
+  #vmChanged({ key, before, after }: Change<StoredVm>): void {
+    const relevant = (object: StoredVm | undefined): unknown =>
+      object === undefined ? undefined : withoutVersion({ ...object, status: undefined });
+    if (!isSameJson(relevant(before), relevant(after))) {
+      this.#options.onChange(key);
+      // A rival may have waited for its end.
+      [...listMachines(before), ...listMachines(after)].forEach((machine) => {
+        this.#tellMachine(machine);
+      });
+    }
+  }
+
+  readonly #ownedChanged = ({ before, after }: Change<ClusterObject>): void => {
+    const owner = (after ?? before)?.metadata.annotations?.[vmiAnnotations.protectedVm];
+    if (owner !== undefined) {
+      this.#options.onChange(owner);
+    }
+  };
+
+  readonly #vmiChanged = (change: Change<Vmi>): void => {
+    this.#ownedChanged(change);
+    this.#tellMachine(change.key);
+  };
+
+  /** A claim that CDI makes has the name of its DataVolume, and little else of it. */
+  readonly #claimChanged = (change: Change<Claim>): void => {
+    this.#ownedChanged(change);
+    const volume = this.dataVolumes.get(change.key);
+    if (volume !== undefined) {
+      this.#ownedChanged({ key: change.key, before: undefined, after: volume });
+    }
+  };
+
+  #tellMachine(machine: string): void {
+    for (const { metadata } of this.protectedVms.listBy("machine", machine)) {
+      this.#options.onChange(keyOf(metadata));
+    }
+  }
+
+  /** Those that wait for a node that they do not have yet look again by themselves. */
+  #tellNode(node: string): void {
+    for (const pair of this.pairs.listBy("node", node)) {
+      this.#ownedChanged({ key: "", before: undefined, after: pair });
+    }
+  }
+}
+
+function listMachines(object: StoredVm | undefined): readonly string[] {
+  const name = object?.spec.virtualMachineRef?.name;
+  return name === undefined ? [] : [inNamespace({ namespace: object?.metadata.namespace, name })];
+}
+
+function withoutVersion(object: unknown): unknown {
+  const { metadata, ...others } = (object ?? {}) as { readonly metadata?: object };
+  return object === undefined ? undefined : { ...others, metadata: { ...metadata, resourceVersion: undefined } };
+}
+
+function keepWhole<T extends KubeObject>(object: T): T {
+  return { ...object, metadata: { ...object.metadata, managedFields: undefined } };
+}
+
+const keepMetadata = ({ metadata }: KubeObject): KubeObject["metadata"] => {
+  const { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels, annotations } = metadata;
+  return { name, namespace, uid, resourceVersion, creationTimestamp, deletionTimestamp, labels, annotations };
+};
+
+/** Of annotations only ours: others are long, and often written. */
+function keepMarks(object: KubeObject): KubeObject["metadata"] {
+  const metadata = keepMetadata(object);
+  const ours = Object.entries(metadata.annotations ?? {}).filter(([name]) => name.startsWith("twinrun.dev/"));
+  const guest = metadata.labels?.[GUEST_LABEL];
+  return {
+    ...metadata,
+    annotations: Object.fromEntries(ours),
+    labels: guest === undefined ? {} : { [GUEST_LABEL]: guest },
+  };
+}
+
+function keepVmi(object: Any): Vmi {
+  const { phase, nodeName, evacuationNodeName, conditions } = (object as Vmi).status ?? {};
+  const told = (conditions ?? []).filter(({ type }) => type === "Synchronized" || type === "Paused");
+  const kept = told.map(({ type, status, message }) => ({ type, status, message }));
+  return {
+    ...{ apiVersion: object.apiVersion, kind: object.kind, metadata: keepMarks(object) },
+    status: { phase, nodeName, evacuationNodeName, conditions: kept },
+  };
+}
+
+function keepVolume(object: Any): Claim & DataVolume {
+  const { volumeMode, storageClassName, resources } = object.spec ?? {};
+  const { phase, capacity } = (object as Claim).status ?? {};
+  return {
+    ...{ apiVersion: object.apiVersion, kind: object.kind, metadata: keepMarks(object) },
+    ...(object.kind === "DataVolume" ? {} : { spec: { volumeMode, storageClassName, resources } }),
+    status: { phase, capacity },
+  };
+}
+
+/** Heartbeats are left out: they are no news. */
+function keepNode(object: Any): ClusterNode {
+  const { conditions, addresses, allocatable } = (object as ClusterNode).status ?? {};
+  const ready = (conditions ?? []).filter(({ type }) => type === "Ready");
+  const { annotations = {}, ...metadata } = keepMetadata(object);
+  const ours = Object.entries(annotations).filter(([name]) => name.startsWith("twinrun.dev/"));
+  return {
+    ...{ apiVersion: object.apiVersion, kind: object.kind },
+    metadata: { ...metadata, annotations: Object.fromEntries(ours) },
+    spec: { unschedulable: object.spec?.["unschedulable"] },
+    status: {
+      conditions: ready.map(({ type, status, lastTransitionTime }) => ({ type, status, lastTransitionTime })),
+      addresses,
+      allocatable: { memory: allocatable?.["memory"] ?? "" },
+    },
+  };
+}
+
+function keepPod(object: Any): Pod {
+  const ready = ((object as Pod).status?.conditions ?? []).filter(({ type }) => type === "Ready");
+  return {
+    ...{ apiVersion: object.apiVersion, kind: object.kind, metadata: keepMarks(object) },
+    spec: { nodeName: object.spec?.["nodeName"] },
+    status: { conditions: ready.map(({ type, status, lastTransitionTime }) => ({ type, status, lastTransitionTime })) },
+  };
+}

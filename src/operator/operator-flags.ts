@@ -1,0 +1,128 @@
+/** The operator's command line, turned into what it means or into a sentence that says what is wrong with it. */
+import { parseArgs } from "node:util";
+import { type HookMode, type OperatorSettings } from "../decide/protected-vm-plan.ts";
+import { Failure } from "../lib/failure.ts";
+import { LOG_LEVELS, type LogLevel } from "../telemetry/log.ts";
+import { type Address } from "./operator-endpoint.ts";
+
+export type OperatorFlags = {
+  readonly settings: OperatorSettings;
+  readonly identity: string;
+  readonly kubeconfig: string | undefined;
+  readonly health: Address | undefined;
+  readonly metrics: Address | undefined;
+  readonly tls: { readonly certPath: string; readonly keyPath: string; readonly caPath: string } | undefined;
+  readonly logLevel: LogLevel;
+};
+
+export class FlagFailure extends Failure<{ readonly code: "BadFlag"; readonly flag: string }> {}
+
+const HOOK_MODES: readonly HookMode[] = ["Sidecar", "NetworkBinding"];
+
+export const OPERATOR_USAGE = `usage: node src/main/operator.ts --namespace NAMESPACE --identity NAME --hook-image IMAGE
+    [--guests-namespace NAMESPACE] [--hook-mode ${HOOK_MODES.join("|")}] [--ports LOW-HIGH] [--kubeconfig FILE]
+    [--health HOST:PORT] [--metrics HOST:PORT [--cert FILE --key FILE --ca FILE]] [--log-level ${LOG_LEVELS.join("|")}]`;
+
+const TEXT = { type: "string" } as const;
+const OPTIONS = {
+  namespace: TEXT,
+  identity: TEXT,
+  "hook-image": TEXT,
+  "guests-namespace": TEXT,
+  "hook-mode": TEXT,
+  ports: TEXT,
+  kubeconfig: TEXT,
+  health: TEXT,
+  metrics: TEXT,
+  cert: TEXT,
+  key: TEXT,
+  ca: TEXT,
+  "log-level": TEXT,
+};
+type Flag = keyof typeof OPTIONS;
+type Values = Readonly<Partial<Record<Flag, string>>>;
+
+/** Throws a {@link FlagFailure}. */
+export function parseOperatorFlags(args: readonly string[]): OperatorFlags {
+  const values = readValues(args);
+  const namespace = required(values, "namespace");
+  const guestsNamespace = values["guests-namespace"] ?? `${namespace}-guests`;
+  if (guestsNamespace === namespace) {
+    throw bad(
+      "guests-namespace",
+      "--guests-namespace must be another one than --namespace, where the certificates are",
+    );
+  }
+  return {
+    settings: {
+      namespace,
+      guestsNamespace,
+      hookImage: required(values, "hook-image"),
+      hookMode: parseChoice(values, "hook-mode", HOOK_MODES),
+      ports: parsePorts(values.ports ?? "7100-8099"),
+    },
+    identity: required(values, "identity"),
+    kubeconfig: values.kubeconfig,
+    health: parseAddress(values, "health"),
+    metrics: parseAddress(values, "metrics"),
+    tls: parseTls(values),
+    logLevel: values["log-level"] === undefined ? "info" : parseChoice(values, "log-level", LOG_LEVELS),
+  };
+}
+
+function readValues(args: readonly string[]): Values {
+  try {
+    return parseArgs({ args: [...args], options: OPTIONS, strict: true, allowPositionals: false }).values;
+  } catch (error) {
+    throw bad("", error instanceof Error ? error.message : String(error));
+  }
+}
+
+function required(values: Values, flag: Flag): string {
+  const value = values[flag];
+  if (value === undefined || value === "") {
+    throw bad(flag, `--${flag} is missing`);
+  }
+  return value;
+}
+
+/** The first one when nothing is said. */
+function parseChoice<Choice extends string>(values: Values, flag: Flag, choices: readonly Choice[]): Choice {
+  const value = values[flag] ?? choices[0];
+  const choice = choices.find((each) => each === value);
+  if (choice === undefined) {
+    throw bad(flag, `--${flag} ${value ?? ""} is none of ${choices.join(", ")}`);
+  }
+  return choice;
+}
+
+function parsePorts(text: string): OperatorSettings["ports"] {
+  const [low = NaN, high = NaN] = text.split("-").map(Number);
+  if (!(low >= 1 && high <= 65_535 && low <= high)) {
+    throw bad("ports", `--ports ${text} is no LOW-HIGH, such as 7100-8099`);
+  }
+  return { low, high };
+}
+
+function parseAddress(values: Values, flag: Flag): Address | undefined {
+  const text = values[flag];
+  if (text === undefined) {
+    return undefined;
+  }
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  if (host === undefined || Number(match?.[3]) > 65_535) {
+    throw bad(flag, `--${flag} ${text} is no HOST:PORT; write an IPv6 address as [ADDRESS]:PORT`);
+  }
+  return { host, port: Number(match?.[3]) };
+}
+
+function parseTls(values: Values): OperatorFlags["tls"] {
+  const { cert, key, ca } = values;
+  if (cert === undefined && key === undefined && ca === undefined) {
+    return undefined;
+  }
+  return { certPath: required(values, "cert"), keyPath: required(values, "key"), caPath: required(values, "ca") };
+}
+
+const bad = (flag: string, says: string): FlagFailure => new FlagFailure({ code: "BadFlag", flag }, says);

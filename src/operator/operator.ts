@@ -1,0 +1,122 @@
+/**
+ * The operator: copies of the cluster, a queue of ProtectedVMs that need a look, and a reconciler that looks. Copies are kept
+ * by every replica, so that the next leader knows the cluster when it begins; only the leader works.
+ */
+import { type OperatorSettings } from "../decide/protected-vm-plan.ts";
+import { type Cluster } from "../kube/cluster.ts";
+import { EventRecorder } from "../kube/event-recorder.ts";
+import { LeaderElection, type ElectionEnd, type Leadership } from "../kube/leader-election.ts";
+import { WorkQueue } from "../kube/work-queue.ts";
+import { type Log } from "../telemetry/log.ts";
+import { KubeProtectedVmCluster } from "./kube-protected-vm-cluster.ts";
+import { ObjectCaches } from "./object-caches.ts";
+import { OperatorMetrics } from "./operator-metrics.ts";
+import { ProtectedVmReconciler } from "./protected-vm-reconciler.ts";
+
+export type OperatorOptions = {
+  readonly cluster: Cluster;
+  readonly settings: OperatorSettings;
+  /** Different for every process that ever ran. */
+  readonly identity: string;
+  /** Called after every action, by its tag. */
+  readonly pass?: ((step: string) => void) | undefined;
+  readonly log: Log;
+};
+
+const LEASE = "twinrun-operator";
+/** A ProtectedVM is looked at now and then though nothing seems to have changed. */
+const RESYNC_MS = 600_000;
+
+export class Operator {
+  readonly #options: OperatorOptions;
+  readonly #caches: ObjectCaches;
+  readonly metrics = new OperatorMetrics();
+  #queue: WorkQueue | undefined;
+  #isReady = false;
+
+  constructor(options: OperatorOptions) {
+    this.#options = options;
+    this.#caches = new ObjectCaches({
+      cluster: options.cluster,
+      namespace: options.settings.namespace,
+      onChange: (key) => {
+        this.#queue?.add(key);
+      },
+      log: options.log,
+    });
+  }
+
+  /** It knows the cluster, and could lead. */
+  get isReady(): boolean {
+    return this.#isReady;
+  }
+
+  /** Leads once, when its time comes, until `stop`. */
+  async run(stop: AbortSignal): Promise<ElectionEnd> {
+    const { cluster, settings, identity, log } = this.#options;
+    const stopped = new Promise<void>((resolve) => {
+      stop.addEventListener("abort", () => {
+        resolve();
+      });
+    });
+    try {
+      await Promise.race([this.#caches.start(), stopped]);
+      this.#isReady = !stop.aborted;
+      const election = new LeaderElection({ cluster, namespace: settings.namespace, name: LEASE, identity, log });
+      return await election.run((leadership) => this.#lead(leadership), stop);
+    } finally {
+      this.#isReady = false;
+      await this.#caches.stop();
+    }
+  }
+
+  async #lead(leadership: Leadership): Promise<void> {
+    const { cluster, settings, identity, log, pass } = this.#options;
+    const events = new EventRecorder({ cluster, controller: "twinrun.dev/operator", instance: identity, log });
+    const view = new KubeProtectedVmCluster({
+      ...{ cluster, caches: this.#caches, events, settings },
+      isLeader: () => leadership.isCertain(),
+    });
+    const reconciler = new ProtectedVmReconciler({
+      cluster: view,
+      nowMs: Date.now,
+      log,
+      ...(pass === undefined ? {} : { pass }),
+    });
+    const queue = new WorkQueue({
+      work: (key) => reconciler.reconcile(key),
+      onFinished: (run) => {
+        this.metrics.finished(run);
+      },
+      log,
+    });
+    this.#queue = queue;
+    this.metrics.setLeader(true);
+    const addAll = (): void => {
+      this.#caches.protectedVms.keys().forEach((key) => {
+        queue.add(key);
+      });
+    };
+    addAll();
+    const resync = setInterval(addAll, RESYNC_MS);
+    queue.start();
+    await new Promise<void>((resolve) => {
+      leadership.signal.addEventListener("abort", () => {
+        resolve();
+      });
+    });
+    clearInterval(resync);
+    this.#queue = undefined;
+    this.metrics.setLeader(false);
+    await queue.stop();
+    await events.stop();
+  }
+
+  writeMetrics(): string {
+    return this.metrics.write({
+      waitingCount: this.#queue?.waitingCount ?? 0,
+      failingCount: this.#queue?.failingCount ?? 0,
+      protectedVms: this.#caches.protectedVms.list(),
+    });
+  }
+}
