@@ -82,8 +82,15 @@ function planPatch({ spec = {}, metadata }: VirtualMachine, desired: Json, runSt
   if (hasOriginal && Object.keys(change).length === 0) {
     return undefined;
   }
-  const original = JSON.stringify(diffJson({ ...desired, runStrategy: "Manual" }, spec));
+  const original = JSON.stringify(diffJson({ ...desired, runStrategy: "Manual" }, keepRunning(spec)));
   return { ...(hasOriginal ? {} : { metadata: { annotations: { [ORIGINAL_ANNOTATION]: original } } }), spec: change };
+}
+
+/** One that was stopped runs by the time it is given back, and goes on: with Halted KubeVirt would end it. */
+function keepRunning(spec: Json): Json {
+  const { running, ...others } = spec;
+  const wasStopped = running === false || others["runStrategy"] === "Halted";
+  return wasStopped ? { ...others, runStrategy: "Manual" } : spec;
 }
 
 function patchMachine({ metadata }: VirtualMachine, patch: Json): Action {

@@ -47,7 +47,8 @@ function decidePair({ instanceSpec, current }: PlacementInput, fit: readonly Clu
   const firsts = own === undefined ? fit : [own];
   const differences: string[] = [];
   for (const first of firsts) {
-    for (const second of fit.filter((node) => node !== first)) {
+    const others = own === undefined ? fit.slice(fit.indexOf(first) + 1) : fit.filter((node) => node !== first);
+    for (const second of others) {
       const choice = chooseMachine(instanceSpec, first, second);
       if (choice.tag === "chosen") {
         return { tag: "placed", first, second, machine: choice.machine };
