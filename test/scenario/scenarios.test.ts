@@ -15,7 +15,7 @@ const names = readdirSync(directory).filter((name) => existsSync(join(directory,
 
 describe.each(names)("%s", (name) => {
   const commands = readFileSync(join(directory, name, "commands"), "utf8");
-  const expectedPath = join(directory, name, "expected.log");
+  const expectedPath = join(directory, name, "timeline.txt");
 
   test("is told as expected", async () => {
     const story = new Story();
