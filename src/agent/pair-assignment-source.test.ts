@@ -77,7 +77,7 @@ function pair(name: string, spec: Readonly<Record<string, unknown>> = {}): objec
   const generation = Object.keys(spec).length * 100_000 + (Number(spec["port"] ?? 1) || 2);
   return {
     ...buildGuestPair({ guest: name, ...spec }),
-    metadata: { name, namespace: "twinrun", generation: 1 },
+    metadata: { name, namespace: "twinrun", generation },
   };
 }
 
