@@ -71,6 +71,9 @@ export type GuestStatus = {
   readonly guest: string;
   readonly mode: string;
   readonly peerNode: string;
+  /** Names, as assigned. */
+  readonly disks: readonly string[];
+  readonly links: readonly string[];
   readonly supervision: Supervision;
   readonly enginePid: number | null;
   readonly engineRestartsCount: number;
@@ -290,6 +293,8 @@ export class GuestRunner {
       guest: this.#guest,
       mode: this.#assignment.mode,
       peerNode: this.#assignment.peerNode,
+      disks: this.#assignment.disks.map(({ id }) => id),
+      links: this.#assignment.links.map(({ name }) => name),
       supervision: this.#supervision,
       enginePid: this.#engine?.pid ?? null,
       engineRestartsCount: this.#restartsCount,

@@ -51,6 +51,8 @@ function statusOf(report: EngineReport | null): GuestStatus {
     guest: "web",
     mode: "FaultTolerant",
     peerNode: "node-b",
+    disks: ["disk0"],
+    links: ["direct"],
     supervision: "running",
     enginePid: 7,
     engineRestartsCount: 0,

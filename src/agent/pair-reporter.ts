@@ -139,7 +139,8 @@ export class PairReporter {
       reported.takeoversCount -= takeoversCount;
       reported.retryMs = RETRY_FIRST_MS;
     } catch (error) {
-      log.debug({ error, guest }, "the status was not written; trying again later");
+      // At most every 30 s in the end, and it says what is wrong with an API server or with our rights.
+      log.warn({ error, guest }, "the status was not written; trying again later");
       this.#planRetry(guest, reported);
     } finally {
       reported.isWriting = false;

@@ -19,6 +19,8 @@ const status: GuestStatus = {
   guest: "web",
   mode: "FaultTolerant",
   peerNode: "host-b",
+  disks: [],
+  links: [],
   supervision: "running",
   enginePid: 7,
   engineRestartsCount: 0,

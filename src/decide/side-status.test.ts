@@ -13,6 +13,8 @@ const calm: SideView = {
   supervision: "running",
   wantedShape: null,
   trouble: null,
+  disks: ["disk0"],
+  links: ["direct"],
   report: buildReport(),
   takeovers: { count: 0, last: undefined },
 };
@@ -93,6 +95,15 @@ describe("what is written", () => {
       status: "False",
       lastTransitionTime: LATE,
     });
+  });
+
+  test("every disk and link is in it, also while nobody can say anything of them", () => {
+    const none = plan({ report: buildReport({ role: "standby", state: "waiting", disks: [], links: [] }) });
+    expect(none).toMatchObject({
+      disks: [{ id: "disk0", syncPercent: 0, dirtyBytes: 0 }],
+      links: [{ name: "direct", alive: false }],
+    });
+    expect(plan({ report: null })).toMatchObject({ disks: none.disks, links: none.links });
   });
 
   test("takeovers add up over agents, and the last one stays", () => {

@@ -20,6 +20,9 @@ export type SideView = {
   readonly supervision: string;
   readonly wantedShape: GuestShape | null;
   readonly trouble: string | null;
+  /** Names as assigned, all of them, in their order. */
+  readonly disks: readonly string[];
+  readonly links: readonly string[];
   /** Null while no engine speaks. */
   readonly report: EngineReport | null;
   /** Carried out by this side and not in `before` yet, the last one with the time at which the guest went on. */
@@ -36,7 +39,7 @@ const OTHER_FIGURES_MS = 60_000;
 
 /** The whole item; `before` is what was written last, whoever wrote it. */
 export function planSideStatus(view: SideView, before: SideStatus | undefined, now: string): SideStatus {
-  const { node, observedGeneration, report, wantedShape, takeovers } = view;
+  const { node, observedGeneration, wantedShape, takeovers } = view;
   const lastTakeover = takeovers.last ?? before?.lastTakeover;
   return {
     node,
@@ -45,7 +48,7 @@ export function planSideStatus(view: SideView, before: SideStatus | undefined, n
     ...planRole(view, before),
     ...(wantedShape === null ? {} : { wantedShape }),
     ...planTrouble(view),
-    ...planFigures(report),
+    ...planFigures(view),
     takeoversCount: (before?.takeoversCount ?? 0) + takeovers.count,
     ...(lastTakeover === undefined ? {} : { lastTakeover: { ...lastTakeover } }),
     conditions: planConditions(view, before, now),
@@ -94,9 +97,10 @@ type FigurePart = Pick<
   "syncPercent" | "lagMs" | "tracker" | "disks" | "links" | "checkpoint" | "addedLatency"
 >;
 
-function planFigures(report: EngineReport | null): FigurePart {
+function planFigures({ report, disks, links }: SideView): FigurePart {
+  const named = { disks: planDisks(disks, report), links: planLinks(links, report) };
   if (report === null) {
-    return { syncPercent: 0, tracker: "none", disks: [], links: [] };
+    return { syncPercent: 0, tracker: "none", ...named };
   }
   const { checkpoint, addedLatency, lagMs } = report;
   const { pause } = checkpoint.phases;
@@ -104,16 +108,7 @@ function planFigures(report: EngineReport | null): FigurePart {
     syncPercent: round(report.syncPercent),
     ...(lagMs === null ? {} : { lagMs: round(lagMs) }),
     tracker: report.tracker,
-    disks: report.disks.map(({ id, syncPercent, dirtyBytes }) => ({
-      id,
-      syncPercent: round(syncPercent),
-      dirtyBytes,
-    })),
-    links: report.links.map(({ name, alive, rttMs }) => ({
-      name,
-      alive,
-      ...(rttMs === null ? {} : { rttMs: round(rttMs) }),
-    })),
+    ...named,
     ...(pause === undefined || pause.count === 0
       ? {}
       : {
@@ -125,6 +120,24 @@ function planFigures(report: EngineReport | null): FigurePart {
         }),
     ...(addedLatency.count === 0 ? {} : { addedLatency: quantilesOf(addedLatency) }),
   };
+}
+
+/**
+ * Every disk and link that there is, whatever an engine says of it: a list that was written once and is empty later is taken away
+ * by server-side apply as a whole, and the status without it is refused.
+ */
+function planDisks(names: readonly string[], report: EngineReport | null): FigurePart["disks"] {
+  return names.map((id) => {
+    const { syncPercent = 0, dirtyBytes = 0 } = report?.disks.find((disk) => disk.id === id) ?? {};
+    return { id, syncPercent: round(syncPercent), dirtyBytes };
+  });
+}
+
+function planLinks(names: readonly string[], report: EngineReport | null): FigurePart["links"] {
+  return names.map((name) => {
+    const { alive = false, rttMs = null } = report?.links.find((link) => link.name === name) ?? {};
+    return { name, alive, ...(rttMs === null ? {} : { rttMs: round(rttMs) }) };
+  });
 }
 
 const quantilesOf = ({ p50Ms, p99Ms, maxMs }: DurationFigures): { p50Ms: number; p99Ms: number; maxMs: number } => ({

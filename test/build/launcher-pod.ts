@@ -43,6 +43,10 @@ mkdir -p usr etc dev proc run/kubevirt-private run/libvirt/qemu/run var tmp twin
 for name in usr etc dev proc; do mount --rbind "/$name" "$name"; done
 for name in bin lib lib64 sbin; do [ ! -e "/$name" ] || cp -a "/$name" .; done
 ln -s /run var/run
+if [ -e dev/net/tun ]; then
+  mount -t tmpfs -o mode=755 pod dev/net
+  mknod -m 666 dev/net/tun c 10 200
+fi
 [ -z "$status" ] || echo "$status" >run/libvirt/qemu/run/domain.xml
 mount --bind "$TWINRUN_TEST_BUILD" twinrun
 for path in $TWINRUN_TEST_MOUNTS; do

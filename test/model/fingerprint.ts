@@ -163,8 +163,8 @@ function writeWorld({ record, hosts, links, calls, released, livesCount, budget 
   const head = `${writeRecord(record)}${last}#${writeHost(hosts[0])}#${writeHost(hosts[1])}`;
   const asked = calls.map((call) => writeCall(call));
   const net = `${links.map(writeLink).join("#")}#${(asked.length > 1 ? asked.sort() : asked).join("#")}`;
-  const { faults, outputs, epochs, switchovers } = budget;
-  const left = `${faults}.${outputs}.${epochs}.${switchovers}`;
+  const { faults, outputs, epochs, switchovers, releases } = budget;
+  const left = `${faults}.${outputs}.${epochs}.${switchovers}.${releases}`;
   return `${head}#${net}#${lifeMarks(released)}#${livesCount === 0 ? "0" : "+"}#${left}`;
 }
 

@@ -46,6 +46,9 @@ export type Move = {
   readonly make: (shell: Shell) => void;
 };
 
+/** Elsewhere it changes nothing. */
+const RELEASED_FROM: ReadonlySet<string> = new Set(["alone", "syncing", "declaring", "protected"]);
+
 const SHAPE = { qemuVersion: "", machine: "", ramBlocks: [], disks: [] };
 
 /** The worlds one move away. */
@@ -153,6 +156,11 @@ function addEngineMoves(moves: Move[], world: World, { host, faults }: HostFault
   }
   addReplicationMoves(moves, world, host);
   addTimerMoves(moves, world, { host, faults });
+  if (world.budget.releases > 0 && RELEASED_FROM.has(engine.side.state.tag)) {
+    budgeted(moves, "releases", `${node}: release asked`, (shell) => {
+      shell.post(host, { tag: "releaseAsked" });
+    });
+  }
   if (world.budget.switchovers > 0 && engine.side.state.tag === "protected") {
     budgeted(moves, "switchovers", `${node}: switchover asked`, (shell) => {
       shell.post(host, { tag: "switchoverAsked" });

@@ -305,7 +305,7 @@ export class Shell {
     if (reason === "fenced" || reason === "ended") {
       this.setGuest(host, null); // By its agent.
     }
-    if (reason === "ended") {
+    if (reason === "ended" || reason === "released") {
       this.#setHost(host, { resting: true });
     }
   }

@@ -113,6 +113,8 @@ export type Budget = {
   readonly outputs: number;
   readonly epochs: number;
   readonly switchovers: number;
+  /** How often somebody may say that the guest is to run on unprotected: a protected side has to be told twice. */
+  readonly releases: number;
 };
 
 export type World = {
