@@ -5,33 +5,59 @@
  * flags are wrong; 1: it cannot work, or another one leads now. Any bug ends it too: it remembers nothing that is not in the
  * cluster, and starting it anew is the best it can do.
  */
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Cluster } from "../kube/cluster.ts";
 import { Failure } from "../lib/failure.ts";
 import { TlsCredentials } from "../net/tls.ts";
+import { openOwnCertificate } from "../operator/certificates/own-certificate.ts";
 import { OperatorEndpoint } from "../operator/operator-endpoint.ts";
 import { openFailPoints } from "../operator/operator-fail-points.ts";
 import { FlagFailure, OPERATOR_USAGE, type OperatorFlags, parseOperatorFlags } from "../operator/operator-flags.ts";
 import { Operator } from "../operator/operator.ts";
 import { createLog, type ProcessLog } from "../telemetry/log.ts";
 
-async function openEndpoint(flags: OperatorFlags, operator: Operator, log: ProcessLog): Promise<OperatorEndpoint> {
-  const endpoint = new OperatorEndpoint(operator, log);
+type EndpointParts = { readonly operator: Operator; readonly cluster: Cluster; readonly stop: AbortSignal };
+
+async function openEndpoint(flags: OperatorFlags, parts: EndpointParts, log: ProcessLog): Promise<OperatorEndpoint> {
+  const endpoint = new OperatorEndpoint(parts.operator, log);
   if (flags.health !== undefined) {
     await endpoint.listenForProbes(flags.health);
   }
-  if (flags.metrics !== undefined && flags.tls !== undefined) {
-    const credentials = await TlsCredentials.open(flags.tls);
-    await endpoint.listenForMetrics(flags.metrics, credentials.material(), (use) => {
-      credentials.onReloaded((failure) => {
-        if (failure === undefined) {
-          use(credentials.material());
-        }
-      });
-    });
-  } else if (flags.metrics !== undefined) {
-    log.warn({}, "metrics are not served without --cert, --key and --ca");
+  const serving = serveMetrics(flags, endpoint, parts, log);
+  if (flags.tls !== undefined) {
+    await serving;
+    return endpoint;
   }
+  // The certificate is issued by whoever leads, perhaps by ourselves a moment later.
+  serving.catch((error: unknown) => {
+    if (!parts.stop.aborted) {
+      log.error({ error }, "metrics are not served");
+    }
+  });
   return endpoint;
+}
+
+async function serveMetrics(
+  { metrics, tls, settings: { namespace } }: OperatorFlags,
+  endpoint: OperatorEndpoint,
+  { cluster, stop }: EndpointParts,
+  log: ProcessLog,
+): Promise<void> {
+  if (metrics === undefined) {
+    return;
+  }
+  const ownDirectory = (): string => mkdtempSync(join(tmpdir(), "twinrun-operator-"));
+  const files = tls ?? (await openOwnCertificate(cluster, { namespace, directory: ownDirectory(), log, signal: stop }));
+  const credentials = await TlsCredentials.open(files);
+  await endpoint.listenForMetrics(metrics, credentials.material(), (use) => {
+    credentials.onReloaded((failure) => {
+      if (failure === undefined) {
+        use(credentials.material());
+      }
+    });
+  });
 }
 
 async function work(flags: OperatorFlags, log: ProcessLog): Promise<number> {
@@ -46,7 +72,7 @@ async function work(flags: OperatorFlags, log: ProcessLog): Promise<number> {
     stopping.abort();
   };
   process.once("SIGTERM", stop).once("SIGINT", stop);
-  const endpoint = await openEndpoint(flags, operator, log);
+  const endpoint = await openEndpoint(flags, { operator, cluster, stop: stopping.signal }, log);
   const end = await operator.run(stopping.signal);
   await endpoint.close();
   cluster.close();

@@ -8,6 +8,7 @@ import { EventRecorder } from "../kube/event-recorder.ts";
 import { LeaderElection, type ElectionEnd, type Leadership } from "../kube/leader-election.ts";
 import { WorkQueue } from "../kube/work-queue.ts";
 import { type Log } from "../telemetry/log.ts";
+import { startCertificates } from "./certificates/certificates.ts";
 import { KubeProtectedVmCluster } from "./kube-protected-vm-cluster.ts";
 import { ObjectCaches } from "./object-caches.ts";
 import { OperatorMetrics } from "./operator-metrics.ts";
@@ -100,6 +101,7 @@ export class Operator {
     addAll();
     const resync = setInterval(addAll, RESYNC_MS);
     queue.start();
+    const certificates = startCertificates(cluster, { namespace: settings.namespace, log });
     await new Promise<void>((resolve) => {
       leadership.signal.addEventListener("abort", () => {
         resolve();
@@ -108,7 +110,7 @@ export class Operator {
     clearInterval(resync);
     this.#queue = undefined;
     this.metrics.setLeader(false);
-    await queue.stop();
+    await Promise.all([queue.stop(), certificates.stop()]);
     await events.stop();
   }
 

@@ -297,7 +297,10 @@ async function waitForPolicies(): Promise<void> {
       expectDone(await send(quorum, "POST", leases(systemNamespace), { body: lease("guest") }));
       const read = await send(quorum, "GET", `${leases(systemNamespace)}/guest`);
       expectDone(read);
-      expectDone(await send(quorum, "PUT", `${leases(systemNamespace)}/guest`, { body: read.body }));
+      const { metadata } = read.body as { metadata: { resourceVersion: string } };
+      const body = { metadata: { resourceVersion: metadata.resourceVersion, annotations: { record: "{}" } } };
+      const change = { body, type: "application/merge-patch+json" };
+      expectDone(await send(quorum, "PATCH", `${leases(systemNamespace)}/guest`, change));
     });
 
     test.each([
