@@ -114,10 +114,10 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
     const args = [
       ...["--disable-warning=ExperimentalWarning", join(root, "src/main/operator.ts")],
       ...["--namespace=twinrun", `--identity=operator-${startsCount}`, "--hook-image=twinrun/hook:test"],
-      `--kubeconfig=${plane.kubeconfigPath}`,
+      ...[`--kubeconfig=${plane.kubeconfigPath}`, "--health=127.0.0.1:7197", "--metrics=127.0.0.1:7198"],
     ];
     const child = spawn(process.execPath, args, {
-      env: { ...process.env, ...environment },
+      env: { ...process.env, TMPDIR: directory, ...environment },
       stdio: ["ignore", "pipe", "pipe"],
     });
     const hear = (text: Buffer): void => {
@@ -260,6 +260,11 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
       const guest = await applySample("web");
       const pair = await waitFor(pairs, "twinrun", guest.guest);
       expect(performance.now() - startedAtMs).toBeLessThan(20_000);
+      expect(await (await fetch("http://127.0.0.1:7197/readyz")).text()).toBe("ok\n");
+      expect((await fetch("http://127.0.0.1:7197/metrics")).status).toBe(404);
+      await waitFor(secrets, "twinrun", "twinrun-operator-tls");
+      // Without a certificate of ours nothing is said.
+      await expect(fetch("https://127.0.0.1:7198/metrics")).rejects.toThrow();
       expect(pair.spec).toMatchObject({ roles: { term: 1, primary: "node-a" }, port: 7_100, disks: ["system"] });
       await bringUp("web", guest);
       const [first, second] = guest.marks;
