@@ -5,7 +5,7 @@ import { copyPackages, copySources, hashFiles, makeLayer, provideArchive, writeA
 import { provideBase } from "./launcher-image.ts";
 
 export const hookImageName = "docker.io/lab/hook-of-this-checkout:1";
-export const hookCommand = ["/twinrun/bin/node", "/twinrun/src/main/hook.ts"];
+const entrypoint = ["/twinrun/bin/node", "/twinrun/src/main/hook.ts"];
 
 const checkout = join(import.meta.dirname, "../../../..");
 
@@ -17,7 +17,7 @@ export async function provideHookImage(): Promise<string> {
     "src/main/hook.ts",
     ...(await listSources(["api", "hook", "lib", "telemetry"])),
   ];
-  return provideArchive("hook", [base.hash, ...(await hashFiles(files))], async (directory) => {
+  return provideArchive("hook", [base.hash, ...entrypoint, ...(await hashFiles(files))], async (directory) => {
     const home = join(directory, "program/twinrun");
     await copySources(home, files);
     await copyPackages(home, ["pino", "zod"]);
@@ -26,7 +26,7 @@ export async function provideHookImage(): Promise<string> {
     await cp(process.execPath, join(home, "bin/node"), { dereference: true });
     await link(join(base.path, "base.tar"), join(directory, "base.tar"));
     const layer = await makeLayer(directory, join(directory, "program"), "program.tar");
-    await writeArchive(directory, hookImageName, [{ name: "base.tar", hash: base.hash }, layer]);
+    await writeArchive(directory, hookImageName, [{ name: "base.tar", hash: base.hash }, layer], entrypoint);
   });
 }
 

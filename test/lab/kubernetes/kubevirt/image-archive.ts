@@ -109,11 +109,17 @@ export async function makeLayer(directory: string, root: string, name: string): 
 }
 
 /** The layers, a config that knows their hashes, and a manifest with the image's name. */
-export async function writeArchive(directory: string, image: string, layers: readonly Layer[]): Promise<void> {
+export async function writeArchive(
+  directory: string,
+  image: string,
+  layers: readonly Layer[],
+  entrypoint?: readonly string[],
+): Promise<void> {
+  const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   const config = {
     architecture: process.arch === "x64" ? "amd64" : process.arch,
     os: "linux",
-    config: { Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] },
+    config: { Env: [path], ...(entrypoint === undefined ? {} : { Entrypoint: entrypoint }) },
     rootfs: { type: "layers", diff_ids: layers.map(({ hash }) => `sha256:${hash}`) },
   };
   const names = layers.map(({ name }) => name);

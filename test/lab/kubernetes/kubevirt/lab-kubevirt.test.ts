@@ -6,7 +6,7 @@ import { describeWith } from "../describe-with.ts";
 import { type KubernetesLab, startLab } from "../lab.ts";
 import { lanBridge } from "../network.ts";
 import { findDebianRoot } from "../programs.ts";
-import { hookCommand, hookImageName, provideHookImage } from "./hook-image.ts";
+import { hookImageName, provideHookImage } from "./hook-image.ts";
 import { type LabKubevirt, startKubevirt } from "./lab-kubevirt.ts";
 import { kernelImageOf, kernelPaths, provideKernelImage, provideLauncherImage } from "./launcher-image.ts";
 import { findLauncher } from "./pod-processes.ts";
@@ -70,9 +70,7 @@ const aDataVolume = (name: string): object => ({
 });
 
 const hookAnnotations = (startedAs: "primary" | "standby"): Readonly<Record<string, string>> => ({
-  "hooks.kubevirt.io/hookSidecars": JSON.stringify([
-    { image: hookImageName, command: hookCommand, args: ["--version", "v1alpha3"] },
-  ]),
+  "hooks.kubevirt.io/hookSidecars": JSON.stringify([{ image: hookImageName, args: ["--version", "v1alpha3"] }]),
   "twinrun.dev/guest": "hooked-1",
   "twinrun.dev/started-as": startedAs,
 });

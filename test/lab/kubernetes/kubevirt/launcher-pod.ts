@@ -66,7 +66,7 @@ export function planLauncherPod(vmi: Vmi, options: PodOptions): object {
       priorityClassName: spec.priorityClassName,
       readinessGates: [{ conditionType: unpausedGate }],
       securityContext: { runAsUser: user, runAsGroup: user, runAsNonRoot: true, fsGroup: user },
-      initContainers: planKernelBoot(vmi),
+      initContainers: planKernelBoot(vmi, isGuaranteed(resources)),
       containers: [
         planCompute(vmi, { image: options.launcherImage, sidecarCount: sidecars.length, resources }),
         ...sidecars.map((sidecar, index) => planSidecar(sidecar, index, isGuaranteed(resources))),
@@ -171,7 +171,8 @@ function planSidecar(sidecar: HookSidecar, index: number, isLimited: boolean): o
 const hasKernelBoot = ({ spec }: Vmi): boolean => spec.domain.firmware?.kernelBoot?.container !== undefined;
 
 /** KubeVirt has a program of its own in there; the lab's images have busybox. */
-function planKernelBoot({ spec }: Vmi): object[] {
+function planKernelBoot({ spec }: Vmi, isLimited: boolean): object[] {
+  const limits = { cpu: "100m", memory: "64M" };
   const container = spec.domain.firmware?.kernelBoot?.container;
   if (container === undefined) {
     return [];
@@ -185,6 +186,7 @@ function planKernelBoot({ spec }: Vmi): object[] {
       image: container.image,
       imagePullPolicy: container.imagePullPolicy ?? "IfNotPresent",
       command: ["/bin/busybox", "sh", "-ec", copies.join("; ")],
+      resources: isLimited ? { limits, requests: limits } : {},
       securityContext: { ...dropAll, capabilities: { drop: ["ALL"] } },
       volumeMounts: [{ name: "kernel-boot", mountPath: podPaths.kernelBoot }],
     },

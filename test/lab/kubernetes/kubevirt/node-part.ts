@@ -90,6 +90,8 @@ const masqueradeRules = [
   "add chain ip nat postrouting { type nat hook postrouting priority 100; }",
   "add rule ip nat prerouting iifname eth0 dnat to 10.0.2.2",
   "add rule ip nat postrouting ip saddr 10.0.2.2 masquerade",
+  // The guest has its address from nobody, so it may have no route.
+  "add rule ip nat postrouting oifname k6t-eth0 masquerade",
 ];
 
 async function makeMasquerade(pid: number): Promise<void> {
