@@ -4,7 +4,13 @@
  * that, where the programs are missing.
  */
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { type PeerIdentity } from "../../src/net/peer-identity.ts";
+import { createAuthority, issueCertificate } from "../../src/net/pki.ts";
 import { buildReportedSide } from "../build/guest-pair-rows.ts";
 import { buildReport } from "../build/engine-report.ts";
 import { buildGuestPair, buildProtectedVm } from "../build/resources.ts";
@@ -18,6 +24,7 @@ const remedy = findRemedy(["etcd", "kube-apiserver", "kube-controller-manager", 
 if (remedy !== undefined) {
   process.stderr.write(`SKIPPED in rights.test.ts: ${remedy}\n`);
 }
+const root = join(import.meta.dirname, "../..");
 const startMsMax = 240_000;
 const twinrun = "/apis/twinrun.dev/v1alpha1";
 const pairs = `${twinrun}/namespaces/${systemNamespace}/guestpairs`;
@@ -87,10 +94,11 @@ function installChart(): void {
 }
 
 /** An agent's report, applied as agents do it. */
-function report(caller: Caller, sides: readonly unknown[], guest = "web"): Promise<ApiAnswer> {
+function report(caller: Caller, sides: readonly unknown[], more = ""): Promise<ApiAnswer> {
+  const guest = "web";
   const body = { apiVersion: "twinrun.dev/v1alpha1", kind: "GuestPair", metadata: { name: guest }, status: { sides } };
   const manager = `twinrun-agent-${caller.node ?? "nowhere"}`;
-  return send(caller, "PATCH", `${pairs}/${guest}/status?fieldManager=${manager}&force=true`, {
+  return send(caller, "PATCH", `${pairs}/${guest}/status?fieldManager=${manager}&force=true${more}`, {
     body,
     type: applyPatch,
   });
@@ -131,7 +139,7 @@ async function waitForPolicies(): Promise<void> {
   for (;;) {
     const answers = await Promise.all([
       send(probe, "POST", `${vmis(shop)}?dryRun=All`, { body: vmi("probe", guestMarks) }),
-      report(agentOf("node-z"), [{ ...sideA, node: "node-z" }]),
+      report(agentOf("node-z"), [{ ...sideA, node: "node-z" }], "&dryRun=All"),
       send(probe, "DELETE", `${crds}/protectedvms.twinrun.dev?dryRun=All`),
       send(probe, "POST", `${migrations}?dryRun=All`, {
         body: {
@@ -494,6 +502,56 @@ async function waitForPolicies(): Promise<void> {
       expectRefused(await send(administrator, "DELETE", `${crds}/protectedvms.twinrun.dev`), says);
       expectRefused(await send(administrator, "DELETE", `${crds}/guestpairs.twinrun.dev`), says);
     });
+  });
+
+  test("the check before removal refuses while there is a ProtectedVM, and names it", async () => {
+    const check = (): { readonly status: number | null; readonly stdout: string } => {
+      const args = ["src/main/preflight.ts", "uninstall", "--kubeconfig", plane.kubeconfigPath];
+      return spawnSync(process.execPath, args, { cwd: root, encoding: "utf8" });
+    };
+    expect(check()).toMatchObject({ status: 0, stdout: "good: there is no ProtectedVM\n" });
+    await ask("POST", `${twinrun}/namespaces/${shop}/protectedvms`, buildProtectedVm());
+    const { status, stdout } = check();
+    expect({ status, stdout }).toEqual({ status: 1, stdout: expect.stringContaining("still there: shop/web") });
+    await ask("DELETE", `${twinrun}/namespaces/${shop}/protectedvms/web`);
+  });
+
+  test("helm test asks operator, agents and quorum", async () => {
+    const workloads = `/apis/apps/v1/namespaces/${systemNamespace}`;
+    const scheduled = { desiredNumberScheduled: 3, currentNumberScheduled: 3, numberMisscheduled: 0, numberReady: 3 };
+    const ready = {
+      "deployments/twinrun-operator": { replicas: 2, readyReplicas: 2 },
+      "daemonsets/twinrun-agent": scheduled,
+    };
+    for (const [name, status] of Object.entries(ready)) {
+      const patch = { body: { status }, type: jsonMergePatch };
+      expectDone(await send(administrator, "PATCH", `${workloads}/${name}/status`, patch));
+    }
+    const directory = mkdtempSync(join(tmpdir(), "twinrun-preflight-"));
+    const tls = async (identity: PeerIdentity): Promise<string[]> => {
+      const files = await issueCertificate(directory, { identity });
+      return ["--cert", files.certPath, "--key", files.keyPath, "--ca", files.caPath];
+    };
+    await createAuthority(directory);
+    const listen = ["--listen", "127.0.0.1:17999", "--store", `file:${join(directory, "store")}`];
+    const quorumArgs = ["src/main/quorum.ts", ...listen, ...(await tls({ service: "quorum", name: "q" }))];
+    const service = spawn(process.execPath, quorumArgs, { cwd: root, stdio: "ignore" });
+    try {
+      const args = ["installation", "--namespace", systemNamespace, "--kubeconfig", plane.kubeconfigPath];
+      const asked = [...args, "--quorum", "127.0.0.1:17999", ...(await tls({ service: "operator", name: "twinrun" }))];
+      const check = spawnSync(process.execPath, ["src/main/preflight.ts", ...asked], { cwd: root, encoding: "utf8" });
+      expect({ status: check.status, said: check.stdout.trim().split("\n"), trouble: check.stderr }).toMatchObject({
+        status: 0,
+        said: [
+          expect.stringMatching(/^good: Deployment twinrun-operator: 2 of 2 /),
+          expect.stringMatching(/^good: DaemonSet twinrun-agent: 3 of 3 /),
+          "good: quorum 127.0.0.1:17999 answers, and so does its store",
+        ],
+      });
+    } finally {
+      service.kill("SIGKILL");
+      rmSync(directory, { recursive: true, force: true });
+    }
   });
 
   test(

@@ -208,7 +208,10 @@ const listSource = (): string[] =>
 /** What is in the checkout, and the hook's code as Node compiled it. */
 async function provideSource(folder: string, below: readonly Layer[]): Promise<Layer> {
   execFileSync("bash", ["config/tools/setup.sh", "shim"], { cwd: checkout, stdio: "ignore" });
-  const key = hashOf([...listSource(), shimPath, join(checkout, "package.json")], below.map(({ hash }) => hash));
+  const key = hashOf(
+    [...listSource(), shimPath, join(checkout, "package.json")],
+    below.map(({ hash }) => hash),
+  );
   const path = join(folder, `source-${key}.tar`);
   if (!existsSync(path)) {
     const root = makeRoot(folder);
@@ -218,7 +221,11 @@ async function provideSource(folder: string, below: readonly Layer[]): Promise<L
       }
       fillSource(root);
       await compileHook(root);
-      writeTar(path, root, [home].flatMap((name) => ["package.json", "src", "build", ".cache"].map((part) => join(name, part))));
+      writeTar(
+        path,
+        root,
+        [home].flatMap((name) => ["package.json", "src", "build", ".cache"].map((part) => join(name, part))),
+      );
     } finally {
       rmSync(root, { recursive: true });
     }
@@ -240,7 +247,10 @@ function fillSource(root: string): void {
 
 /** Starts the hook once, in the image and as its user, both of which are part of the compiled code's name; ends it in order. */
 async function compileHook(root: string): Promise<void> {
-  const { config } = present(images.find(({ name }) => name === hookImage), hookImage);
+  const { config } = present(
+    images.find(({ name }) => name === hookImage),
+    hookImage,
+  );
   const cache = join(root, home, ".cache/hook");
   const sockets = join(root, "tmp/hook");
   for (const directory of [cache, sockets]) {
@@ -249,7 +259,9 @@ async function compileHook(root: string): Promise<void> {
   }
   const command = ["-c", `cd /${home} && exec "$@"`, "sh", ...config.Entrypoint, "--socket-directory", "/tmp/hook"];
   const hook = spawn("/usr/sbin/chroot", [`--userspec=${config.User}`, root, "/bin/sh", ...command], {
-    env: Object.fromEntries(config.Env.map((each) => [each.slice(0, each.indexOf("=")), each.slice(each.indexOf("=") + 1)])),
+    env: Object.fromEntries(
+      config.Env.map((each) => [each.slice(0, each.indexOf("=")), each.slice(each.indexOf("=") + 1)]),
+    ),
     stdio: ["ignore", "ignore", "pipe"],
   });
   let said = "";
@@ -301,7 +313,9 @@ function writeArchive(path: string, { images: wanted, layers }: ArchiveWish): vo
       copyFileSync(layer.path, join(directory, `layer-${index}.tar`));
       return `layer-${index}.tar`;
     });
-    const ids = names.map((name) => `sha256:${digest(createHash("sha256").update(readFileSync(join(directory, name))))}`);
+    const ids = names.map(
+      (name) => `sha256:${digest(createHash("sha256").update(readFileSync(join(directory, name))))}`,
+    );
     const manifest = wanted.map(({ name, config }, index) => {
       const file = `config-${index}.json`;
       const content = {

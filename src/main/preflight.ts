@@ -1,0 +1,188 @@
+/**
+ * What the chart asks of the cluster, in a pod of its own:
+ *
+ *   node src/main/preflight.ts uninstall          before it is removed (hook pre-delete): fails while there is a ProtectedVM
+ *   node src/main/preflight.ts installation --namespace NAMESPACE [--quorum-service NAME] [--quorum HOST:PORT]...
+ *       --cert FILE --key FILE --ca FILE          `helm test`: operator and agents are ready, every replica of the quorum
+ *                                                 answers this certificate and reaches its store
+ *
+ * Says what it found, a line each. Exit status 1: something is not as it should be, with the remedy; 2: the flags are wrong.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { type EndpointSlice, listQuorumEndpoints } from "../decide/quorum-endpoints.ts";
+import { Cluster } from "../kube/cluster.ts";
+import { hasKubeCode } from "../kube/kube-failure.ts";
+import { kindOf, type KubeObject } from "../kube/kube-object.ts";
+import { Failure } from "../lib/failure.ts";
+import { QUORUM_TIMING } from "../net/quorum-connection.ts";
+import { QuorumLink } from "../net/quorum-link.ts";
+import { TlsCredentials } from "../net/tls.ts";
+import type { Endpoint } from "../protocol/assignment.ts";
+
+const text = { type: "string" } as const;
+const FLAGS = {
+  namespace: text,
+  "quorum-service": text,
+  quorum: { type: "string", multiple: true },
+  cert: text,
+  key: text,
+  ca: text,
+  kubeconfig: text,
+} as const;
+type Flags = ReturnType<typeof readArguments>["values"];
+type Finding = { readonly isGood: boolean; readonly says: string };
+type Workload = KubeObject & {
+  readonly status?: {
+    readonly replicas?: number;
+    readonly readyReplicas?: number;
+    readonly desiredNumberScheduled?: number;
+    readonly numberReady?: number;
+  };
+};
+
+/** A rollout or an election may be on its way. */
+const patienceMs = 60_000;
+const quorumPatienceMs = 15_000;
+
+function readArguments() {
+  return parseArgs({ options: FLAGS, allowPositionals: true, strict: true });
+}
+
+const openCluster = ({ kubeconfig }: Flags): Cluster =>
+  kubeconfig === undefined ? Cluster.fromDefault() : Cluster.fromKubeconfig(kubeconfig);
+
+async function checkUninstall(flags: Flags): Promise<Finding[]> {
+  const cluster = openCluster(flags);
+  const kind = kindOf("twinrun.dev/v1alpha1", "ProtectedVM");
+  const items = await cluster.list<KubeObject>(kind).then(
+    (list) => list.items,
+    (error: unknown) => {
+      if (hasKubeCode(error, "NotFound")) {
+        return []; // The definition has gone, and every object with it.
+      }
+      throw error;
+    },
+  );
+  if (items.length === 0) {
+    return [{ isGood: true, says: "there is no ProtectedVM" }];
+  }
+  const names = items.map(({ metadata: { namespace = "", name } }) => `${namespace}/${name}`);
+  const remedy =
+    "delete them first, which leaves their virtual machines running: kubectl delete protectedvms --all --namespace ...";
+  return [
+    {
+      isGood: false,
+      says: `ProtectedVMs are still there: ${names.slice(0, 5).join(", ")}${names.length > 5 ? ", ..." : ""}; ${remedy}`,
+    },
+  ];
+}
+
+async function checkInstallation(flags: Flags): Promise<Finding[]> {
+  const { namespace, cert: certPath, key: keyPath, ca: caPath } = flags;
+  if (namespace === undefined || certPath === undefined || keyPath === undefined || caPath === undefined) {
+    throw new UsageFailure({ code: "BadFlag" }, "installation needs --namespace, --cert, --key and --ca");
+  }
+  const cluster = openCluster(flags);
+  const [operator, agents] = [
+    await waitForPods(cluster, { namespace, kind: "Deployment", name: "twinrun-operator" }),
+    await waitForPods(cluster, { namespace, kind: "DaemonSet", name: "twinrun-agent" }),
+  ];
+  const credentials = await TlsCredentials.open({ certPath, keyPath, caPath });
+  const endpoints = await listEndpoints(cluster, namespace, flags);
+  const quorum = await Promise.all(endpoints.map((endpoint) => askQuorum(endpoint, credentials)));
+  credentials.close();
+  const none = { isGood: false, says: "there is no replica of the quorum: look at the pods of twinrun-quorum" };
+  return [operator, agents, ...(quorum.length > 0 ? quorum : [none])];
+}
+
+type WorkloadRef = { readonly namespace: string; readonly kind: "Deployment" | "DaemonSet"; readonly name: string };
+
+async function waitForPods(cluster: Cluster, { namespace, kind, name }: WorkloadRef): Promise<Finding> {
+  const startedAtMs = performance.now();
+  for (;;) {
+    const workload = await cluster.read<Workload>({ kind: kindOf("apps/v1", kind), namespace, name });
+    const { wanted, ready } = countPods(workload?.status ?? {});
+    const isGood = wanted > 0 && ready >= wanted;
+    if (isGood || performance.now() - startedAtMs > patienceMs) {
+      const remedy = isGood ? "" : `: kubectl describe pods --namespace ${namespace}`;
+      return { isGood, says: `${kind} ${name}: ${ready} of ${wanted} pods are ready${remedy}` };
+    }
+    await sleep(1_000);
+  }
+}
+
+/** What a Deployment and a DaemonSet call by different names. */
+function countPods(status: NonNullable<Workload["status"]>): { readonly wanted: number; readonly ready: number } {
+  const { replicas = 0, readyReplicas = 0, desiredNumberScheduled = replicas, numberReady = readyReplicas } = status;
+  return { wanted: desiredNumberScheduled, ready: numberReady };
+}
+
+async function listEndpoints(cluster: Cluster, namespace: string, flags: Flags): Promise<Endpoint[]> {
+  const given = (flags.quorum ?? []).map(parseEndpoint);
+  const service = flags["quorum-service"];
+  if (service === undefined) {
+    return given;
+  }
+  const labelSelector = `kubernetes.io/service-name=${service}`;
+  const scope = { namespace, labelSelector };
+  const { items } = await cluster.list<KubeObject & EndpointSlice>(
+    kindOf("discovery.k8s.io/v1", "EndpointSlice"),
+    scope,
+  );
+  return [...listQuorumEndpoints(items), ...given];
+}
+
+function parseEndpoint(given: string): Endpoint {
+  const match = /^\[?(.+?)\]?:([0-9]{1,5})$/.exec(given);
+  if (match === null) {
+    throw new UsageFailure({ code: "BadFlag" }, `--quorum ${given} is no HOST:PORT`);
+  }
+  return { host: match[1] ?? "", port: Number(match[2]) };
+}
+
+async function askQuorum(endpoint: Endpoint, credentials: TlsCredentials): Promise<Finding> {
+  const link = new QuorumLink({ endpoint, credentials, timing: QUORUM_TIMING, onChanged: () => undefined });
+  const startedAtMs = performance.now();
+  while (!(link.isUp && link.isHealthy) && performance.now() - startedAtMs < quorumPatienceMs) {
+    await sleep(100);
+  }
+  const { isUp, isHealthy, failure } = link;
+  link.close();
+  const where = `quorum ${endpoint.host}:${endpoint.port}`;
+  if (!isUp) {
+    return { isGood: false, says: `${where} does not answer: ${failure?.message ?? "no connection"}` };
+  }
+  const says = isHealthy ? `${where} answers, and so does its store` : `${where} answers, but does not reach its store`;
+  return { isGood: isHealthy, says };
+}
+
+class UsageFailure extends Failure<{ readonly code: "BadFlag" }> {}
+
+async function check(): Promise<Finding[]> {
+  const { values, positionals } = readArguments();
+  switch (positionals.join(" ")) {
+    case "uninstall":
+      return await checkUninstall(values);
+    case "installation":
+      return await checkInstallation(values);
+    default:
+      throw new UsageFailure({ code: "BadFlag" }, "usage: node src/main/preflight.ts uninstall | installation FLAG...");
+  }
+}
+
+function isUsage(error: unknown): boolean {
+  const code = (error as { readonly code?: unknown } | null)?.code;
+  return error instanceof UsageFailure || (typeof code === "string" && code.startsWith("ERR_PARSE_ARGS"));
+}
+
+try {
+  const findings = await check();
+  for (const { isGood, says } of findings) {
+    process.stdout.write(`${isGood ? "good" : "WRONG"}: ${says}\n`);
+  }
+  process.exit(findings.every(({ isGood }) => isGood) ? 0 : 1);
+} catch (error) {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(isUsage(error) ? 2 : 1);
+}
