@@ -2,7 +2,7 @@
  * What the chart asks of the cluster, in a pod of its own:
  *
  *   node src/main/preflight.ts uninstall          before it is removed (hook pre-delete): fails while there is a ProtectedVM
- *   node src/main/preflight.ts installation --namespace NAMESPACE [--quorum-service NAME] [--quorum HOST:PORT]...
+ *   node src/main/preflight.ts installation --namespace NAMESPACE [--quorum-service NAME] [--quorum HOST:PORT]... [--patience-ms MS]
  *       --cert FILE --key FILE --ca FILE          `helm test`: operator and agents are ready, every replica of the quorum
  *                                                 answers this certificate and reaches its store
  *
@@ -29,6 +29,7 @@ const FLAGS = {
   key: text,
   ca: text,
   kubeconfig: text,
+  "patience-ms": text,
 } as const;
 type Flags = ReturnType<typeof readArguments>["values"];
 type Finding = { readonly isGood: boolean; readonly says: string };
@@ -42,7 +43,7 @@ type Workload = KubeObject & {
 };
 
 /** A rollout or an election may be on its way. */
-const patienceMs = 60_000;
+const podsPatienceMs = 60_000;
 const quorumPatienceMs = 15_000;
 
 function readArguments() {
@@ -84,10 +85,11 @@ async function checkInstallation(flags: Flags): Promise<Finding[]> {
     throw new UsageFailure({ code: "BadFlag" }, "installation needs --namespace, --cert, --key and --ca");
   }
   const cluster = openCluster(flags);
-  const [operator, agents] = [
-    await waitForPods(cluster, { namespace, kind: "Deployment", name: "twinrun-operator" }),
-    await waitForPods(cluster, { namespace, kind: "DaemonSet", name: "twinrun-agent" }),
-  ];
+  const patienceMs = Number(flags["patience-ms"] ?? podsPatienceMs);
+  const [operator, agents] = await Promise.all([
+    waitForPods(cluster, { namespace, kind: "Deployment", name: "twinrun-operator", patienceMs }),
+    waitForPods(cluster, { namespace, kind: "DaemonSet", name: "twinrun-agent", patienceMs }),
+  ]);
   const credentials = await TlsCredentials.open({ certPath, keyPath, caPath });
   const endpoints = await listEndpoints(cluster, namespace, flags);
   const quorum = await Promise.all(endpoints.map((endpoint) => askQuorum(endpoint, credentials)));
@@ -96,9 +98,14 @@ async function checkInstallation(flags: Flags): Promise<Finding[]> {
   return [operator, agents, ...(quorum.length > 0 ? quorum : [none])];
 }
 
-type WorkloadRef = { readonly namespace: string; readonly kind: "Deployment" | "DaemonSet"; readonly name: string };
+type WorkloadRef = {
+  readonly patienceMs: number;
+  readonly namespace: string;
+  readonly kind: "Deployment" | "DaemonSet";
+  readonly name: string;
+};
 
-async function waitForPods(cluster: Cluster, { namespace, kind, name }: WorkloadRef): Promise<Finding> {
+async function waitForPods(cluster: Cluster, { namespace, kind, name, patienceMs }: WorkloadRef): Promise<Finding> {
   const startedAtMs = performance.now();
   for (;;) {
     const workload = await cluster.read<Workload>({ kind: kindOf("apps/v1", kind), namespace, name });

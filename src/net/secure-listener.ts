@@ -13,7 +13,7 @@ import { createServer, type Server, type TLSSocket } from "node:tls";
 import type { AddressInfo, Socket } from "node:net";
 import { NetFailure, parseNetFailure, type Target } from "./net-failure.ts";
 import { plainHost } from "./frame-connection.ts";
-import { encodePeerUri, type PeerIdentity } from "./peer-identity.ts";
+import { encodePeerUri, type PeerIdentity, type PeerService } from "./peer-identity.ts";
 import type { ExpectedPeer } from "./secure-connect.ts";
 import { assertPeer, readPeerIdentity, type TlsCredentials } from "./tls.ts";
 
@@ -37,6 +37,8 @@ export type SecureListenerOptions = {
   readonly port: number;
   readonly credentials: TlsCredentials;
   readonly expected: ExpectedPeer;
+  /** Services that are let in too, whatever their name. */
+  readonly alsoServices?: readonly PeerService[] | undefined;
   readonly limits?: Partial<ListenLimits> | undefined;
   /** `host` is the listed address the peer came in by. */
   readonly onSocket: (socket: TLSSocket, peer: PeerIdentity, host: string) => void;
@@ -189,7 +191,9 @@ export class SecureListener {
     const remote = remoteOf(socket);
     try {
       const peer = readPeerIdentity(socket);
-      assertPeer(peer, this.#options.expected.service, this.#options.expected.name);
+      if (this.#options.alsoServices?.includes(peer.service) !== true) {
+        assertPeer(peer, this.#options.expected.service, this.#options.expected.name);
+      }
       if (this.#connectionCount >= this.#limits.connectionsMax) {
         const limit = this.#limits.connectionsMax;
         throw tooMany(limit, `${limit} connections are open`);

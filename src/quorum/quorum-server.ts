@@ -62,6 +62,8 @@ export class QuorumServer {
     const listener = await SecureListener.open({
       ...options,
       expected: { service: "node" },
+      // It may look; what it asks to change is refused, as it is no node.
+      alsoServices: ["operator"],
       onSocket: (socket, peer) => {
         const decoder = new QuorumMessageDecoder();
         const connection = new FrameConnection({ socket, peer, decoder, backlogBytesMax: ANSWER_BACKLOG_BYTES_MAX });
