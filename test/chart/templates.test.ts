@@ -1,9 +1,11 @@
 /** The chart as Helm renders it, without a cluster. Skipped, with a line that says how to mend that, where there is no Helm. */
 import { describe, expect, test } from "@jest/globals";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse } from "yaml";
 import { customResources } from "../../src/api/custom-resources.ts";
+import { parseOperatorFlags } from "../../src/operator/operator-flags.ts";
+import { parseQuorumFlags } from "../../src/quorum/quorum-flags.ts";
 import { findRemedy } from "../lab/kubernetes/programs.ts";
 import {
   type ChartObject,
@@ -104,6 +106,33 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
         });
       }
     }
+  });
+
+  test("gives the processes flags that they take", () => {
+    const argsOf = (values: Json, name: string): string[] => {
+      const [script, ...args] = findPodSpec(renderChart(values), name).containers[0]?.args ?? [];
+      expect(existsSync(join(root, script ?? ""))).toBe(true);
+      // What kubelet puts in.
+      return args.map((arg) =>
+        arg.replace("$(POD_NAMESPACE)", systemNamespace).replaceAll(/[$][(]\w+[)]/g, "10.0.0.1"),
+      );
+    };
+    expect(parseOperatorFlags(argsOf({}, "Deployment twinrun-operator"))).toMatchObject({
+      settings: {
+        guestsNamespace: "twinrun-guests",
+        hookImage: expect.stringContaining("twinrun-hook:"),
+        hookMode: "Sidecar",
+      },
+    });
+    const lease = argsOf({ quorum: { store: "lease" } }, "Deployment twinrun-quorum");
+    expect(parseQuorumFlags(lease).store.tag).toBe("lease");
+    const etcd = argsOf({}, "Deployment twinrun-quorum");
+    expect(parseQuorumFlags(etcd).store.tag).toBe("etcd");
+    const known = readFileSync(join(root, "src/main/agent.ts"), "utf8");
+    const flags = argsOf({ agent: { uplinks: ["eth0"] } }, "DaemonSet twinrun-agent").map(
+      (arg) => /^--([a-z-]+)=/.exec(arg)?.[1],
+    );
+    expect(flags.filter((flag) => !new RegExp(`^  "?${flag ?? "none"}"?: (text|[{])`, "m").test(known))).toEqual([]);
   });
 
   test("bounds the memory of everything that is not a guest's", () => {

@@ -27,7 +27,8 @@ function encodeLua(value: unknown): string {
     return `{${value.map(encodeLua).join(",")}}`;
   }
   if (typeof value === "object" && value !== null) {
-    return `{${Object.entries(value).map(([key, each]) => `[${JSON.stringify(key)}]=${encodeLua(each)}`).join(",")}}`; // prettier-ignore
+    const fields = Object.entries(value).map(([key, each]) => `[${JSON.stringify(key)}]=${encodeLua(each)}`);
+    return `{${fields.join(",")}}`;
   }
   return JSON.stringify(value);
 }
@@ -104,7 +105,14 @@ const settled = condition("Stalled", "False", "NotStalled");
     ["a new one", {}, "Progressing: no agent has reported yet"],
     [
       "a protected one",
-      { status: { sides: [{ node: "b", role: "standby", state: "ready" }, { node: "a", role: "primary", state: "protected" }] } }, // prettier-ignore
+      {
+        status: {
+          sides: [
+            { node: "b", role: "standby", state: "ready" },
+            { node: "a", role: "primary", state: "protected" },
+          ],
+        },
+      },
       "Healthy: a runs it: protected",
     ],
     [

@@ -7,8 +7,8 @@
  *   docker.io/twinrun/twinrun-hook:VERSION    the same files, starts the hook with the arguments it is given, if any
  *   docker.io/lab/etcd:1                      the etcd of this machine
  *
- * Kept in $TWINRUN_CACHE/kubernetes/twinrun-images, named by the hash of all they are made of; layers that did not change are taken from
- * there. Needs root, as the hook's compiled code is made by the user it runs as.
+ * Kept in $TWINRUN_CACHE/kubernetes/twinrun-images, named by the hash of all they are made of; layers that did not change are
+ * taken from there. Needs root, as the hook's compiled code is made by the user it runs as.
  *
  * Run directly (`node test/lab/kubernetes/images.ts`) it provides them and prints the archives' paths.
  */
@@ -164,7 +164,8 @@ function fillBase(root: string): void {
   const accounts = { root: 0, qemu: hookUser, nonroot: 65_532 };
   const lines = Object.entries(accounts).map(([name, id]) => `${name}:x:${id}:${id}::/:/bin/sh\n`);
   writeFileSync(join(root, "etc/passwd"), lines.join(""));
-  writeFileSync(join(root, "etc/group"), Object.entries(accounts).map(([name, id]) => `${name}:x:${id}:\n`).join("")); // prettier-ignore
+  const groups = Object.entries(accounts).map(([name, id]) => `${name}:x:${id}:\n`);
+  writeFileSync(join(root, "etc/group"), groups.join(""));
 }
 
 /** Node, and the packages that production needs, without what only an editor reads. */
