@@ -6,7 +6,8 @@
  *        lab-command.ts help                 all that can be done with it, with its names in place
  *
  * The lab belongs to one process of its own, the supervisor (`serve`), which `up` leaves behind. It takes commands on a socket
- * in build/lab and ends everything when it is told to, or by SIGTERM; killed with -9 it takes the nodes with it.
+ * in build/lab (or TWINRUN_LAB, for another lab beside it) and ends everything when it is told to, or by SIGTERM; killed with
+ * -9 it takes the nodes with it.
  */
 import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
@@ -19,7 +20,8 @@ import { type NetworkName, networkNames } from "./network.ts";
 
 class CommandFailure extends Failure<{ readonly code: "NoLab" | "NotUnderstood" | "NotDone" }> {}
 
-const directory = resolve(import.meta.dirname, "../../../build/lab");
+/** One lab for each directory. */
+const directory = resolve(process.env["TWINRUN_LAB"] ?? join(import.meta.dirname, "../../../build/lab"));
 /** A socket's path may have no more than a hundred characters, so both ends go to its directory first. */
 const socketName = "socket";
 const logPath = join(directory, "log");

@@ -50,6 +50,7 @@ export async function startLab(options: KubernetesLabOptions = {}): Promise<Kube
       address: network.planeAddress,
       with: ["kube-controller-manager", "kube-scheduler"],
     });
+    say("the control plane serves");
     lab = new KubernetesLab({ record, directory, network, plane, nodes, imageStore });
     await lab.boot(say);
     return lab;
