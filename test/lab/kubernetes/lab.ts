@@ -161,7 +161,10 @@ export class KubernetesLab {
     return this.plane.kill("kube-apiserver");
   }
 
-  /** Resolves when it serves. */
+  /**
+   * Resolves when it serves. After a minute without it that takes as long again: Kubernetes' own programs have by then come to
+   * look for it every thirty seconds or so. Until they do, controllers see no changes, and nodes are taken for lost.
+   */
   startApiServer(): Promise<void> {
     this.plane.start("kube-apiserver");
     return this.plane.waitUntilReady();
