@@ -303,18 +303,12 @@ async function waitForPolicies(): Promise<void> {
 
     test("keeps records in Leases of its namespace", async () => {
       expectDone(await send(quorum, "POST", leases(systemNamespace), { body: lease("guest") }));
-<<<<<<< HEAD
       const read = await send(quorum, "GET", `${leases(systemNamespace)}/guest`);
       expectDone(read);
       const { metadata } = read.body as { metadata: { resourceVersion: string } };
       const body = { metadata: { resourceVersion: metadata.resourceVersion, annotations: { record: "{}" } } };
       const change = { body, type: "application/merge-patch+json" };
       expectDone(await send(quorum, "PATCH", `${leases(systemNamespace)}/guest`, change));
-=======
-      expectDone(await send(quorum, "GET", `${leases(systemNamespace)}/guest`));
-      const patch = { body: { spec: { holderIdentity: "node-a" } }, type: jsonMergePatch };
-      expectDone(await send(quorum, "PATCH", `${leases(systemNamespace)}/guest`, patch));
->>>>>>> 2842b61 (The chart's flags are those that the processes take; the quorum patches its Leases)
     });
 
     test.each([
