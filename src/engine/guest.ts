@@ -8,7 +8,7 @@ import { type MachineShape } from "../protocol/messages.ts";
 import { GuestMemory } from "../memory/guest-memory.ts";
 import { enlargePipe } from "../memory/libc.ts";
 import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ram-blocks.ts";
-import { applyNice, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
+import { applyNice, findThread, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
 import { type OutputGate } from "../memory/output-gate.ts";
 import { type Shim, ShimFailure, openShim } from "../memory/shim.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
@@ -94,7 +94,8 @@ export class Guest {
     log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
     guest.#watch(listener);
     for (const cpu of await qmp.execute("query-cpus-fast", {})) {
-      guest.#cpuFds.push(openSync(`/proc/${found.pid}/task/${cpu["thread-id"]}/stat`, "r"));
+      const tid = present(findThread(found.pid, cpu["thread-id"]), "the thread of a virtual CPU");
+      guest.#cpuFds.push(openSync(`/proc/${found.pid}/task/${tid}/stat`, "r"));
     }
     guest.#raisePriority(log);
     if (guest.obstacles.length > 0) {

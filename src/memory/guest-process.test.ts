@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { getPriority } from "node:os";
 import { FakeGuest } from "./fake-guest.ts";
-import { applyNice, applyRealtime, listThreads, openGuestProcess, readStartTime } from "./guest-process.ts";
+import { applyNice, applyRealtime, findThread, listThreads, openGuestProcess, readStartTime } from "./guest-process.ts";
 
 const children: ChildProcess[] = [];
 
@@ -109,4 +109,17 @@ test("threads are listed and scheduled", () => {
   expect(() => {
     applyNice(4_194_303, 1);
   }).toThrow(/setpriority failed with ESRCH/);
+});
+
+test("a thread of a process in a PID namespace of its own is found by the number it has in there", async () => {
+  const parent = spawn("unshare", ["--pid", "--fork", "--kill-child", "sleep", "60"]);
+  children.push(parent);
+  const file = `/proc/${parent.pid ?? -1}/task/${parent.pid ?? -1}/children`;
+  let pid = 0;
+  while (pid === 0) {
+    pid = Number(readFileSync(file, "utf8").trim());
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  expect(findThread(pid, 1)).toBe(pid);
+  expect(findThread(pid, pid)).toBeUndefined();
 });

@@ -75,6 +75,16 @@ export function listThreads(pid: number): readonly Thread[] {
   });
 }
 
+/** The thread that the process itself knows as `innerTid`: in a pod it has a PID namespace of its own, and other numbers. */
+export function findThread(pid: number, innerTid: number): number | undefined {
+  return listThreads(pid).find(({ tid }) => readInnerTid(pid, tid) === innerTid)?.tid;
+}
+
+function readInnerTid(pid: number, tid: number): number {
+  const status = readFileSync(`/proc/${pid}/task/${tid}/status`, "utf8");
+  return Number(/^NSpid:.*?([0-9]+)$/m.exec(status)?.[1] ?? tid);
+}
+
 /** Sets how a thread shares the processor: -20 (much) to 19 (little). */
 export function applyNice(tid: number, nice: number): void {
   const PRIO_PROCESS = 0;
