@@ -46,7 +46,7 @@ export type Move = {
   readonly make: (shell: Shell) => void;
 };
 
-/** Elsewhere it changes nothing. */
+/** Elsewhere it changes nothing. The last one is kept for the end, which is in `alone`. */
 const RELEASED_FROM: ReadonlySet<string> = new Set(["alone", "syncing", "declaring", "protected"]);
 
 const SHAPE = { qemuVersion: "", machine: "", ramBlocks: [], disks: [] };
@@ -156,7 +156,8 @@ function addEngineMoves(moves: Move[], world: World, { host, faults }: HostFault
   }
   addReplicationMoves(moves, world, host);
   addTimerMoves(moves, world, { host, faults });
-  if (world.budget.releases > 0 && RELEASED_FROM.has(engine.side.state.tag)) {
+  const mayRelease = world.budget.releases === 1 ? engine.side.state.tag === "alone" : world.budget.releases > 0;
+  if (mayRelease && RELEASED_FROM.has(engine.side.state.tag)) {
     budgeted(moves, "releases", `${node}: release asked`, (shell) => {
       shell.post(host, { tag: "releaseAsked" });
     });
