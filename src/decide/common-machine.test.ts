@@ -42,6 +42,12 @@ describe("the machine two nodes have in common", () => {
       machine: { type: "pc-q35-rhel9.6.0", cpuModel: "Haswell" },
     },
     {
+      when: "an emulating node lists processors without 64 bits",
+      first: { models: ["486", "Westmere", "coreduo", "n270"] },
+      second: { models: ["486", "Westmere", "coreduo", "n270"] },
+      machine: { cpuModel: "Westmere" },
+    },
+    {
       when: "versions have two digits",
       first: { types: ["pc-q35-rhel9.6.0", "pc-q35-rhel9.10.0"] },
       second: { types: ["pc-q35-rhel9.6.0", "pc-q35-rhel9.10.0"] },

@@ -19,7 +19,8 @@ const TYPE_LABEL = "machine-type.node.kubevirt.io/";
 
 /** Models of KubeVirt's list that are known to be older than others of their maker; what is not in it counts as newest. */
 const MODELS_BY_AGE = [
-  ...["486", "qemu32", "qemu64", "kvm32", "kvm64", "pentium", "pentium2", "pentium3", "Conroe", "Penryn", "Nehalem"],
+  ...["486", "qemu32", "kvm32", "pentium", "pentium2", "pentium3", "athlon", "coreduo", "n270"], // These have no 64 bits.
+  ...["qemu64", "kvm64", "phenom", "core2duo", "Conroe", "Penryn", "Nehalem"],
   ...["Westmere", "SandyBridge", "IvyBridge", "Haswell-noTSX", "Haswell", "Broadwell-noTSX", "Broadwell"],
   ...["Skylake-Client", "Skylake-Server", "Cascadelake-Server", "Cooperlake", "Icelake-Server", "SapphireRapids"],
   ...["Opteron_G1", "Opteron_G2", "Opteron_G3", "Opteron_G4", "Opteron_G5", "EPYC", "EPYC-Rome", "EPYC-Milan"],
