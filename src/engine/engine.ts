@@ -647,6 +647,10 @@ export class Engine {
       case "shutDown":
         if (event.byGuest) {
           this.#post({ tag: "guestShutDown" });
+        } else if (stateName(this.#side) === "protected") {
+          // Somebody ends QEMU in order. Its mirrors would end first, and look like a standby that is lost: the quorum would
+          // let this side run alone a moment before it is gone, and nobody could go on.
+          this.#whenGuestDied(`it was told to end: ${event.reason}`);
         }
         return;
       case "diskFailed":

@@ -282,6 +282,14 @@ export class Cluster {
     return killExactly(found.pid, found.startTime);
   }
 
+  /** As libvirt ends a QEMU: it is asked to, and takes its mirrors and files apart in order. */
+  async endQemu(host: PairHost, guest: string): Promise<number> {
+    const { qemu } = present((await this.readGuest(guest)).sides[host], `status of ${guest} on host ${host}`);
+    const atMs = Date.now();
+    process.kill(present(qemu, `a QEMU of ${guest} on host ${host}`).pid, "SIGTERM");
+    return atMs;
+  }
+
   async killEngine(host: PairHost, guest: string): Promise<number> {
     const side = present((await this.readGuest(guest)).sides[host], `status of ${guest} on host ${host}`);
     return killExactly(present(side.enginePid, `an engine of ${guest} on host ${host}`));
