@@ -22,7 +22,7 @@ JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
 .PHONY: help setup modules build generate format lint unit test sim model soak demo traces bench clean \
-  lab-binaries kubernetes lab lab-down lab-power-off lab-power-on
+  lab-binaries kubernetes e2e lab lab-down lab-power-off lab-power-on
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ lab-binaries: ## Build a real Kubernetes, once (ten minutes or more); PROGRAMS=k
 
 kubernetes: setup lab-binaries ## The tests against a real Kubernetes: custom resources, a control plane, a node
 	@$(NODE) test/main.ts kubernetes
+
+e2e: setup lab-binaries ## Twinrun on a cluster of three nodes, every fault done to it, a client that counts
+	@$(NODE) test/main.ts e2e
 
 lab: setup lab-binaries ## A Kubernetes of three nodes on this machine, to try things on; it says how to use it
 	@$(LAB) up

@@ -45,6 +45,7 @@ const light = "(tidy|golden|fuzz|sim|model|traces|scenario)";
 
 /** They want programs that take half an hour to build (make lab-binaries). */
 const kubernetes = "/test/(lab/kubernetes|chart)/";
+const endToEnd = "/test/e2e/";
 
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
@@ -53,12 +54,13 @@ const stages: readonly Stage[] = [
   { name: "model", command: [node, "test/model/main.ts"] },
   {
     name: "integration",
-    command: jest(`${root}/test/`, "--testPathIgnorePatterns", `/test/${light}`, kubernetes, "--runInBand"),
+    command: jest(`${root}/test/`, "--testPathIgnorePatterns", `/test/${light}`, kubernetes, endToEnd, "--runInBand"),
     countedBy: "jest",
   },
   { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30", "--directory", "build/soak"] },
   { name: "traces", command: [node, "test/traces/main.ts", "build/soak"] },
   { name: "kubernetes", command: jest(`${root}${kubernetes}`, "--runInBand"), countedBy: "jest", onRequest: true },
+  { name: "e2e", command: jest(`${root}${endToEnd}`, "--runInBand"), countedBy: "jest", onRequest: true },
 ];
 
 const print = (line: string): void => {

@@ -1,6 +1,6 @@
 /**
- * What a client sees of faults on a cluster: nothing. One guest under protection, one client that never reconnects, and every fault of the
- * list done to it, one after the other; after each the guest must be protected again.
+ * What a client sees of faults on a cluster: nothing. One guest under protection, one client that never reconnects, and every
+ * fault of the list done to it, one after the other; after each the guest must be protected again.
  */
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -50,7 +50,7 @@ async function deletePods({ platform }: Scene, labelSelector: string, node?: str
   const { items } = await platform.cluster.list(pods, { namespace: systemNamespace, labelSelector, fieldSelector });
   for (const { metadata } of items) {
     await platform.cluster.remove(
-      { kind: pods, namespace: systemNamespace, name: metadata.name ?? "" },
+      { kind: pods, namespace: systemNamespace, name: metadata.name },
       { gracePeriodSeconds: 0 },
     );
   }

@@ -51,7 +51,13 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
   const cluster = Cluster.fromKubeconfig(lab.kubeconfigPath);
   let kubevirt: LabKubevirt | undefined;
   try {
-    kubevirt = await startKubevirt({ plane: lab.plane, launcher, address: lab.network.machineAddress, images: disks, say });
+    kubevirt = await startKubevirt({
+      plane: lab.plane,
+      launcher,
+      address: lab.network.machineAddress,
+      images: disks,
+      say,
+    });
     const platform = new Platform(lab, cluster, kubevirt);
     await platform.install(options);
     return platform;
@@ -154,11 +160,11 @@ export class Platform {
       const { items } = await this.cluster.list<Pod>(pods, { namespace: systemNamespace });
       const waiting = items.filter(({ status }) => !hasCondition(status?.conditions, "Ready"));
       if (items.length > 4 && waiting.length === 0) {
-        say(`Twinrun runs: ${items.map(({ metadata }) => metadata?.name ?? "").join(", ")}`);
+        say(`Twinrun runs: ${items.map(({ metadata }) => metadata.name).join(", ")}`);
         return;
       }
       if (Date.now() > deadlineMs) {
-        throw new Error(`not ready: ${JSON.stringify(waiting.map(({ metadata, status }) => [metadata?.name, status]))}`);
+        throw new Error(`not ready: ${JSON.stringify(waiting.map(({ metadata, status }) => [metadata.name, status]))}`);
       }
       await sleep(500);
     }
