@@ -1,4 +1,4 @@
-/** Somebody ends the primary's QEMU in order, as libvirt does when its machine is destroyed: the standby goes on, as after kill -9. */
+/** QEMU is ended in order, as libvirt does when its machine is destroyed: the standby goes on, as after kill -9. */
 import { expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createCluster } from "../lab/cluster.ts";

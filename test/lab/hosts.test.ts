@@ -85,7 +85,8 @@ describe("a lab", () => {
     expect(reaches(lab, "q", addressOf("b", "management"))).toBe(true);
     expect(reaches(lab, "a", addressOf("b", "replication2"))).toBe(true);
     lab.restoreLink("management", "a");
-    expect(reaches(lab, "q", addressOf("a", "management"))).toBe(true);
+    // The kernel asks for a neighbour once a second, and one try here takes as long.
+    expect([1, 2, 3].some(() => reaches(lab, "q", addressOf("a", "management")))).toBe(true);
   });
 
   test("a host without power says nothing, its processes are gone, its disk stays and its run directory does not", async () => {
