@@ -296,8 +296,9 @@ export class Reflector<T extends KubeObject, Kept = T> {
     const { plural } = this.#options.kind;
     const { failedCount, delayMs } = this.#progress;
     if (event.tag === "failed" || event.tag === "watchFailed") {
-      // That a server forgets is usual, after its restart for one.
-      const level = failedCount === 1 && !hasKubeCode(event.error, "Expired") ? "warn" : "debug";
+      // That a server forgets is usual, after its restart for one; so is silence about a kind of which nothing happens.
+      const isUsual = hasKubeCode(event.error, "Expired") || isSilence(event);
+      const level = failedCount === 1 && !isUsual ? "warn" : "debug";
       this.#log[level]({ error: event.error, plural, failedCount, delayMs }, "the API server is not followed");
     } else if (before.failedCount > 0 && failedCount === 0) {
       this.#log.info({ plural, failedCount: before.failedCount }, "the API server is followed again");
@@ -309,6 +310,9 @@ export class Reflector<T extends KubeObject, Kept = T> {
     return pause(delayMs * (0.5 + 0.5 * this.#random.fraction()), this.#stopping.signal);
   }
 }
+
+const isSilence = (event: ReflectorEvent): boolean =>
+  event.tag === "watchFailed" && event.isFruitful && hasKubeCode(event.error, "TimedOut");
 
 function removeFrom(index: Map<string, Set<string>>, value: string, key: string): void {
   const keys = index.get(value);

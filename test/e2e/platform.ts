@@ -9,6 +9,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { parseGuestPair } from "../../src/api/guest-pair.ts";
 import { parseProtectedVm, type ProtectedVm } from "../../src/api/protected-vm.ts";
 import { present } from "../../src/lib/assert.ts";
 import { Cluster } from "../../src/kube/cluster.ts";
@@ -139,7 +140,8 @@ export class Platform {
     for (;;) {
       // An API server that is away just now is asked again.
       const vm = await this.readProtectedVm(name).catch(() => undefined);
-      if (vm !== undefined && holds(vm)) {
+      const guest = vm?.status?.guest ?? "";
+      if (vm !== undefined && holds(vm) && (!isReady(vm) || (await this.#isProtected(guest).catch(() => false)))) {
         return vm;
       }
       if (Date.now() > deadlineMs) {
@@ -149,8 +151,21 @@ export class Platform {
     }
   }
 
+  /**
+   * Ready, and the primary's agent says so too: a ProtectedVM's status is as old as the last word of the leading operator, which
+   * may have gone with a node, and the next one takes its time.
+   */
   waitUntilReady(name: string, timeoutMs?: number): Promise<ProtectedVm> {
     return this.waitForProtectedVm(name, isReady, timeoutMs);
+  }
+
+  /** Whether the agent of the node that runs the guest reports that it is protected. */
+  async #isProtected(guest: string): Promise<boolean> {
+    const ref = { kind: kindOf("twinrun.dev/v1alpha1", "GuestPair"), namespace: systemNamespace, name: guest };
+    const object = await this.cluster.read(ref);
+    const sides = object === undefined ? [] : (parseGuestPair(object, `GuestPair ${guest}`).status?.sides ?? []);
+    const latest = sides.toSorted((one, other) => one.term - other.term).at(-1)?.term;
+    return sides.some(({ role, state, term }) => role === "primary" && state === "protected" && term === latest);
   }
 
   async #waitForPods(say: (line: string) => void): Promise<void> {
