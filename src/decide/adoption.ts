@@ -70,10 +70,10 @@ function encodeAdopted(subject: Subject, view: PairView, adopted: { side: SideVi
     annotations,
     spec: instance,
   } = encodeInstance(encodeRecipe(subject, view), encodeTwinSide(adopted, new Map()));
-  const { running, ...others } = spec;
+  const others = Object.fromEntries(Object.entries(spec).filter(([field]) => field !== "running"));
   const template = mergeJson(readObject(spec, "template"), { metadata: { labels, annotations } });
-  // `running` and `runStrategy` exclude each other.
-  return { ...others, ...(running === undefined ? {} : {}), template: { ...template, spec: instance } };
+  // The old field `running` and runStrategy exclude each other.
+  return { ...others, template: { ...template, spec: instance } };
 }
 
 function planPatch({ spec = {}, metadata }: VirtualMachine, desired: Json, runStrategy: string): Json | undefined {
