@@ -21,7 +21,7 @@ KILLS ?= 30
 JSON ?= build/bench.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup modules build generate format lint unit test sim model soak demo traces bench clean \
+.PHONY: help setup modules build generate format lint unit test sim model soak demo demo-cluster traces bench clean \
   lab-binaries kubernetes e2e lab lab-down lab-power-off lab-power-on
 
 help: ## Print what there is to make
@@ -92,6 +92,9 @@ soak: setup ## Kill processes, hosts and links at random, KILLS=30 of them; SEED
 demo: setup ## Two hosts, two guests, kill -9, power off, cut cables: watch clients not notice
 	@rm -rf build/demo
 	@$(NODE) test/demo/main.ts --traces $(CURDIR)/build/demo
+
+demo-cluster: setup lab-binaries ## A ProtectedVM with PostgreSQL on three Kubernetes nodes: power off, and clients do not notice
+	@$(NODE) test/demo/on-cluster.ts
 
 traces: modules ## Replay what the engines of make soak and make demo wrote down through the protocol machine
 	@$(NODE) test/traces/main.ts build

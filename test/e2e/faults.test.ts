@@ -14,7 +14,7 @@ import { buildProtectedGuest } from "./guest-manifests.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "./platform.ts";
 
 const guest = "counter";
-const address = "10.76.0.60";
+const address = "10.77.0.60";
 /** The first run builds images; later ones take a minute. */
 const setUpMsMax = 1_500_000;
 const faultMsMax = 400_000;

@@ -14,6 +14,7 @@ import { parseProtectedVm, type ProtectedVm } from "../../src/api/protected-vm.t
 import { present } from "../../src/lib/assert.ts";
 import { Cluster } from "../../src/kube/cluster.ts";
 import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
+import { collectOutput } from "../lab/command-output.ts";
 import { etcdImage, provideTwinrunImages } from "../lab/kubernetes/images.ts";
 import { type LabKubevirt, startKubevirt } from "../lab/kubernetes/kubevirt/lab-kubevirt.ts";
 import { provideKernelImage, provideLauncherImage } from "../lab/kubernetes/kubevirt/launcher-image.ts";
@@ -114,7 +115,12 @@ export class Platform {
       const path = join(directory, "values.json");
       writeFileSync(path, JSON.stringify(values));
       const place = ["--kubeconfig", this.lab.kubeconfigPath, "--namespace", systemNamespace, "--create-namespace"];
-      return await runToEnd(program, [...command, ...place, "--values", path]);
+      const args = [...command, ...place, "--values", path];
+      return await collectOutput(
+        spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] }),
+        ["helm", ...args],
+        "here",
+      );
     } finally {
       rmSync(directory, { recursive: true });
     }
@@ -194,21 +200,3 @@ const hasCondition = (conditions: readonly Condition[] | undefined, type: string
 
 export const isReady = ({ metadata, status }: ProtectedVm): boolean =>
   status?.observedGeneration === metadata.generation && hasCondition(status?.conditions, "Ready");
-
-/** Standard output; throws everything that was said when the program failed. */
-function runToEnd(program: string, args: readonly string[]): Promise<string> {
-  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
-  let said = "";
-  let wrong = "";
-  child.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (wrong += text));
-  return new Promise((resolve, reject) => {
-    child.on("error", reject).on("close", (status) => {
-      if (status === 0) {
-        resolve(said);
-      } else {
-        reject(new Error(`${program} ${args.slice(0, 3).join(" ")} ended with ${String(status)}:\n${said}${wrong}`));
-      }
-    });
-  });
-}

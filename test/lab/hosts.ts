@@ -31,6 +31,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assert, present } from "../../src/lib/assert.ts";
 import { Failure } from "../../src/lib/failure.ts";
+import { collectOutput } from "./command-output.ts";
 
 export type HostName = "a" | "b" | "q" | "c";
 export type NetworkName = "guest" | "replication1" | "replication2" | "management";
@@ -166,22 +167,7 @@ export class Lab {
 
   /** The same without holding up everything else; for whatever takes longer than a moment. */
   execute(host: HostName, command: readonly string[]): Promise<string> {
-    const child = this.spawn(host, command);
-    let output = "";
-    let said = "";
-    child.stdout?.setEncoding("utf8").on("data", (text: string) => (output += text));
-    child.stderr?.setEncoding("utf8").on("data", (text: string) => (said += text));
-    return new Promise((resolve, reject) => {
-      child.on("error", reject).on("close", (status, signal) => {
-        if (status === 0) {
-          resolve(output);
-        } else {
-          const line = command.join(" ");
-          const message = `${line} on host ${host} ended with ${signal ?? String(status)}: ${said.trim()}`;
-          reject(new LabFailure({ code: "LabCommandFailed", command: line }, message));
-        }
-      });
-    });
+    return collectOutput(this.spawn(host, command), command, `host ${host}`);
   }
 
   /** A tap of `host`, member of the guest network. Made again when the host is powered on. */

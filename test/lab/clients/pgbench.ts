@@ -34,7 +34,7 @@ export type PgbenchResult = {
 
 const connection = (host: string): string[] => ["-h", host, "-U", "lab"];
 
-export async function runPgbench(lab: Lab, options: PgbenchOptions): Promise<PgbenchResult> {
+export async function runPgbench(lab: Pick<Lab, "spawn" | "execute">, options: PgbenchOptions): Promise<PgbenchResult> {
   const { host, clientsCount, durationSeconds } = options;
   await waitForPostgres(lab, host, 120_000);
   const before = await countHistory(lab, host);
@@ -64,7 +64,11 @@ export async function runPgbench(lab: Lab, options: PgbenchOptions): Promise<Pgb
 }
 
 /** Waits until the server answers queries. */
-export async function waitForPostgres(lab: Lab, host: string, timeoutMs: number): Promise<void> {
+export async function waitForPostgres(
+  lab: Pick<Lab, "spawn" | "execute">,
+  host: string,
+  timeoutMs: number,
+): Promise<void> {
   const deadlineMs = Date.now() + timeoutMs;
   for (;;) {
     try {
@@ -79,11 +83,11 @@ export async function waitForPostgres(lab: Lab, host: string, timeoutMs: number)
   }
 }
 
-async function countHistory(lab: Lab, host: string): Promise<number> {
+async function countHistory(lab: Pick<Lab, "spawn" | "execute">, host: string): Promise<number> {
   return Number(await query(lab, host, "select count(*) from pgbench_history"));
 }
 
-async function haveEqualSums(lab: Lab, host: string): Promise<boolean> {
+async function haveEqualSums(lab: Pick<Lab, "spawn" | "execute">, host: string): Promise<boolean> {
   const sums = await query(
     lab,
     host,
@@ -93,12 +97,16 @@ async function haveEqualSums(lab: Lab, host: string): Promise<boolean> {
   return new Set(sums.split("|")).size === 1;
 }
 
-async function query(lab: Lab, host: string, sql: string): Promise<string> {
+async function query(lab: Pick<Lab, "spawn" | "execute">, host: string, sql: string): Promise<string> {
   const command = ["psql", ...connection(host), "-d", "lab", "--no-align", "--tuples-only", "--command", sql];
   return (await lab.execute("c", ["timeout", "60", ...command])).trim();
 }
 
-function runToEnd(lab: Lab, { onProgress }: PgbenchOptions, command: readonly string[]): Promise<string> {
+function runToEnd(
+  lab: Pick<Lab, "spawn" | "execute">,
+  { onProgress }: PgbenchOptions,
+  command: readonly string[],
+): Promise<string> {
   const child = lab.spawn("c", command);
   let output = "";
   let said = "";

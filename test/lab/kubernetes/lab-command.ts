@@ -149,7 +149,7 @@ function describeLab(lab: KubernetesLab): string {
     `  make lab-power-on NODE=${node}`,
     "  make lab-down",
     "",
-    `A program on a computer in the guests' network (10.76.0.0/24): ip netns exec ${lab.network.clientNamespace} COMMAND`,
+    `A program on a computer in the guests' network (10.77.0.0/24): ip netns exec ${lab.network.clientNamespace} COMMAND`,
     `More, each by: ${script} COMMAND`,
     "",
     ...Object.entries(commands).map(([name, { usage, says }]) => `  ${`${name} ${usage}`.padEnd(60)} ${says}`),

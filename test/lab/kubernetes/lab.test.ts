@@ -249,16 +249,16 @@ describeLab("three nodes", () => {
   test(
     "have a network for guests that the client is in",
     async () => {
-      await lab.nodeExec("node-c", ["ip", "address", "add", "10.76.0.50/24", "dev", "lan"]);
+      await lab.nodeExec("node-c", ["ip", "address", "add", "10.77.0.50/24", "dev", "lan"]);
       const pingFrom = [`${findDebianRoot() ?? ""}/bin/busybox`, "ping", "-c", "1", "-W", "1"];
       const ping = (): number | null =>
-        spawnSync("ip", ["netns", "exec", lab.network.clientNamespace, ...pingFrom, "10.76.0.50"]).status;
+        spawnSync("ip", ["netns", "exec", lab.network.clientNamespace, ...pingFrom, "10.77.0.50"]).status;
       expect(ping()).toBe(0);
       lab.cutLink("node-c", "lan");
       expect(ping()).not.toBe(0);
       lab.mendLink("node-c", "lan");
       expect(ping()).toBe(0);
-      await lab.nodeExec("node-c", ["ip", "address", "delete", "10.76.0.50/24", "dev", "lan"]);
+      await lab.nodeExec("node-c", ["ip", "address", "delete", "10.77.0.50/24", "dev", "lan"]);
     },
     patienceMs,
   );

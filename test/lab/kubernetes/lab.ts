@@ -10,6 +10,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { present } from "../../../src/lib/assert.ts";
 import { REPLICATION_LINKS_ANNOTATION } from "../../../src/api/requests.ts";
+import { collectOutput } from "../command-output.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, type SpawnOptions, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
 import { provideImageStore } from "./image-store.ts";
@@ -194,6 +195,11 @@ export class KubernetesLab {
       stdio: options.stdio ?? ["ignore", "pipe", "pipe"],
       env: { ...process.env, ...options.environment },
     });
+  }
+
+  /** Runs such a program to its end; its standard output, or a failure with what it said. */
+  execute(host: "c", command: readonly string[]): Promise<string> {
+    return collectOutput(this.spawn(host, command), command, "the client");
   }
 
   /** Idempotent: whoever calls waits for the same end. */

@@ -4,7 +4,7 @@
  *
  *   management    10.78.N.0/24   this machine .1, the control plane .2, nodes from .11 on; the first link of replication as well
  *   replication   10.76.1.0/24   nodes from .11 on: the second link of replication
- *   lan           10.76.0.0/24   the client .1, guests; nodes have no address in it but a bridge `lan` for whom it is to be given
+ *   lan           10.77.0.0/24   the client .1, guests; nodes have no address in it but a bridge `lan` for whom it is to be given
  *
  * N is free on this machine: the name of the interface by which the machine reaches the lab is taken by whoever makes it first.
  * Pods of the node with number K have 10.79.K.0/24, and everybody has routes to them; addresses of services are kube-proxy's.
@@ -19,7 +19,7 @@ export const serviceRange = "10.96.0.0/16";
 const podRangeOf = (number: number): string => `10.79.${number}.0/24`;
 /** The range of all pods. */
 export const podRange = "10.79.0.0/16";
-export const clientAddress = "10.76.0.1";
+export const clientAddress = "10.77.0.1";
 /** The bridge of every node that is a part of the network `lan`. */
 export const lanBridge = "lan";
 

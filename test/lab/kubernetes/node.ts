@@ -15,7 +15,8 @@ import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assert, present } from "../../../src/lib/assert.ts";
 import { Failure } from "../../../src/lib/failure.ts";
-import { LabFailure, type LabRecord, removeLeftovers, writeLabRecord } from "../hosts.ts";
+import { collectOutput } from "../command-output.ts";
+import { type LabRecord, removeLeftovers, writeLabRecord } from "../hosts.ts";
 import { busyboxImage, copyImageStore } from "./image-store.ts";
 import { type ControlPlane } from "./control-plane.ts";
 import { type NodePlace, podRange } from "./network.ts";
@@ -139,22 +140,7 @@ export class LabNode {
 
   /** Runs it to its end; its standard output, or a failure with what it said. */
   execute(command: readonly string[], input: "ignore" | number = "ignore"): Promise<string> {
-    const child = this.spawn(command, [input, "pipe", "pipe"]);
-    let output = "";
-    let said = "";
-    child.stdout?.setEncoding("utf8").on("data", (text: string) => (output += text));
-    child.stderr?.setEncoding("utf8").on("data", (text: string) => (said += text));
-    return new Promise((resolve, reject) => {
-      child.on("error", reject).on("close", (status, signal) => {
-        const line = command.join(" ");
-        if (status === 0) {
-          resolve(output);
-        } else {
-          const message = `${line} on ${this.name} ended with ${signal ?? String(status)}: ${said.trim()}`;
-          reject(new LabFailure({ code: "LabCommandFailed", command: line }, message));
-        }
-      });
-    });
+    return collectOutput(this.spawn(command, [input, "pipe", "pipe"]), command, this.name);
   }
 
   /** Pods may name what is in it from now on, with imagePullPolicy IfNotPresent or Never. */

@@ -191,10 +191,10 @@ describeLab("KubeVirt of the lab", () => {
   test(
     "makes a guest of a VMI, which clients reach",
     async () => {
-      await createGuest(aVmi("plain", "10.76.0.50"));
+      await createGuest(aVmi("plain", "10.77.0.50"));
       const vmi = await waitForVmi("plain", (now) => hasCondition(now, "Ready"));
       expect(vmi.status).toMatchObject({ phase: "Running", nodeName: node, interfaces: [{ name: "lan" }] });
-      await waitForGuest("10.76.0.50");
+      await waitForGuest("10.77.0.50");
       const { body } = await send("GET", "/api/v1/namespaces/default/pods?labelSelector=kubevirt.io=virt-launcher");
       const [pod] = (body as { items: object[] }).items;
       expect(pod).toMatchObject({
@@ -211,7 +211,7 @@ describeLab("KubeVirt of the lab", () => {
   test(
     "shows the node what the hook made of the domain, and QEMU without rights",
     async () => {
-      await createGuest(aVmi("hooked", "10.76.0.51", { startStrategy: "Paused" }, hookAnnotations("primary")));
+      await createGuest(aVmi("hooked", "10.77.0.51", { startStrategy: "Paused" }, hookAnnotations("primary")));
       const vmi = await waitForVmi("hooked", (now) => hasCondition(now, "Paused"));
       expect(hasCondition(vmi, "Ready")).toBe(false);
       const { pid, commandLine } = await findQemu("hooked");
@@ -231,7 +231,7 @@ describeLab("KubeVirt of the lab", () => {
   test(
     "takes a standby that waits for a state for one that is paused",
     async () => {
-      await createGuest(aVmi("standby", "10.76.0.54", { startStrategy: "Paused" }, hookAnnotations("standby")));
+      await createGuest(aVmi("standby", "10.77.0.54", { startStrategy: "Paused" }, hookAnnotations("standby")));
       const vmi = await waitForVmi("standby", (now) => hasCondition(now, "Paused"));
       expect(vmi.status?.phase).toBe("Running");
       expect((await findQemu("standby")).commandLine).toContain("-incoming");
@@ -252,7 +252,7 @@ describeLab("KubeVirt of the lab", () => {
       expect((await send("PUT", unpause, {})).status).toBeLessThan(300);
       await waitForVmi("hooked", (now) => hasCondition(now, "Ready") && !hasCondition(now, "Paused"));
       // Nobody hears of it: without an engine the shim holds back what the guest sends.
-      expect(await askGuest("10.76.0.51")).toBe("");
+      expect(await askGuest("10.77.0.51")).toBe("");
     },
     patienceMs,
   );
@@ -272,7 +272,7 @@ describeLab("KubeVirt of the lab", () => {
   test(
     "refuses an eviction and says so in the VMI where somebody else is to move it",
     async () => {
-      await createGuest(aVmi("kept", "10.76.0.52", { evictionStrategy: "External" }));
+      await createGuest(aVmi("kept", "10.77.0.52", { evictionStrategy: "External" }));
       await waitForVmi("kept", (now) => hasCondition(now, "Ready"));
       const { body } = await send("GET", "/api/v1/namespaces/default/pods?labelSelector=kubevirt.io=virt-launcher");
       const pods = (body as { items: { metadata: { name: string; namespace: string } }[] }).items;
@@ -304,7 +304,7 @@ describeLab("KubeVirt of the lab", () => {
     "starts, restarts and stops the instance of a VM by its subresources",
     async () => {
       await removeVmi("plain");
-      const { metadata, spec } = aVmi("machine", "10.76.0.55") as Vmi;
+      const { metadata, spec } = aVmi("machine", "10.77.0.55") as Vmi;
       const { source, storage } = (aDataVolume("machine") as { spec: { source: object; storage: object } }).spec;
       await create(`${groups}/virtualmachines`, {
         apiVersion: "kubevirt.io/v1",
@@ -323,7 +323,7 @@ describeLab("KubeVirt of the lab", () => {
       expect(await ask("start")).toBe(409);
       expect(await ask("restart")).toBe(202);
       await waitForVmi("machine", (now) => now.metadata.uid !== first.metadata.uid && hasCondition(now, "Ready"));
-      await waitForGuest("10.76.0.55");
+      await waitForGuest("10.77.0.55");
       expect(await ask("stop")).toBe(202);
       await waitFor(async () => ((await send("GET", `${vmis}/machine`)).status === 404 ? true : undefined));
     },
@@ -334,7 +334,7 @@ describeLab("KubeVirt of the lab", () => {
     const change = { spec: { domain: { memory: { guest: "1Gi" } } } };
     const answer = await send("PATCH", `${vmis}/hooked`, change, mergePatch);
     expect(JSON.stringify(answer)).toContain("update of VMI object is restricted");
-    const probed = aVmi("probed", "10.76.0.53", { startStrategy: "Paused", livenessProbe: {} });
+    const probed = aVmi("probed", "10.77.0.53", { startStrategy: "Paused", livenessProbe: {} });
     expect(await send("POST", vmis, probed)).toMatchObject({ status: 403 });
   });
 });
