@@ -1,6 +1,6 @@
 /**
- * `make demo-cluster`: a Kubernetes of three nodes on this machine, Twinrun installed by its chart, a Debian with PostgreSQL and Redis
- * under protection, and the node it runs on loses its power. Every command is printed as a person would give it. Exit status 1
+ * `make demo-cluster`: a Kubernetes of three nodes on this machine, Twinrun installed by its chart, a Debian with PostgreSQL and
+ * Redis under protection, and the node it runs on loses its power. Every command is printed as a person would give it. Exit status 1
  * when a client saw anything wrong.
  */
 import { spawn } from "node:child_process";
