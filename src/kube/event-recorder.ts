@@ -13,7 +13,7 @@ import { EventSeries, type EventSubject, type SeriesCount, type SeriesTiming } f
 import { hasKubeCode } from "./kube-failure.ts";
 import { kindOf, type KubeObject } from "./kube-object.ts";
 import { encodeMicroTime } from "./micro-time.ts";
-import { pause } from "./pause.ts";
+import { sleep } from "../telemetry/sleep.ts";
 
 export type EventRecorderOptions = {
   readonly cluster: Pick<Cluster, "create" | "patch">;
@@ -153,7 +153,7 @@ export class EventRecorder {
           this.#drop("the API server does not take it", error);
           return;
         }
-        await pause(500 * 2 ** tries, signal);
+        await sleep(500 * 2 ** tries, signal);
       }
     }
   }

@@ -20,7 +20,7 @@ import {
 import { KubeFailure } from "./kube-failure.ts";
 import { kindOf, type KubeObject } from "./kube-object.ts";
 import { encodeMicroTime } from "./micro-time.ts";
-import { pause } from "./pause.ts";
+import { sleep } from "../telemetry/sleep.ts";
 
 export type LeaderElectionOptions = {
   readonly cluster: Pick<Cluster, "read" | "create" | "replace">;
@@ -105,7 +105,7 @@ export class LeaderElection {
       if ((await this.#try(stop)) === "held") {
         return true;
       }
-      await pause(this.#timing.retryMs * (1 + 0.2 * Math.random()), stop);
+      await sleep(this.#timing.retryMs * (1 + 0.2 * Math.random()), stop);
     }
     return false;
   }
@@ -113,7 +113,7 @@ export class LeaderElection {
   /** Ends when the work has ended or leadership is lost. */
   async #renewUntil(workEnded: AbortSignal): Promise<void> {
     for (;;) {
-      await pause(this.#timing.retryMs, workEnded);
+      await sleep(this.#timing.retryMs, workEnded);
       if (workEnded.aborted) {
         return;
       }

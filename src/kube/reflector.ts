@@ -13,7 +13,7 @@ import { type Log, silentLog } from "../telemetry/log.ts";
 import type { Cluster, ListScope, WatchEvent } from "./cluster.ts";
 import { hasKubeCode } from "./kube-failure.ts";
 import { keyOf, type KubeObject, type ResourceKind } from "./kube-object.ts";
-import { pause } from "./pause.ts";
+import { sleep } from "../telemetry/sleep.ts";
 import {
   initialProgress,
   nextStep,
@@ -307,7 +307,7 @@ export class Reflector<T extends KubeObject, Kept = T> {
 
   /** With jitter: half to all of the time, so that a thousand nodes do not come back in the same moment. */
   #wait(delayMs: number): Promise<void> {
-    return pause(delayMs * (0.5 + 0.5 * this.#random.fraction()), this.#stopping.signal);
+    return sleep(delayMs * (0.5 + 0.5 * this.#random.fraction()), this.#stopping.signal);
   }
 }
 

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "@jest/globals";
-import { pause } from "./pause.ts";
+import { sleep } from "../telemetry/sleep.ts";
 import { WorkQueue, type WorkQueueOptions } from "./work-queue.ts";
 
 const never = new AbortController().signal;
@@ -11,7 +11,7 @@ const open = (options: WorkQueueOptions): WorkQueue => {
 };
 const until = async (holds: () => boolean): Promise<void> => {
   while (!holds()) {
-    await pause(2, never);
+    await sleep(2, never);
   }
 };
 
@@ -29,7 +29,7 @@ describe("the work queue", () => {
       work: async (key) => {
         activeCount += 1;
         activeMax = Math.max(activeMax, activeCount);
-        await pause(2, never);
+        await sleep(2, never);
         activeCount -= 1;
         worked.push(key);
         return undefined;
@@ -37,7 +37,7 @@ describe("the work queue", () => {
     });
     const keys = Array.from({ length: 20 }, (_, index) => `key-${index}`);
     keys.forEach((key) => queue.add(key));
-    await pause(10, never);
+    await sleep(10, never);
     expect(worked).toEqual([]);
     queue.start();
     await until(() => worked.length === 20);
@@ -61,7 +61,7 @@ describe("the work queue", () => {
     queue.start();
     queue.add("a");
     await until(() => runs === 6);
-    await pause(30, never);
+    await sleep(30, never);
     expect(finished).toEqual([true, true, false, false, false, false]);
   });
 
@@ -85,8 +85,8 @@ describe("the work queue", () => {
     const queue = open({
       workerCount: 1,
       work: async (_key, signal) => {
-        await pause(60_000, signal);
-        await pause(10, never);
+        await sleep(60_000, signal);
+        await sleep(10, never);
         isEnded = true;
         return 1;
       },

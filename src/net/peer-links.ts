@@ -13,7 +13,7 @@ import { FrameConnection, type ClosedReason, type FrameSource } from "./frame-co
 import { parseNetFailure, type NetFailure } from "./net-failure.ts";
 import { connectSecurely } from "./secure-connect.ts";
 import { SecureListener, type ListenLimits } from "./secure-listener.ts";
-import { sleep } from "./sleep.ts";
+import { sleep } from "../telemetry/sleep.ts";
 import type { TlsCredentials } from "./tls.ts";
 import type { Link } from "../protocol/assignment.ts";
 

@@ -21,7 +21,7 @@ import {
 } from "./quorum-wire.ts";
 import { connectSecurely, type SecureSocket } from "./secure-connect.ts";
 import type { TlsCredentials } from "./tls.ts";
-import { sleep } from "./sleep.ts";
+import { sleep } from "../telemetry/sleep.ts";
 
 export type QuorumFailureDetail =
   | { readonly code: "QuorumUnreachable"; readonly endpoints: readonly string[] }
