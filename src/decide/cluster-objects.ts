@@ -1,32 +1,12 @@
 /** What the operator reads of other people's objects. Everything is optional that a server may leave out. */
 import { type GuestPair } from "../api/guest-pair.ts";
+import { type ObjectMeta } from "../api/object-meta.ts";
 import { type Json } from "../lib/json-merge.ts";
-
-export type Metadata = {
-  readonly name: string;
-  readonly namespace?: string | undefined;
-  readonly uid?: string | undefined;
-  readonly resourceVersion?: string | undefined;
-  readonly generation?: number | undefined;
-  readonly creationTimestamp?: string | undefined;
-  readonly deletionTimestamp?: string | undefined;
-  readonly finalizers?: readonly string[] | undefined;
-  readonly labels?: Readonly<Record<string, string>> | undefined;
-  readonly annotations?: Readonly<Record<string, string>> | undefined;
-  readonly ownerReferences?: readonly OwnerReference[] | undefined;
-};
-
-export type OwnerReference = {
-  readonly apiVersion: string;
-  readonly kind: string;
-  readonly name: string;
-  readonly uid: string;
-};
 
 export type ClusterObject = {
   readonly apiVersion: string;
   readonly kind: string;
-  readonly metadata: Metadata;
+  readonly metadata: ObjectMeta;
   readonly spec?: Json | undefined;
 };
 
@@ -77,7 +57,7 @@ export type ObjectName = { readonly namespace: string; readonly name: string };
 export const isNamed = ({ metadata }: ClusterObject, { namespace, name }: ObjectName): boolean =>
   metadata.name === name && metadata.namespace === namespace;
 
-export const isGoing = ({ metadata }: { readonly metadata: Metadata }): boolean =>
+export const isGoing = ({ metadata }: { readonly metadata: ObjectMeta }): boolean =>
   metadata.deletionTimestamp !== undefined;
 
 export function findCondition(object: ClusterNode | Pod | Vmi, type: string): ObjectCondition | undefined {

@@ -8,7 +8,8 @@
  */
 import { GUEST_LABEL, vmiAnnotations, type VmiShape } from "../api/vmi-contract.ts";
 import { isJson, type Json, mergeJson, readObject, readObjects, readPath, readText } from "../lib/json-merge.ts";
-import { type Metadata, type ObjectName, type OwnerReference, type Vmi } from "./cluster-objects.ts";
+import { type ObjectMeta, type OwnerReference } from "../api/object-meta.ts";
+import { type ObjectName, type Vmi } from "./cluster-objects.ts";
 import { type Machine } from "./common-machine.ts";
 import { macOf, sideName, uuidOf } from "./guest-names.ts";
 import { type GuestSource } from "./guest-source.ts";
@@ -75,7 +76,7 @@ export function encodeMarks({ guest, namespace, name }: GuestIdentity): {
 export function ownedIn(
   { namespace, name, uid }: GuestIdentity,
   place: string,
-): { readonly ownerReferences?: readonly OwnerReference[] } & Partial<Metadata> {
+): { readonly ownerReferences?: readonly OwnerReference[] } & Partial<ObjectMeta> {
   return place === namespace
     ? { ownerReferences: [{ apiVersion: "twinrun.dev/v1alpha1", kind: "ProtectedVM", name, uid }] }
     : {};

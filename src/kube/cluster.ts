@@ -4,6 +4,7 @@
  * Contract: every call has a deadline and throws a {@link KubeFailure}; nothing is retried that may have been carried out. What
  * is sent is the caller's object as it is. Kinds that src/kube/kube-object.ts does not know are asked for at the server, once.
  */
+import { type ObjectMeta } from "../api/object-meta.ts";
 import { assert } from "../lib/assert.ts";
 import { type AccessSource, findAccess, openKubeconfigs } from "./access.ts";
 import { HttpConnection, type HttpRequest } from "./http-connection.ts";
@@ -11,7 +12,6 @@ import { badAnswer, hasKubeCode, KubeFailure, parseRefusal } from "./kube-failur
 import {
   findKnownKind,
   type KubeObject,
-  type ObjectMeta,
   type ObjectRef,
   pathOfKind,
   pathOfObject,

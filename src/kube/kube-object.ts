@@ -3,30 +3,8 @@
  *
  * An object is named by an {@link ObjectRef}, a cached one by its key: `namespace/name`, or `name` where there is none.
  */
+import { type ObjectMeta, type OwnerReference } from "../api/object-meta.ts";
 import { assert } from "../lib/assert.ts";
-
-export type OwnerReference = {
-  readonly apiVersion: string;
-  readonly kind: string;
-  readonly name: string;
-  readonly uid: string;
-  readonly controller?: boolean | undefined;
-  readonly blockOwnerDeletion?: boolean | undefined;
-};
-
-export type ObjectMeta = {
-  readonly name: string;
-  readonly namespace?: string | undefined;
-  readonly uid?: string | undefined;
-  readonly resourceVersion?: string | undefined;
-  readonly generation?: number | undefined;
-  readonly creationTimestamp?: string | undefined;
-  readonly deletionTimestamp?: string | undefined;
-  readonly finalizers?: readonly string[] | undefined;
-  readonly labels?: Readonly<Record<string, string>> | undefined;
-  readonly annotations?: Readonly<Record<string, string>> | undefined;
-  readonly ownerReferences?: readonly OwnerReference[] | undefined;
-};
 
 /** What every object has; whoever reads a kind says what else it has. */
 export type KubeObject = { readonly apiVersion: string; readonly kind: string; readonly metadata: ObjectMeta };
