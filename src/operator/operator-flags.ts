@@ -2,6 +2,7 @@
 import { parseArgs } from "node:util";
 import { type HookMode, type OperatorSettings } from "../decide/protected-vm-plan.ts";
 import { Failure } from "../lib/failure.ts";
+import { parseHostPort } from "../lib/host-port.ts";
 import { LOG_LEVELS, type LogLevel } from "../telemetry/log.ts";
 import { type Address } from "./operator-endpoint.ts";
 
@@ -109,12 +110,11 @@ function parseAddress(values: Values, flag: Flag): Address | undefined {
   if (text === undefined) {
     return undefined;
   }
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  if (host === undefined || Number(match?.[3]) > 65_535) {
+  const address = parseHostPort(text);
+  if (address === undefined) {
     throw bad(flag, `--${flag} ${text} is no HOST:PORT; write an IPv6 address as [ADDRESS]:PORT`);
   }
-  return { host, port: Number(match?.[3]) };
+  return address;
 }
 
 function parseTls(values: Values): OperatorFlags["tls"] {

@@ -1,6 +1,7 @@
 /** The quorum's command line, turned into what it means or into a sentence that says what is wrong with it. */
 import { parseArgs } from "node:util";
 import { Failure } from "../lib/failure.ts";
+import { parseHostPort } from "../lib/host-port.ts";
 import type { TlsFiles } from "../protocol/assignment.ts";
 import { LOG_LEVELS, type LogLevel } from "../telemetry/log.ts";
 import type { EtcdOptions } from "./etcd-store.ts";
@@ -74,13 +75,11 @@ function required(values: Values, flag: Flag): string {
 
 function parseListen(text: string): { readonly hosts: readonly string[]; readonly port: number } {
   const addresses = text.split(",").map((address) => {
-    const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(address);
-    const host = match?.[1] ?? match?.[2];
-    const port = Number(match?.[3]);
-    if (host === undefined || port > 65_535) {
+    const parsed = parseHostPort(address);
+    if (parsed === undefined) {
       throw bad("listen", `--listen ${address} is no HOST:PORT; write an IPv6 address as [ADDRESS]:PORT`);
     }
-    return { host, port };
+    return parsed;
   });
   const port = addresses[0]?.port ?? 0;
   if (addresses.some((address) => address.port !== port)) {
