@@ -17,7 +17,8 @@ const mayUse = {
   quorum: ["protocol", "decide", "net", "lib", "telemetry"],
   hook: ["api", "lib", "telemetry"],
   console: ["api", "kube", "lib", "telemetry"],
-  cli: ["api", "kube", "lib", "telemetry"],
+  // decide: doctor judges nodes as the operator does.
+  cli: ["api", "decide", "kube", "lib", "telemetry"],
 };
 const pure = ["lib", "api", "protocol", "decide"];
 const test = "[.]test[.]ts$";

@@ -1,40 +1,44 @@
 /** Doctor's checks of nodes. */
 import { REPLICATION_LINKS_ANNOTATION } from "../api/requests.ts";
+import { findNodeObstacle } from "../decide/node-fitness.ts";
+import { present } from "../lib/assert.ts";
 import { type ClusterFacts, componentOf, isVersioned, listOffers } from "./facts.ts";
 import { failure, type Finding, type FindingGroup, note, ok, warning } from "./findings.ts";
-import { isTrue, type Node, type Pod, valueOr } from "./kube-objects.ts";
+import { type Node, type Pod, valueOr } from "./kube-objects.ts";
 
 export type Unfitness = { readonly why: string; readonly remedy: string };
 
-/** Why a node cannot be one of the two now, with the remedy; undefined when it can. */
+/** Why a node cannot be one of the two now, with the remedy; undefined when it can. The operator judges by the same. */
 export function findUnfitness(node: Node, pods: readonly Pod[]): Unfitness | undefined {
   const { name } = node.metadata;
-  if (!isTrue(node.status?.conditions, "Ready")) {
-    return { why: `${name} is not Ready`, remedy: `find out why: kubectl describe node ${name}` };
+  const agents = pods.filter((pod) => componentOf(pod) === "agent");
+  const obstacle = findNodeObstacle(node, agents);
+  switch (obstacle) {
+    case undefined:
+      return undefined;
+    case "notReady":
+      return { why: `${name} is not Ready`, remedy: `find out why: kubectl describe node ${name}` };
+    case "cordoned":
+      return { why: `${name} is cordoned`, remedy: `kubectl uncordon ${name}` };
+    case "notSchedulable": {
+      const remedy = `look at its virt-handler: kubectl get pods -A -l kubevirt.io=virt-handler --field-selector spec.nodeName=${name}`;
+      return { why: `KubeVirt starts no guest on ${name} (kubevirt.io/schedulable is not true)`, remedy };
+    }
+    case "agentMissing": {
+      const remedy = "see that the agents' DaemonSet tolerates its taints and selects it";
+      return { why: `no agent is on ${name}`, remedy };
+    }
+    case "agentNotReady":
+      return { why: `the agent on ${name} is not Ready`, remedy: `kubectl logs ${locateAgent(name, agents)}` };
   }
-  if (node.spec?.unschedulable === true) {
-    return { why: `${name} is cordoned`, remedy: `kubectl uncordon ${name}` };
-  }
-  if (node.metadata.labels?.["kubevirt.io/schedulable"] !== "true") {
-    const remedy = `look at its virt-handler: kubectl get pods -A -l kubevirt.io=virt-handler --field-selector spec.nodeName=${name}`;
-    return { why: `KubeVirt starts no guest on ${name} (kubevirt.io/schedulable is not true)`, remedy };
-  }
-  return findAgentTrouble(name, pods);
 }
 
-function findAgentTrouble(node: string, pods: readonly Pod[]): Unfitness | undefined {
-  const agent = pods.find((pod) => isAgentOn(pod, node));
-  if (agent === undefined) {
-    return {
-      why: `no agent is on ${node}`,
-      remedy: "see that the agents' DaemonSet tolerates its taints and selects it",
-    };
-  }
-  if (!isTrue(agent.status?.conditions, "Ready")) {
-    const where = `-n ${agent.metadata.namespace ?? ""} ${agent.metadata.name}`;
-    return { why: `the agent on ${node} is not Ready`, remedy: `kubectl logs ${where}` };
-  }
-  return undefined;
+function locateAgent(node: string, agents: readonly Pod[]): string {
+  const { metadata } = present(
+    agents.find((pod) => isAgentOn(pod, node)),
+    "the agent that is not ready",
+  );
+  return `-n ${metadata.namespace ?? ""} ${metadata.name}`;
 }
 
 const isAgentOn = (pod: Pod, node: string): boolean => componentOf(pod) === "agent" && pod.spec?.nodeName === node;

@@ -24,28 +24,50 @@ export type NodeState = {
 
 export function readNodeState(name: string, nodes: readonly ClusterNode[], agents: readonly Pod[]): NodeState {
   const node = nodes.find(({ metadata }) => metadata.name === name);
-  const agent = agents.find((pod) => pod.spec?.["nodeName"] === name && !isGoing(pod) && isPodReady(pod));
+  const agent = agents.find((pod) => isOn(pod, name) && isWorking(pod));
   if (node === undefined) {
     return { name, node, obstacle: "there is no such node", awaySinceMs: 0 };
   }
-  return { name, node, obstacle: findObstacle(node, agent), awaySinceMs: findAbsence(node, agent, agents) };
+  return { name, node, obstacle: sayObstacle(node, agents), awaySinceMs: findAbsence(node, agent, agents) };
 }
 
 const isNodeReady = (node: ClusterNode): boolean => findCondition(node, "Ready")?.status === "True";
-const isPodReady = (pod: Pod): boolean => findCondition(pod, "Ready")?.status === "True";
+const isOn = (pod: Pod, node: string): boolean => pod.spec?.["nodeName"] === node;
+const isWorking = (pod: Pod): boolean => !isGoing(pod) && findCondition(pod, "Ready")?.status === "True";
 
-function findObstacle(node: ClusterNode, agent: Pod | undefined): string | undefined {
+/** What keeps a side from being placed on a node, the first that is found. */
+export type NodeObstacle = "notReady" | "cordoned" | "notSchedulable" | "agentMissing" | "agentNotReady";
+
+/** `agents` are pods of agents, on whichever node. */
+export function findNodeObstacle(node: ClusterNode, agents: readonly Pod[]): NodeObstacle | undefined {
   if (!isNodeReady(node)) {
-    return "it is not Ready";
+    return "notReady";
   }
   if (node.spec?.["unschedulable"] === true) {
-    return "it is cordoned";
+    return "cordoned";
   }
   if (node.metadata.labels?.[SCHEDULABLE_LABEL] !== "true") {
-    return `KubeVirt does not run guests on it (label ${SCHEDULABLE_LABEL})`;
+    return "notSchedulable";
   }
-  if (agent === undefined) {
-    return "no agent of Twinrun is ready on it";
+  const own = agents.filter((pod) => isOn(pod, node.metadata.name));
+  if (own.some(isWorking)) {
+    return undefined;
+  }
+  return own.length === 0 ? "agentMissing" : "agentNotReady";
+}
+
+const OBSTACLE_TEXTS: Readonly<Record<NodeObstacle, string>> = {
+  notReady: "it is not Ready",
+  cordoned: "it is cordoned",
+  notSchedulable: `KubeVirt does not run guests on it (label ${SCHEDULABLE_LABEL})`,
+  agentMissing: "no agent of Twinrun is ready on it",
+  agentNotReady: "no agent of Twinrun is ready on it",
+};
+
+function sayObstacle(node: ClusterNode, agents: readonly Pod[]): string | undefined {
+  const obstacle = findNodeObstacle(node, agents);
+  if (obstacle !== undefined) {
+    return OBSTACLE_TEXTS[obstacle];
   }
   return readLinks(node).length === 0 ? "it has no InternalIP" : undefined;
 }
@@ -59,7 +81,7 @@ function findAbsence(node: ClusterNode, agent: Pod | undefined, agents: readonly
   if (agent !== undefined) {
     return undefined;
   }
-  const last = agents.find((pod) => pod.spec?.["nodeName"] === node.metadata.name);
+  const last = agents.find((pod) => isOn(pod, node.metadata.name));
   const since = last === undefined ? undefined : findCondition(last, "Ready")?.lastTransitionTime;
   return since === undefined || since === null ? undefined : readTime(since);
 }
