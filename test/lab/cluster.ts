@@ -9,7 +9,6 @@ import { execFile } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
 import { type AssignmentFile } from "../../src/api/assignment-file.ts";
 import { type GuestStatus, type SwitchoverAnswer } from "../../src/agent/guest-runner.ts";
 import { assert, present } from "../../src/lib/assert.ts";
@@ -23,11 +22,11 @@ import {
 import { readAgentStatus, requestSwitchover, type AgentStatus } from "./agent-client.ts";
 import { listGuestArguments, qemuBinary } from "./guests.ts";
 import { addressOf, readStartTime, type Lab } from "./hosts.ts";
+import { issueCertificates, type LabCertificates, nodeName } from "./lab-certificates.ts";
 import { otherHost, pairHosts, type PairHost, type PlacedGuest } from "./placement.ts";
 import { Supervised } from "./supervised.ts";
 import { TransitionLog, type LoggedTransition } from "./transition-log.ts";
 
-const run = promisify(execFile);
 const root = new URL("../..", import.meta.url).pathname;
 const main = (name: string): string => join(root, "src/main", `${name}.ts`);
 export const shimPath = join(root, "build/twinrun-shim.so");
@@ -80,18 +79,16 @@ export async function checkTraces(directory: string): Promise<TraceVerdict> {
   return { accepted: status === 0, lines: output.trim().split("\n") };
 }
 
-export const nodeName = (host: PairHost): string => `host-${host}`;
-
 export class Cluster {
   readonly lab: Lab;
   readonly guests: readonly PlacedGuest[];
-  readonly tls: Readonly<Record<PairHost | "q", TlsFiles>>;
+  readonly tls: LabCertificates;
   readonly quorum: Supervised;
   readonly agents: Readonly<Record<PairHost, Supervised>>;
   readonly transitions: Readonly<Record<PairHost, TransitionLog>>;
   readonly #options: ClusterOptions;
 
-  constructor(lab: Lab, options: ClusterOptions, tls: Readonly<Record<PairHost | "q", TlsFiles>>) {
+  constructor(lab: Lab, options: ClusterOptions, tls: LabCertificates) {
     assert(existsSync(shimPath), `${shimPath} is missing: run "make build"`);
     this.lab = lab;
     this.guests = options.guests;
@@ -399,21 +396,7 @@ export class Cluster {
 
 /** Makes the certificates and the configuration of everything; starts nothing. */
 export async function createCluster(lab: Lab, options: ClusterOptions): Promise<Cluster> {
-  const directory = join(lab.diskDirectory("q"), "pki");
-  const names = pairHosts.flatMap((host) => ["--node", nodeName(host)]);
-  const { stdout } = await run(process.execPath, [main("pki"), "--dir", directory, ...names, "--quorum", "quorum"]);
-  const made = stdout
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as TlsFiles & { readonly name: string });
-  const find = (wanted: string): TlsFiles => {
-    const { certPath, keyPath, caPath } = present(
-      made.find(({ name }) => name === wanted),
-      `a certificate for ${wanted}`,
-    );
-    return { certPath, keyPath, caPath };
-  };
-  return new Cluster(lab, options, { a: find(nodeName("a")), b: find(nodeName("b")), q: find("quorum") });
+  return new Cluster(lab, options, await issueCertificates(lab));
 }
 
 const isPrimary = (report: EngineReport | null | undefined): boolean => report?.role === "primary";

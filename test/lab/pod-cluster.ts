@@ -5,23 +5,21 @@
  *
  * The API server is outside of the lab's networks; agents reach it over a relay, which can be taken away.
  */
-import { execFile } from "node:child_process";
 import { chownSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { dirname, join } from "node:path";
-import { promisify } from "node:util";
 import { API_VERSION, encodeCrd } from "../../src/api/custom-resource.ts";
 import { guestPairResource, type GuestPairSpec, type GuestPairStatus } from "../../src/api/guest-pair.ts";
 import { present } from "../../src/lib/assert.ts";
-import { type GuestShape, type TlsFiles } from "../../src/protocol/assignment.ts";
+import { type GuestShape } from "../../src/protocol/assignment.ts";
 import { LauncherPod, QEMU_USER } from "../build/launcher-pod.ts";
 import { listGuestArguments } from "./guests.ts";
 import { addressOf, type HostName, type Lab } from "./hosts.ts";
 import { type ControlPlane } from "./kubernetes/control-plane.ts";
+import { issueCertificates, type LabCertificates, nodeName } from "./lab-certificates.ts";
 import { otherHost, pairHosts, type PairHost, type PlacedGuest } from "./placement.ts";
 import { Supervised } from "./supervised.ts";
 
-const run = promisify(execFile);
 const root = new URL("../..", import.meta.url).pathname;
 const main = (name: string): string => join(root, "src/main", `${name}.ts`);
 
@@ -33,13 +31,11 @@ const pairsPath = `/apis/${API_VERSION}/namespaces/${namespace}/guestpairs`;
 export type SideSeen = NonNullable<GuestPairStatus["sides"]>[number];
 export type PairSeen = Readonly<Record<PairHost, SideSeen | undefined>>;
 
-const nodeName = (host: PairHost): string => `host-${host}`;
-
 export class PodCluster {
   readonly lab: Lab;
   readonly plane: ControlPlane;
   readonly guest: PlacedGuest;
-  readonly #tls: Readonly<Record<PairHost | "q", TlsFiles>>;
+  readonly #tls: LabCertificates;
   readonly quorum: Supervised;
   readonly agents: Readonly<Record<PairHost, Supervised>>;
   readonly #relays: Readonly<Record<PairHost, Supervised>>;
@@ -66,7 +62,7 @@ export class PodCluster {
     this.#relays = { a: this.#planRelay("a"), b: this.#planRelay("b") };
   }
 
-  get tls(): Readonly<Record<PairHost | "q", TlsFiles>> {
+  get tls(): LabCertificates {
     return this.#tls;
   }
 
@@ -304,20 +300,5 @@ function nameAsLibvirt(argument: string, host: PairHost): string {
 
 /** Makes the certificates and the configuration of everything; starts nothing. */
 export async function createPodCluster(lab: Lab, plane: ControlPlane, guest: PlacedGuest): Promise<PodCluster> {
-  const directory = join(lab.diskDirectory("q"), "pki");
-  const names = pairHosts.flatMap((host) => ["--node", nodeName(host)]);
-  const { stdout } = await run(process.execPath, [main("pki"), "--dir", directory, ...names, "--quorum", "quorum"]);
-  const made = stdout
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as TlsFiles & { readonly name: string });
-  const find = (wanted: string): TlsFiles => {
-    const { certPath, keyPath, caPath } = present(
-      made.find(({ name }) => name === wanted),
-      `a certificate for ${wanted}`,
-    );
-    return { certPath, keyPath, caPath };
-  };
-  const tls = { a: find(nodeName("a")), b: find(nodeName("b")), q: find("quorum") };
-  return new PodCluster({ lab, plane, guest, tls });
+  return new PodCluster({ lab, plane, guest, tls: await issueCertificates(lab) });
 }

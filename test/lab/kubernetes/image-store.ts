@@ -5,7 +5,7 @@
  * Files that containerd and overlayfs read are never written again, so nodes can share them: what is written to goes into files
  * made anew. Only containerd's databases are copied.
  */
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   existsSync,
@@ -25,9 +25,10 @@ import { present } from "../../../src/lib/assert.ts";
 import { Failure } from "../../../src/lib/failure.ts";
 import { volatileBase } from "../hosts.ts";
 import { cachePath, lockFile } from "../images.ts";
+import { writeDockerArchive, writeTar } from "./docker-archive.ts";
 import { debianEnvironment, requireDebianRoot } from "./programs.ts";
 
-export class ImageFailure extends Failure<{ readonly code: "ImageNotMade" | "ImageNotImported" }> {}
+export class ImageFailure extends Failure<{ readonly code: "ImageNotImported" }> {}
 
 /** The image that every node has: busybox, and nothing else. */
 export const busyboxImage = "docker.io/lab/busybox:1";
@@ -164,28 +165,13 @@ function removeOldStores(folder: string): void {
   }
 }
 
-/** Busybox as a docker-archive in `directory`: the layer, a config that knows the layer's hash, and a manifest with the name. */
+/** Busybox as a docker-archive in `directory`. */
 function writeBusyboxArchive(directory: string): string {
   const layer = join(directory, "layer.tar");
-  runTar("--create", "--file", layer, "--directory", requireDebianRoot(), "bin/busybox");
-  const hash = createHash("sha256").update(readFileSync(layer)).digest("hex");
-  const config = {
-    architecture: process.arch === "x64" ? "amd64" : process.arch,
-    os: "linux",
-    config: { Cmd: ["/bin/busybox", "sleep", "2147483647"], Env: ["PATH=/bin"] },
-    rootfs: { type: "layers", diff_ids: [`sha256:${hash}`] },
-  };
-  const manifest = [{ Config: "config.json", RepoTags: [busyboxImage], Layers: ["layer.tar"] }];
-  writeFileSync(join(directory, "config.json"), JSON.stringify(config));
-  writeFileSync(join(directory, "manifest.json"), JSON.stringify(manifest));
+  writeTar(layer, requireDebianRoot(), ["bin/busybox"]);
+  const sha256 = createHash("sha256").update(readFileSync(layer)).digest("hex");
+  const config = { Cmd: ["/bin/busybox", "sleep", "2147483647"], Env: ["PATH=/bin"] };
   const archive = join(directory, "busybox.tar");
-  runTar("--create", "--file", archive, "--directory", directory, "config.json", "manifest.json", "layer.tar");
+  writeDockerArchive(archive, [{ name: busyboxImage, config }], [{ path: layer, sha256 }]);
   return archive;
-}
-
-function runTar(...args: string[]): void {
-  const { status, stderr } = spawnSync("tar", args, { encoding: "utf8" });
-  if (status !== 0) {
-    throw new ImageFailure({ code: "ImageNotMade" }, `tar ${args.join(" ")} failed: ${stderr}`);
-  }
 }

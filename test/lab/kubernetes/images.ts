@@ -24,7 +24,6 @@ import {
   readdirSync,
   readFileSync,
   realpathSync,
-  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -34,6 +33,7 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../../src/lib/assert.ts";
 import { cachePath, lockFile } from "../images.ts";
+import { writeDockerArchive, writeTar } from "./docker-archive.ts";
 import { requireDebianRoot, requirePrograms } from "./programs.ts";
 
 const checkout = join(import.meta.dirname, "../../..");
@@ -117,14 +117,6 @@ function makeRoot(folder: string): string {
   const root = mkdtempSync(join(folder, "making-"));
   chmodSync(root, 0o755);
   return root;
-}
-
-/** Nothing of when it was made. */
-function writeTar(path: string, directory: string, parts: readonly string[]): void {
-  const options = ["--numeric-owner", "--sort=name", "--mtime=@1700000000"];
-  const args = ["--create", "--format=pax", "--pax-option=delete=atime,delete=ctime", ...options];
-  execFileSync("tar", [...args, "--file", `${path}.new`, "--directory", directory, ...parts]);
-  renameSync(`${path}.new`, path);
 }
 
 /** Files of the machine that a program needs to run, itself among them. */
@@ -295,7 +287,11 @@ function provideArchive(folder: string, wish: ArchiveWish): string {
   const key = hashOf([], [JSON.stringify(wish.images), ...wish.layers.map(({ hash }) => hash)]);
   const path = join(folder, `${wish.name}-${key}.image`);
   if (!existsSync(path)) {
-    writeArchive(path, wish);
+    const layers = wish.layers.map((layer) => ({
+      path: layer.path,
+      sha256: digest(createHash("sha256").update(readFileSync(layer.path))),
+    }));
+    writeDockerArchive(path, wish.images, layers);
     const { size } = statSync(path);
     wish.say(`image ${wish.images.map(({ name }) => name).join(", ")}: ${Math.round(size / 2 ** 20)} MiB`);
     for (const name of readdirSync(folder)) {
@@ -307,38 +303,12 @@ function provideArchive(folder: string, wish: ArchiveWish): string {
   return path;
 }
 
-function writeArchive(path: string, { images: wanted, layers }: ArchiveWish): void {
-  const directory = mkdtempSync(join(dirname(path), "making-"));
-  try {
-    const names = layers.map((layer, index) => {
-      copyFileSync(layer.path, join(directory, `layer-${index}.tar`));
-      return `layer-${index}.tar`;
-    });
-    const ids = names.map(
-      (name) => `sha256:${digest(createHash("sha256").update(readFileSync(join(directory, name))))}`,
-    );
-    const manifest = wanted.map(({ name, config }, index) => {
-      const file = `config-${index}.json`;
-      const content = {
-        architecture: process.arch === "x64" ? "amd64" : process.arch,
-        os: "linux",
-        config,
-        rootfs: { type: "layers", diff_ids: ids },
-      };
-      writeFileSync(join(directory, file), JSON.stringify(content));
-      return { Config: file, RepoTags: [name], Layers: names };
-    });
-    writeFileSync(join(directory, "manifest.json"), JSON.stringify(manifest));
-    writeTar(path, directory, ["manifest.json", ...manifest.map(({ Config }) => Config), ...names]);
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
-}
+const recipes = [import.meta.filename, join(import.meta.dirname, "docker-archive.ts")];
 
-/** By content and name of files, and by this file, which says what becomes of them. */
+/** By content and name of files, and by the recipes, which say what becomes of them. */
 function hashOf(files: readonly string[], texts: readonly string[] = []): string {
   const hash = createHash("sha256");
-  for (const path of [...files, import.meta.filename]) {
+  for (const path of [...files, ...recipes]) {
     hash.update(`${path.startsWith(checkout) ? path.slice(checkout.length) : path}\0`).update(readFileSync(path));
   }
   return digest(hash.update(texts.join("\0"))).slice(0, 16);

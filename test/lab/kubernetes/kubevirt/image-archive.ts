@@ -1,5 +1,5 @@
 /**
- * Images as docker-archives without Docker: layers, a config that knows their hashes, and a manifest with the image's name.
+ * Images of the launcher and of guests' kernels, as docker-archives.
  *
  * They are kept outside the checkout beside the guest images ($TWINRUN_CACHE, else ~/.cache/twinrun), named by the hash of what
  * they are made of.
@@ -7,10 +7,11 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
-import { cp, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { cachePath } from "../../images.ts";
+import { writeDockerArchive } from "../docker-archive.ts";
 
 const run = promisify(execFile);
 
@@ -108,26 +109,11 @@ export async function makeLayer(directory: string, root: string, name: string): 
   return { name, hash: await hashFile(path) };
 }
 
-/** The layers, a config that knows their hashes, and a manifest with the image's name. */
-export async function writeArchive(
-  directory: string,
-  image: string,
-  layers: readonly Layer[],
-  entrypoint?: readonly string[],
-): Promise<void> {
-  const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-  const config = {
-    architecture: process.arch === "x64" ? "amd64" : process.arch,
-    os: "linux",
-    config: { Env: [path], ...(entrypoint === undefined ? {} : { Entrypoint: entrypoint }) },
-    rootfs: { type: "layers", diff_ids: layers.map(({ hash }) => `sha256:${hash}`) },
-  };
-  const names = layers.map(({ name }) => name);
-  const manifest = [{ Config: "config.json", RepoTags: [image], Layers: names }];
-  await writeFile(join(directory, "config.json"), JSON.stringify(config));
-  await writeFile(join(directory, "manifest.json"), JSON.stringify(manifest));
-  const parts = ["manifest.json", "config.json", ...names];
-  await run("tar", ["--create", "--file", join(directory, "image.tar"), "--directory", directory, ...parts]);
+/** `image.tar` in the directory that has the layers. */
+export function writeArchive(directory: string, name: string, layers: readonly Layer[]): void {
+  const config = { Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] };
+  const parts = layers.map((layer) => ({ path: join(directory, layer.name), sha256: layer.hash }));
+  writeDockerArchive(join(directory, "image.tar"), [{ name, config }], parts);
 }
 
 export async function hashFile(path: string): Promise<string> {

@@ -3,10 +3,10 @@ import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../../../src/lib/assert.ts";
 import { describeWith } from "../describe-with.ts";
+import { hookImage, provideTwinrunImages } from "../images.ts";
 import { type KubernetesLab, startLab } from "../lab.ts";
 import { lanBridge } from "../network.ts";
 import { findDebianRoot } from "../programs.ts";
-import { hookImageName, provideHookImage } from "./hook-image.ts";
 import { type LabKubevirt, startKubevirt } from "./lab-kubevirt.ts";
 import { kernelImageOf, kernelPaths, provideKernelImage, provideLauncherImage } from "./launcher-image.ts";
 import { findLauncher } from "./pod-processes.ts";
@@ -70,7 +70,7 @@ const aDataVolume = (name: string): object => ({
 });
 
 const hookAnnotations = (startedAs: "primary" | "standby"): Readonly<Record<string, string>> => ({
-  "hooks.kubevirt.io/hookSidecars": JSON.stringify([{ image: hookImageName, args: ["--version", "v1alpha3"] }]),
+  "hooks.kubevirt.io/hookSidecars": JSON.stringify([{ image: hookImage, args: ["--version", "v1alpha3"] }]),
   "twinrun.dev/guest": "hooked-1",
   "twinrun.dev/started-as": startedAs,
 });
@@ -167,12 +167,15 @@ describeLab("KubeVirt of the lab", () => {
   }
 
   beforeAll(async () => {
+    const say = (line: string): void => {
+      process.stderr.write(`${line}\n`);
+    };
     const launcher = await provideLauncherImage();
-    const images = [launcher.archive, await provideKernelImage("busybox"), await provideHookImage()];
+    const images = [launcher.archive, await provideKernelImage("busybox"), ...(await provideTwinrunImages(say))];
     lab = await startLab({ nodes: [node], images });
     kubevirt = await startKubevirt({
       ...{ plane: lab.plane, launcher, address: lab.network.machineAddress },
-      say: (line) => process.stderr.write(`${line}\n`),
+      say,
     });
     const config = JSON.stringify({ cniVersion: "0.3.1", type: "bridge", bridge: lanBridge });
     await create("/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions", {

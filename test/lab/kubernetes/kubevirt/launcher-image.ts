@@ -59,7 +59,7 @@ export async function provideLauncherImage(say: Say = () => undefined): Promise<
     await writeProgram(program, files);
     await link(join(base, "base.tar"), join(directory, "base.tar"));
     const layer = await makeLayer(directory, program, "program.tar");
-    await writeArchive(directory, launcherImageName, [{ name: "base.tar", hash: baseHash }, layer]);
+    writeArchive(directory, launcherImageName, [{ name: "base.tar", hash: baseHash }, layer]);
   });
   return { archive, machineTypes: await readMachineTypes(base), cpuModels: await readCpuModels(base) };
 }
@@ -83,7 +83,7 @@ export async function provideKernelImage(kind: GuestKind, say: Say = () => undef
     await cp(initrd, join(root, kernelPaths.initrdPath));
     await cp(join(debian, "bin/busybox"), join(root, "bin/busybox"));
     await run("chmod", ["-R", "a+rX", root]);
-    await writeArchive(directory, kernelImageOf(kind), [await makeLayer(directory, root, "layer.tar")]);
+    writeArchive(directory, kernelImageOf(kind), [await makeLayer(directory, root, "layer.tar")]);
   });
 }
 
