@@ -40,6 +40,10 @@ export type GuestConditionType = (typeof GUEST_CONDITION_TYPES)[number];
 export const PROTECTED_VM_CONDITION_TYPES = ["Ready", "Reconciling", "Stalled", ...GUEST_CONDITION_TYPES] as const;
 export type ProtectedVmConditionType = (typeof PROTECTED_VM_CONDITION_TYPES)[number];
 
+/** The first three are those of kstatus. */
+export const SPLIT_SITE_PAIR_CONDITION_TYPES = ["Ready", "Reconciling", "Stalled", "RoundTripWithinBound"] as const;
+export type SplitSitePairConditionType = (typeof SPLIT_SITE_PAIR_CONDITION_TYPES)[number];
+
 /** Whether the guest runs and would survive the loss of either side. */
 export type ReadyReason =
   /** The guest runs and its standby is in sync. */
@@ -84,6 +88,8 @@ export type StalledReason =
   | "NotProtectable"
   /** Fewer than two nodes satisfy the placement, are ready and run an agent. */
   | "NodesMissing"
+  /** There is no SplitSitePair of the name in placement.splitSitePairRef. */
+  | "SplitSitePairNotFound"
   /** Every port for engines is taken. */
   | "PortsMissing"
   /** The two nodes have no processor model or machine type in common. */
@@ -119,6 +125,8 @@ export type GuestReason =
   | "LinkDown"
   /** LinksHealthy: the links work, but the peer refuses this side. */
   | "Refused"
+  /** LinksHealthy: the links work, but the sites are farther apart than their SplitSitePair allows; from the operator. */
+  | "RoundTripExceeded"
   /** Any of them: no side has reported yet, or none reports any more. */
   | "NotReported";
 
@@ -128,3 +136,15 @@ export type ProtectedVmReason = {
   readonly Reconciling: ReconcilingReason;
   readonly Stalled: StalledReason;
 } & { readonly [Type in GuestConditionType]: GuestReason };
+
+/** Which reasons go with which condition of a SplitSitePair. */
+export type SplitSitePairReason = {
+  /** SitesFit: each site has a node that could have a side. NodesMissing: one has none. */
+  readonly Ready: "SitesFit" | "NodesMissing";
+  /** It makes nothing, so there is never anything to wait for. */
+  readonly Reconciling: "Settled";
+  /** SitesOverlap: a node has the labels of both sites. */
+  readonly Stalled: "NotStalled" | "SitesOverlap";
+  /** NotMeasured: no guest is placed by it, or none has a link yet. */
+  readonly RoundTripWithinBound: "WithinBound" | "BoundExceeded" | "NotMeasured";
+};

@@ -47,10 +47,21 @@ const nodeSelector = withRule(
   (labels) => Object.keys(labels).length > 0,
 ).describe("Labels that a node must have to be one of the two; a lost one is replaced by another that has them.");
 
+const splitSitePairRef = struct({ name: objectName().describe("Its name.") }).describe(
+  "A SplitSitePair: each of its two sites gets one side, and a lost one is replaced in its own site.",
+);
+
 const placement = withRule(
-  struct({ nodes: nodes.optional(), nodeSelector: nodeSelector.optional() }),
-  { rule: "has(self.nodes) != has(self.nodeSelector)", message: "must hold either nodes or nodeSelector" },
-  (given) => (given.nodes === undefined) !== (given.nodeSelector === undefined),
+  struct({
+    nodes: nodes.optional(),
+    nodeSelector: nodeSelector.optional(),
+    splitSitePairRef: splitSitePairRef.optional(),
+  }),
+  {
+    rule: "[has(self.nodes), has(self.nodeSelector), has(self.splitSitePairRef)].filter(given, given).size() == 1",
+    message: "must hold exactly one of nodes, nodeSelector and splitSitePairRef",
+  },
+  (given) => Object.values(given).filter((value) => value !== undefined).length === 1,
 ).describe("Where the two sides of the guest may be.");
 
 const sideStorage = struct({

@@ -6,15 +6,15 @@
  * gives the same answer.
  */
 import { type StalledReason } from "../api/conditions.ts";
-import { type ProtectedVmSpec } from "../api/protected-vm.ts";
 import { type Json, readText } from "../lib/json-merge.ts";
 import { type ClusterNode, type Pod } from "./cluster-objects.ts";
 import { canBe, chooseMachine, type Machine } from "./common-machine.ts";
 import { type NodeState, readNodeState } from "./node-fitness.ts";
+import { canPair, findSite, hasLabels, type Labels, type PlacementRule, type Sites } from "./placement-rule.ts";
 import { parseQuantity } from "./quantity.ts";
 
 export type PlacementInput = {
-  readonly placement: ProtectedVmSpec["placement"];
+  readonly rule: PlacementRule;
   readonly instanceSpec: Json;
   readonly nodes: readonly ClusterNode[];
   readonly agents: readonly Pod[];
@@ -29,26 +29,32 @@ export type Placement =
   | { readonly tag: "stalled"; readonly reason: StalledReason; readonly message: string };
 
 export function decidePlacement(input: PlacementInput): Placement {
+  const { rule } = input;
+  if (rule.tag === "unknown") {
+    return { tag: "stalled", ...sayPairUnknown(rule.pair) };
+  }
   const candidates = listCandidates(input);
   const fit = candidates.filter(({ obstacle }) => obstacle === undefined);
-  const fixed = input.placement.nodes;
-  if (fit.length < 2 || (fixed !== undefined && fit.length < fixed.length)) {
-    return { tag: "stalled", reason: "NodesMissing", message: sayMissing(input, candidates, fit) };
+  const nodes = fit.flatMap(({ node }) => (node === undefined ? [] : [node]));
+  if (!nodes.some((one) => nodes.some((other) => one !== other && canPair(rule, one, other)))) {
+    return { tag: "stalled", reason: "NodesMissing", message: sayMissing(rule, candidates, fit) };
   }
-  return decidePair(
-    input,
-    fit.flatMap(({ node }) => (node === undefined ? [] : [node])),
-  );
+  return decidePair(input, nodes);
 }
 
+export const sayPairUnknown = (pair: string): { readonly reason: StalledReason; readonly message: string } => ({
+  reason: "SplitSitePairNotFound",
+  message: `there is no SplitSitePair ${pair}: make it, or name another in spec.placement.splitSitePairRef`,
+});
+
 /** The first pair that can be the same machine; the guest's own node comes first, if it is one of them. */
-function decidePair({ instanceSpec, current }: PlacementInput, fit: readonly ClusterNode[]): Placement {
+function decidePair({ rule, instanceSpec, current }: PlacementInput, fit: readonly ClusterNode[]): Placement {
   const own = fit.find(({ metadata }) => metadata.name === current);
   const firsts = own === undefined ? fit : [own];
   const differences: string[] = [];
   for (const first of firsts) {
     const others = own === undefined ? fit.slice(fit.indexOf(first) + 1) : fit.filter((node) => node !== first);
-    for (const second of others) {
+    for (const second of others.filter((other) => canPair(rule, first, other))) {
       const choice = chooseMachine(instanceSpec, first, second);
       if (choice.tag === "chosen") {
         return { tag: "placed", first, second, machine: choice.machine };
@@ -64,34 +70,44 @@ function decidePair({ instanceSpec, current }: PlacementInput, fit: readonly Clu
 /** A node for a lost side, beside the node that stays. */
 export function decideReplacement(
   input: PlacementInput,
-  taken: readonly string[],
+  { lost, stays }: { readonly lost: string; readonly stays: string },
   machine: Machine,
 ): ClusterNode | undefined {
+  const { rule, nodes } = input;
+  const peer = nodes.find(({ metadata }) => metadata.name === stays);
   return listCandidates(input)
-    .filter(({ obstacle, name }) => obstacle === undefined && !taken.includes(name))
+    .filter(({ obstacle, name }) => obstacle === undefined && name !== lost && name !== stays)
     .flatMap(({ node }) => (node === undefined ? [] : [node]))
-    .find((node) => canBe(node, machine));
+    .find((node) => canBe(node, machine) && (peer === undefined ? rule.tag !== "sites" : canPair(rule, peer, node)));
 }
 
 type Candidate = NodeState;
 
-function listCandidates({ placement, nodes, agents, load, instanceSpec }: PlacementInput): readonly Candidate[] {
-  const names = placement.nodes ?? listSelected(nodes, placement.nodeSelector ?? {}, load);
-  return names.map((name) => {
+function listCandidates(input: PlacementInput): readonly Candidate[] {
+  const { nodes, agents, instanceSpec } = input;
+  return listNames(input).map((name) => {
     const state = readNodeState(name, nodes, agents);
     return { ...state, obstacle: state.obstacle ?? findLackOfRoom(state.node, instanceSpec) };
   });
 }
 
-function listSelected(
-  nodes: readonly ClusterNode[],
-  selector: Readonly<Record<string, string>>,
-  load: ReadonlyMap<string, number>,
-): readonly string[] {
-  return nodes
-    .filter(({ metadata }) => Object.entries(selector).every(([label, value]) => metadata.labels?.[label] === value))
-    .map(({ metadata }) => metadata.name)
-    .sort((one, other) => (load.get(one) ?? 0) - (load.get(other) ?? 0) || one.localeCompare(other));
+function listNames({ rule, nodes, load }: PlacementInput): readonly string[] {
+  const list = (isWanted: (node: ClusterNode) => boolean): readonly string[] =>
+    nodes
+      .filter(isWanted)
+      .map(({ metadata }) => metadata.name)
+      .sort((one, other) => (load.get(one) ?? 0) - (load.get(other) ?? 0) || one.localeCompare(other));
+  switch (rule.tag) {
+    case "nodes":
+      return rule.names;
+    case "labels":
+      return list((node) => hasLabels(node, rule.nodeSelector));
+    case "sites":
+      // In their order: the guest is started in the first.
+      return rule.sites.flatMap((site) => list((node) => findSite(node, rule.sites) === site));
+    case "unknown":
+      return [];
+  }
 }
 
 /** Only what could never fit: what is free at the moment is for the scheduler to judge. */
@@ -107,19 +123,31 @@ export const readMemory = (instanceSpec: Json): string | undefined =>
   readText(instanceSpec, "domain", "memory", "guest") ??
   readText(instanceSpec, "domain", "resources", "requests", "memory");
 
-function sayMissing(
-  { placement }: PlacementInput,
-  candidates: readonly Candidate[],
-  fit: readonly Candidate[],
-): string {
+function sayMissing(rule: PlacementRule, candidates: readonly Candidate[], fit: readonly Candidate[]): string {
   const obstacles = candidates.flatMap(({ name, obstacle }) =>
     obstacle === undefined ? [] : [`${name}: ${obstacle}`],
   );
   const shown = obstacles.length > 4 ? [...obstacles.slice(0, 4), `and ${obstacles.length - 4} more`] : obstacles;
-  if (placement.nodes !== undefined) {
-    return `the guest needs both of its nodes: ${shown.join("; ")}`;
-  }
-  const labels = Object.entries(placement.nodeSelector ?? {}).map(([name, value]) => `${name}=${value}`);
   const why = shown.length === 0 ? "label more nodes" : shown.join("; ");
-  return `of the nodes with ${labels.join(", ")} ${fit.length} can have a side of the guest, two are needed: ${why}`;
+  switch (rule.tag) {
+    case "nodes":
+      return `the guest needs both of its nodes: ${why}`;
+    case "labels":
+      return `of the nodes with ${sayLabels(rule.nodeSelector)} ${fit.length} can have a side of the guest, two are needed: ${why}`;
+    case "sites":
+      return `no node of ${sayEmptySites(rule.sites, fit)} can have a side of the guest: ${why}`;
+    case "unknown":
+      return sayPairUnknown(rule.pair).message;
+  }
 }
+
+const sayLabels = (labels: Labels): string =>
+  Object.entries(labels)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(", ");
+
+const sayEmptySites = (sites: Sites, fit: readonly Candidate[]): string =>
+  sites
+    .filter((site) => !fit.some(({ node }) => node !== undefined && findSite(node, sites) === site))
+    .map(({ name, nodeSelector }) => `site ${name} (${sayLabels(nodeSelector)})`)
+    .join(" and of ");

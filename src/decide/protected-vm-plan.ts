@@ -1,6 +1,7 @@
 /** What is seen of a ProtectedVM and its surroundings, and what a plan for it can say. See protected-vm.ts. */
 import { type GuestPair } from "../api/guest-pair.ts";
 import { type ProtectedVm, type ProtectedVmStatus } from "../api/protected-vm.ts";
+import { type SplitSitePair } from "../api/split-site-pair.ts";
 import { type Json } from "../lib/json-merge.ts";
 import {
   type Claim,
@@ -35,6 +36,8 @@ export type Observed = {
   readonly virtualMachine: VirtualMachine | undefined;
   /** Other ProtectedVMs of the same VirtualMachine. */
   readonly rivals: readonly ProtectedVm[];
+  /** That of placement.splitSitePairRef. */
+  readonly splitSitePair: SplitSitePair | undefined;
   readonly nodes: readonly ClusterNode[];
   /** The agents' pods. */
   readonly agents: readonly Pod[];

@@ -8,10 +8,13 @@ import {
   type StalledReason,
 } from "../api/conditions.ts";
 import { type ProtectedVmStatus } from "../api/protected-vm.ts";
+import { type SplitSitePair } from "../api/split-site-pair.ts";
 import { isSameJson, readText } from "../lib/json-merge.ts";
 import { type PairReport } from "./cluster-objects.ts";
 import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
+import { findRoundTrip } from "./split-sites.ts";
+import { encodeConditions, type Verdict } from "./verdicts.ts";
 
 /** What the plan found out on its way. */
 export type Findings = {
@@ -26,11 +29,6 @@ export type Findings = {
   readonly deleting?: string | undefined;
 };
 
-type Verdict<Reason extends string = string> = {
-  readonly status: Condition["status"];
-  readonly reason: Reason;
-  readonly message: string;
-};
 type Verdicts = { readonly [Type in ProtectedVmConditionType]: Verdict<ProtectedVmReason[Type]> };
 
 export function planStatus(observed: Observed, findings: Findings): ProtectedVmStatus {
@@ -43,14 +41,15 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
     Ready: ready,
     Reconciling: decideReconciling(given, ready.reason),
     Stalled: decideStalled(given),
-    ...listGuestVerdicts(view?.primary?.report),
+    ...listGuestVerdicts(view?.primary?.report, observed.splitSitePair),
   };
   const { generation } = observed.protectedVm.metadata;
+  const { previous, nowMs } = observed;
   return {
     ...(generation === undefined ? {} : { observedGeneration: generation }),
-    conditions: encodeConditions(observed, verdicts),
+    conditions: encodeConditions({ previous: previous?.conditions, generation, nowMs }, verdicts),
     guest,
-    ...(view === undefined ? {} : encodePairStatus(view, observed.previous)),
+    ...(view === undefined ? {} : encodePairStatus(view, previous)),
   };
 }
 
@@ -136,31 +135,32 @@ function decideStalled({ stalled }: Findings): Verdict<StalledReason> {
 
 type GuestVerdicts = Pick<Verdicts, (typeof GUEST_CONDITION_TYPES)[number]>;
 
-function listGuestVerdicts(report: PairReport | undefined): GuestVerdicts {
+function listGuestVerdicts(report: PairReport | undefined, sites: SplitSitePair | undefined): GuestVerdicts {
   const entries = GUEST_CONDITION_TYPES.map((type) => {
     const found = report?.conditions.find((condition) => condition.type === type);
     const message = report === undefined ? "no side reports that it runs the guest" : "not reported";
     const verdict = found ?? { status: "Unknown", reason: "NotReported", message };
     return [type, { status: verdict.status, reason: verdict.reason, message: verdict.message }];
   });
-  return Object.fromEntries(entries) as GuestVerdicts;
+  const verdicts = Object.fromEntries(entries) as GuestVerdicts;
+  return { ...verdicts, LinksHealthy: judgeDistance(verdicts.LinksHealthy, report, sites) };
 }
 
-/** The time moves only with the status. */
-function encodeConditions({ previous, nowMs, protectedVm }: Observed, verdicts: Verdicts): Condition[] {
-  const now = new Date(nowMs).toISOString().replace(/[.][0-9]+Z$/, "Z");
-  const { generation } = protectedVm.metadata;
-  return Object.entries(verdicts).map(([type, verdict]) => {
-    const before = previous?.conditions?.find((condition) => condition.type === type);
-    return {
-      type,
-      status: verdict.status,
-      ...(generation === undefined ? {} : { observedGeneration: generation }),
-      lastTransitionTime: before?.status === verdict.status ? before.lastTransitionTime : now,
-      reason: verdict.reason,
-      message: verdict.message,
-    };
-  });
+/** Links that work may still be too long. Without the figure, which moves; the SplitSitePair's status has it. */
+function judgeDistance(
+  verdict: GuestVerdicts["LinksHealthy"],
+  report: PairReport | undefined,
+  sites: SplitSitePair | undefined,
+): GuestVerdicts["LinksHealthy"] {
+  const roundTripMs = findRoundTrip(report);
+  if (verdict.status !== "True" || sites === undefined || roundTripMs === undefined) {
+    return verdict;
+  }
+  const { maxRoundTripMs } = sites.spec;
+  const message =
+    `the round trip between the sites is longer than the ${maxRoundTripMs} ms that SplitSitePair ` +
+    `${sites.metadata.name} allows: mend the link, or raise spec.maxRoundTripMs and accept the latency`;
+  return roundTripMs <= maxRoundTripMs ? verdict : { status: "False", reason: "RoundTripExceeded", message };
 }
 
 type PairStatus = Omit<ProtectedVmStatus, "observedGeneration" | "conditions" | "guest">;

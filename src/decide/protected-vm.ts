@@ -11,14 +11,15 @@
  * them the places to work in: two nodes, two sets of volumes, two instances, and new ones when they are gone.
  */
 import { guestNameOf } from "./guest-names.ts";
-import { type Vmi } from "./cluster-objects.ts";
+import { type ClusterNode, type Vmi } from "./cluster-objects.ts";
 import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from "./adoption.ts";
 import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
 import { LOSS_GRACE_MS } from "./node-fitness.ts";
 import { planRoles } from "./pair-roles.ts";
 import { encodeNewPair, encodePair, findReplaceable, isApplied, type Replacement, type Subject } from "./pair-spec.ts";
 import { isLost, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
-import { decidePlacement, decideReplacement, type PlacementInput } from "./placement.ts";
+import { decidePlacement, decideReplacement, type PlacementInput, sayPairUnknown } from "./placement.ts";
+import { isMeant, type PlacementRule, resolvePlacement } from "./placement-rule.ts";
 import { planDeletion } from "./protected-vm-deletion.ts";
 import {
   type Action,
@@ -129,9 +130,12 @@ function sayRestart({ metadata }: Vmi): NonNullable<Findings["stalled"]> {
 }
 
 function encodePlacementInput({ observed, source }: Subject, current: string | undefined): PlacementInput {
-  const { nodes, agents, load, protectedVm } = observed;
-  return { placement: protectedVm.spec.placement, instanceSpec: source.spec, nodes, agents, load, current };
+  const { nodes, agents, load } = observed;
+  return { rule: ruleOf(observed), instanceSpec: source.spec, nodes, agents, load, current };
 }
+
+const ruleOf = ({ protectedVm, splitSitePair }: Observed): PlacementRule =>
+  resolvePlacement(protectedVm.spec.placement, splitSitePair);
 
 /** `handBackTo`: the pair goes on only until the guest is there. */
 function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): PartialPlan {
@@ -186,20 +190,17 @@ function findReplacement(subject: Subject, view: PairView): Replacement | undefi
   if (lost === undefined) {
     return undefined;
   }
-  const taken = view.sides.map(({ node }) => node);
-  const node = decideReplacement(encodePlacementInput(subject, undefined), taken, view.notes.machine);
+  const places = { lost: lost.node, stays: peerOf(view, lost).node };
+  const node = decideReplacement(encodePlacementInput(subject, undefined), places, view.notes.machine);
   return node === undefined ? undefined : { lost, node };
 }
 
 /** A side that is in sync is there, whatever its node's conditions say. */
-function isGivenUp({ protectedVm, nowMs, nodes }: Observed, { isInSync }: PairView, side: SideView): boolean {
-  const { nodeSelector, nodes: fixed } = protectedVm.spec.placement;
-  if (fixed !== undefined) {
-    return !fixed.includes(side.node); // The owner named others.
-  }
-  const labels = nodes.find(({ metadata }) => metadata.name === side.node)?.metadata.labels;
-  const isUnselected = Object.entries(nodeSelector ?? {}).some(([name, value]) => labels?.[name] !== value);
-  return (labels !== undefined && isUnselected) || (!isInSync && isLost(side, nowMs));
+function isGivenUp(observed: Observed, view: PairView, side: SideView): boolean {
+  const find = (name: string): ClusterNode | undefined => observed.nodes.find(({ metadata }) => metadata.name === name);
+  const place = { name: side.node, node: find(side.node) };
+  const isElsewhere = !isMeant(ruleOf(observed), place, find(peerOf(view, side).node));
+  return isElsewhere || (!view.isInSync && isLost(side, observed.nowMs));
 }
 
 function sayReplacement({ lost, node }: Replacement): PlannedEvent {
@@ -214,6 +215,10 @@ function findMissingNode(
   replacement: Replacement | undefined,
 ): Findings["stalled"] {
   const { primary, isInSync, hasEnded } = view;
+  const rule = ruleOf(observed);
+  if (rule.tag === "unknown") {
+    return sayPairUnknown(rule.pair);
+  }
   if (replacement !== undefined || isInSync || hasEnded) {
     return undefined;
   }
@@ -223,8 +228,7 @@ function findMissingNode(
     return undefined;
   }
   const says = lost.map(({ node, state }) => `${node}: ${state.obstacle ?? "away"}`).join("; ");
-  const { nodeSelector } = observed.protectedVm.spec.placement;
-  const remedy = nodeSelector === undefined ? "bring it back" : "bring it back, or let another node have the labels";
+  const remedy = rule.tag === "nodes" ? "bring it back" : "bring it back, or let another node have the labels";
   const message = `away for more than ${LOSS_GRACE_MS / 1000} s: ${says}; ${remedy}`;
   return { reason: "NodesMissing", message };
 }

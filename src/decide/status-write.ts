@@ -7,13 +7,22 @@ import { isSameJson } from "../lib/json-merge.ts";
 
 export const FIGURES_INTERVAL_MS = 10_000;
 
-export type WrittenStatus = { readonly status: ProtectedVmStatus | undefined; readonly atMs: number | undefined };
+export type WrittenStatus<Status> = { readonly status: Status | undefined; readonly atMs: number | undefined };
 
 export type StatusWrite =
   { readonly tag: "write" } | { readonly tag: "keep" } | { readonly tag: "later"; readonly afterMs: number };
 
-export function decideStatusWrite(written: WrittenStatus, next: ProtectedVmStatus, nowMs: number): StatusWrite {
-  const { status, atMs } = written;
+export type StatusWriteContext<Status> = {
+  /** What of a status is news the moment it changes. */
+  readonly withoutFigures: (status: Status) => unknown;
+  readonly nowMs: number;
+};
+
+export function decideStatusWrite<Status>(
+  { status, atMs }: WrittenStatus<Status>,
+  next: Status,
+  { withoutFigures, nowMs }: StatusWriteContext<Status>,
+): StatusWrite {
   if (status === undefined || !isSameJson(withoutFigures(status), withoutFigures(next))) {
     return { tag: "write" };
   }
@@ -24,7 +33,7 @@ export function decideStatusWrite(written: WrittenStatus, next: ProtectedVmStatu
   return ageMs >= FIGURES_INTERVAL_MS ? { tag: "write" } : { tag: "later", afterMs: FIGURES_INTERVAL_MS - ageMs };
 }
 
-function withoutFigures({ checkpoint, disks, conditions, ...others }: ProtectedVmStatus): unknown {
+export function withoutFigures({ checkpoint, disks, conditions, ...others }: ProtectedVmStatus): unknown {
   return {
     ...others,
     hasFigures: checkpoint !== undefined,

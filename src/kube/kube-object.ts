@@ -59,6 +59,7 @@ const knownKinds: readonly ResourceKind[] = [
   ...define("cdi.kubevirt.io/v1beta1", namespaced, { DataVolume: "datavolumes" }),
   ...define("cdi.kubevirt.io/v1beta1", clusterWide, { CDI: "cdis", StorageProfile: "storageprofiles" }),
   ...define("twinrun.dev/v1alpha1", namespaced, { GuestPair: "guestpairs", ProtectedVM: "protectedvms" }),
+  ...define("twinrun.dev/v1alpha1", clusterWide, { SplitSitePair: "splitsitepairs" }),
 ];
 
 const keyOfKind = (apiVersion: string, kind: string): string => `${apiVersion} ${kind}`;

@@ -1,6 +1,7 @@
 /** The reconciler's cluster, over the API server: what is seen comes from copies, what is done goes to the server. */
 import { type GuestPair, parseGuestPair } from "../api/guest-pair.ts";
 import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../api/protected-vm.ts";
+import { parseSplitSitePair, type SplitSitePair } from "../api/split-site-pair.ts";
 import { GUEST_LABEL } from "../api/vmi-contract.ts";
 import { type ObjectName, type Vmi } from "../decide/cluster-objects.ts";
 import { guestNameOf } from "../decide/guest-names.ts";
@@ -82,6 +83,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       settings,
       virtualMachine: machineKey === undefined ? undefined : caches.machines.get(machineKey),
       rivals: this.#listRivals(protectedVm, machineKey),
+      splitSitePair: this.#findSites(protectedVm),
       nodes: caches.nodes.list(),
       agents: caches.agents.list(),
       pair: this.#findPair(guest, nowMs),
@@ -101,6 +103,12 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       refusal: memory.refusal,
       nowMs,
     };
+  }
+
+  #findSites({ spec }: ProtectedVm): SplitSitePair | undefined {
+    const name = spec.placement.splitSitePairRef?.name;
+    const stored = name === undefined ? undefined : this.#options.caches.splitSitePairs.get(name);
+    return stored === undefined ? undefined : parseSplitSitePair(stored, `SplitSitePair ${stored.metadata.name}`);
   }
 
   #machineKeyOf({ metadata, spec }: ProtectedVm): string | undefined {

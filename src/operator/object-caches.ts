@@ -6,6 +6,7 @@
  */
 import { type GuestPair } from "../api/guest-pair.ts";
 import { type ProtectedVm } from "../api/protected-vm.ts";
+import { type SplitSitePair } from "../api/split-site-pair.ts";
 import { GUEST_LABEL, vmiAnnotations } from "../api/vmi-contract.ts";
 import {
   type Claim,
@@ -25,6 +26,7 @@ import { type Log } from "../telemetry/log.ts";
 export const kinds = {
   protectedVm: kindOf("twinrun.dev/v1alpha1", "ProtectedVM"),
   pair: kindOf("twinrun.dev/v1alpha1", "GuestPair"),
+  splitSitePair: kindOf("twinrun.dev/v1alpha1", "SplitSitePair"),
   vmi: kindOf("kubevirt.io/v1", "VirtualMachineInstance"),
   machine: kindOf("kubevirt.io/v1", "VirtualMachine"),
   dataVolume: kindOf("cdi.kubevirt.io/v1beta1", "DataVolume"),
@@ -41,6 +43,7 @@ const MISSING_RETRY_MS = 30_000;
 
 type Any = KubeObject & ClusterObject;
 export type StoredVm = KubeObject & Pick<ProtectedVm, "spec" | "status">;
+export type StoredSites = KubeObject & Pick<SplitSitePair, "spec" | "status">;
 
 export type CachesOptions = {
   readonly cluster: Cluster;
@@ -48,6 +51,8 @@ export type CachesOptions = {
   readonly namespace: string;
   /** A ProtectedVM, by its key, needs a look. */
   readonly onChange: (key: string) => void;
+  /** A SplitSitePair, by its name, needs a look. */
+  readonly onSitesChange: (name: string) => void;
   readonly log: Log;
 };
 
@@ -58,12 +63,16 @@ const guestOf = ({ metadata }: ClusterObject): readonly string[] => {
   return guest === undefined ? [] : [guest];
 };
 
+type Startable = Pick<Reflector<KubeObject>, "start" | "stop" | "synced">;
+
 export class ObjectCaches {
   readonly #options: CachesOptions;
-  readonly #optional = new Map<ResourceKind, NodeJS.Timeout | undefined>();
-  readonly #all: { start(): void; stop(): Promise<void>; synced(): Promise<void>; readonly isSynced: boolean }[] = [];
+  readonly #all: Startable[] = [];
+  /** Of kinds that the cluster may not have. */
+  readonly #optional = new Map<ResourceKind, { readonly reflector: Startable; timer: NodeJS.Timeout | undefined }>();
   readonly protectedVms: Reflector<StoredVm>;
   readonly pairs: Reflector<KubeObject & GuestPair>;
+  readonly splitSitePairs: Reflector<StoredSites>;
   readonly vmis: Reflector<Any, Vmi>;
   readonly machines: Reflector<Any, VirtualMachine>;
   readonly dataVolumes: Reflector<Any, DataVolume>;
@@ -79,7 +88,7 @@ export class ObjectCaches {
     this.protectedVms = this.#open<StoredVm, StoredVm>({
       kind: kinds.protectedVm,
       keep: keepWhole,
-      indexes: { machine: listMachines },
+      indexes: { machine: listMachines, sites: listSitesOf },
       onChange: (change) => {
         this.#vmChanged(change);
       },
@@ -90,6 +99,17 @@ export class ObjectCaches {
       keep: keepWhole,
       indexes: { node: ({ spec }) => spec.sides.map(({ node }) => node) },
       onChange: this.#ownedChanged,
+    });
+    this.splitSitePairs = this.#open<StoredSites, StoredSites>({
+      kind: kinds.splitSitePair,
+      isOptional: true,
+      keep: keepWhole,
+      onChange: ({ key, before, after }) => {
+        if (!isSameJson(before?.spec, after?.spec)) {
+          options.onSitesChange(key);
+          this.#tell(this.protectedVms.listBy("sites", key));
+        }
+      },
     });
     const perGuest = { indexes: { guest: guestOf }, onChange: this.#ownedChanged };
     this.vmis = this.#open<Any, Vmi>({
@@ -139,21 +159,21 @@ export class ObjectCaches {
 
   /** Resolves when everything is there that the cluster has. */
   async start(): Promise<void> {
-    const optional = [...this.#optional.keys()];
-    const present = await Promise.all(optional.map((kind) => this.#startOptional(kind)));
+    const optional = [...this.#optional];
+    const present = await Promise.all(optional.map(([kind]) => this.#startOptional(kind)));
     const required = this.#all.filter(
-      (each) => ![this.vmis, this.machines, this.dataVolumes].some((other) => other === each),
+      (each) => ![...this.#optional.values()].some((other) => other.reflector === each),
     );
     required.forEach((each) => {
       each.start();
     });
-    const started = optional.flatMap((kind, index) => (present[index] === true ? [this.#reflectorOf(kind)] : []));
+    const started = optional.flatMap(([, { reflector }], index) => (present[index] === true ? [reflector] : []));
     await Promise.all([...required, ...started].map((each) => each.synced()));
   }
 
   async stop(): Promise<void> {
     this.#isStopped = true;
-    for (const timer of this.#optional.values()) {
+    for (const { timer } of this.#optional.values()) {
       clearTimeout(timer);
     }
     await Promise.all(this.#all.map((each) => each.stop()));
@@ -163,12 +183,9 @@ export class ObjectCaches {
     return this.#hasDataVolumes;
   }
 
-  #reflectorOf(kind: ResourceKind) {
-    return kind === kinds.vmi ? this.vmis : kind === kinds.machine ? this.machines : this.dataVolumes;
-  }
-
   /** False when the cluster has no such kind; it is looked for again. */
   async #startOptional(kind: ResourceKind): Promise<boolean> {
+    const optional = this.#optional.get(kind);
     const isThere = await this.#options.cluster.hasResource(kind).catch(() => false);
     if (this.#isStopped) {
       return false;
@@ -177,11 +194,13 @@ export class ObjectCaches {
       this.#options.log.info({ kind: kind.kind }, "the cluster has no such kind yet");
       const timer = setTimeout(() => void this.#startOptional(kind), MISSING_RETRY_MS);
       timer.unref();
-      this.#optional.set(kind, timer);
+      if (optional !== undefined) {
+        optional.timer = timer;
+      }
       return false;
     }
     this.#hasDataVolumes ||= kind === kinds.dataVolume;
-    this.#reflectorOf(kind).start();
+    optional?.reflector.start();
     return true;
   }
 
@@ -203,7 +222,7 @@ export class ObjectCaches {
     });
     this.#all.push(reflector);
     if (isOptional) {
-      this.#optional.set(kind, undefined);
+      this.#optional.set(kind, { reflector, timer: undefined });
     }
     return reflector;
   }
@@ -243,13 +262,20 @@ export class ObjectCaches {
   };
 
   #tellMachine(machine: string): void {
-    for (const { metadata } of this.protectedVms.listBy("machine", machine)) {
+    this.#tell(this.protectedVms.listBy("machine", machine));
+  }
+
+  #tell(protectedVms: readonly StoredVm[]): void {
+    for (const { metadata } of protectedVms) {
       this.#options.onChange(keyOf(metadata));
     }
   }
 
   /** Those that wait for a node that they do not have yet look again by themselves. */
   #tellNode(node: string): void {
+    this.splitSitePairs.keys().forEach((name) => {
+      this.#options.onSitesChange(name);
+    });
     for (const pair of this.pairs.listBy("node", node)) {
       this.#ownedChanged({ key: "", before: undefined, after: pair });
     }
@@ -259,6 +285,11 @@ export class ObjectCaches {
 function listMachines(object: StoredVm | undefined): readonly string[] {
   const name = object?.spec.virtualMachineRef?.name;
   return name === undefined ? [] : [inNamespace({ namespace: object?.metadata.namespace, name })];
+}
+
+function listSitesOf({ spec }: StoredVm): readonly string[] {
+  const name = spec.placement.splitSitePairRef?.name;
+  return name === undefined ? [] : [name];
 }
 
 function withoutVersion(object: unknown): unknown {

@@ -13,6 +13,7 @@ import { KubeProtectedVmCluster } from "./kube-protected-vm-cluster.ts";
 import { ObjectCaches } from "./object-caches.ts";
 import { OperatorMetrics } from "./operator-metrics.ts";
 import { ProtectedVmReconciler } from "./protected-vm-reconciler.ts";
+import { SplitSitePairReconciler } from "./split-site-pair-reconciler.ts";
 
 export type OperatorOptions = {
   readonly cluster: Cluster;
@@ -33,6 +34,7 @@ export class Operator {
   readonly #caches: ObjectCaches;
   readonly metrics = new OperatorMetrics();
   #queue: WorkQueue | undefined;
+  #sitesQueue: WorkQueue | undefined;
   #isReady = false;
 
   constructor(options: OperatorOptions) {
@@ -42,6 +44,9 @@ export class Operator {
       namespace: options.settings.namespace,
       onChange: (key) => {
         this.#queue?.add(key);
+      },
+      onSitesChange: (name) => {
+        this.#sitesQueue?.add(name);
       },
       log: options.log,
     });
@@ -102,6 +107,7 @@ export class Operator {
     const resync = setInterval(addAll, RESYNC_MS);
     queue.start();
     const certificates = startCertificates(cluster, { namespace: settings.namespace, log });
+    const sitesQueue = this.#startSites(() => leadership.isCertain());
     await new Promise<void>((resolve) => {
       leadership.signal.addEventListener("abort", () => {
         resolve();
@@ -109,9 +115,26 @@ export class Operator {
     });
     clearInterval(resync);
     this.#queue = undefined;
+    this.#sitesQueue = undefined;
     this.metrics.setLeader(false);
-    await Promise.all([queue.stop(), certificates.stop()]);
+    await Promise.all([queue.stop(), sitesQueue.stop(), certificates.stop()]);
     await events.stop();
+  }
+
+  #startSites(isLeader: () => boolean): WorkQueue {
+    const { cluster, settings, log } = this.#options;
+    const { namespace } = settings;
+    const reconciler = new SplitSitePairReconciler({
+      ...{ cluster, caches: this.#caches, namespace, isLeader },
+      nowMs: Date.now,
+    });
+    const queue = new WorkQueue({ work: (name) => reconciler.reconcile(name), workerCount: 1, log });
+    this.#sitesQueue = queue;
+    this.#caches.splitSitePairs.keys().forEach((name) => {
+      queue.add(name);
+    });
+    queue.start();
+    return queue;
   }
 
   writeMetrics(): string {

@@ -8,7 +8,7 @@
 import { type ProtectedVm, type ProtectedVmStatus } from "../api/protected-vm.ts";
 import { type Action, type Observed, type Plan, type PlannedEvent } from "../decide/protected-vm-plan.ts";
 import { planProtectedVm } from "../decide/protected-vm.ts";
-import { decideStatusWrite } from "../decide/status-write.ts";
+import { decideStatusWrite, withoutFigures } from "../decide/status-write.ts";
 import { type Log } from "../telemetry/log.ts";
 
 /** What is remembered of a ProtectedVM from one pass to the next. */
@@ -116,7 +116,7 @@ export class ProtectedVmReconciler {
     known: Known,
     { status, events, changes }: Plan,
   ): Promise<number | undefined> {
-    const decision = decideStatusWrite({ status: previous, atMs: known.statusAtMs }, status, nowMs);
+    const decision = decideStatusWrite({ status: previous, atMs: known.statusAtMs }, status, { withoutFigures, nowMs });
     if (decision.tag === "write") {
       await this.#options.cluster.writeStatus(protectedVm, status);
       known.status = status;

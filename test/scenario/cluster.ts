@@ -7,6 +7,7 @@
  */
 import { type GuestPair, parseGuestPair } from "../../src/api/guest-pair.ts";
 import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../../src/api/protected-vm.ts";
+import { parseSplitSitePair, type SplitSitePair } from "../../src/api/split-site-pair.ts";
 import { GUEST_LABEL } from "../../src/api/vmi-contract.ts";
 import {
   type Claim,
@@ -225,6 +226,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
       },
       virtualMachine: this.get("VirtualMachine", vmName) as VirtualMachine | undefined,
       rivals: this.#listRivals(protectedVm),
+      splitSitePair: this.#findSites(protectedVm),
       nodes: this.listKind("Node"),
       agents: this.listKind("Pod"),
       pair: pairs.find(({ metadata }) => metadata.name === guest),
@@ -245,6 +247,12 @@ export class SimulatedCluster implements ProtectedVmCluster {
 
   listPairs(): readonly GuestPair[] {
     return this.listKind("GuestPair").map((pair) => parseGuestPair(pair, pair.metadata.name));
+  }
+
+  #findSites({ spec }: ProtectedVm): SplitSitePair | undefined {
+    const name = spec.placement.splitSitePairRef?.name;
+    const object = this.listKind("SplitSitePair").find(({ metadata }) => metadata.name === name);
+    return object === undefined ? undefined : parseSplitSitePair(object, object.metadata.name);
   }
 
   #listRivals(of: ProtectedVm): readonly ProtectedVm[] {

@@ -3,7 +3,9 @@
  *
  *   node NAME [label=value...] [models=A,B]      a node that is there from the start, or comes later
  *   vm NAME [stopped] [lun]                      a VirtualMachine with one disk, as a user has it
- *   apply NAME nodes=A,B | select=label=value | ref=VM | reprotect=Manual | secret ...
+ *   sites NAME [SITE=label=value SITE=label=value]   a SplitSitePair; without sites it is deleted
+ *   label NODE LABEL [VALUE]                     without a value the label goes
+ *   apply NAME nodes=A,B | select=label=value | sites=NAME | ref=VM | reprotect=Manual | secret ...
  *   spec NAME JSON                               merges a patch into the spec
  *   annotate NAME ANNOTATION VALUE
  *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
@@ -100,6 +102,12 @@ export class Story {
       spec: ([name = "", json = "{}"]) => {
         this.#changeSpec(name, JSON.parse(json) as Json);
       },
+      sites: ([name = "", ...sites]) => {
+        this.#setSites(name, sites);
+      },
+      label: ([node = "", label = "", value]) => {
+        this.#label(node, label, value);
+      },
       annotate: ([name = "", annotation = "", value = ""]) => {
         this.#annotate(name, annotation, value);
       },
@@ -180,10 +188,36 @@ export class Story {
     });
   }
 
+  #setSites(name: string, sites: readonly string[]): void {
+    if (sites.length === 0) {
+      this.#cluster.say("person", `deletes SplitSitePair ${name}`);
+      this.#cluster.remove("SplitSitePair", { namespace: "", name });
+      return;
+    }
+    const spec = {
+      sites: sites.map((site) => {
+        const [siteName = "", label = "", value = ""] = site.split("=");
+        return { name: siteName, nodeSelector: { [label]: value } };
+      }),
+    };
+    this.#cluster.put({ apiVersion: "twinrun.dev/v1alpha1", kind: "SplitSitePair", metadata: { name }, spec });
+    this.#cluster.say("person", `applies SplitSitePair ${name}: ${sites.join(" ")}`);
+  }
+
+  #label(node: string, label: string, value: string | undefined): void {
+    const { labels = {}, ...metadata } = this.#find("Node", node).metadata;
+    const { [label]: _, ...others } = labels;
+    const next = value === undefined ? others : { ...others, [label]: value };
+    this.#cluster.put({ ...this.#find("Node", node), metadata: { ...metadata, labels: next } });
+    this.#cluster.say("person", `labels ${node} ${label}=${value ?? ""}`);
+  }
+
   #apply(name: string, options: readonly string[]): void {
     const given = new Map(options.map((option) => [option.split("=")[0] ?? "", option.split("=").slice(1)]));
     const [label = "", value = ""] = given.get("select") ?? [];
     const nodes = given.get("nodes")?.[0]?.split(",");
+    const sites = given.get("sites")?.[0];
+    const selected = sites === undefined ? { nodeSelector: { [label]: value } } : { splitSitePairRef: { name: sites } };
     const ref = given.get("ref")?.[0];
     const cloudInit = given.has("secret")
       ? [{ name: "init", cloudInitNoCloud: { secretRef: { name: "web-init" } } }]
@@ -218,7 +252,7 @@ export class Story {
       spec: {
         mode: "FaultTolerant",
         ...(ref === undefined ? { virtualMachineTemplate: template } : { virtualMachineRef: { name: ref } }),
-        placement: nodes === undefined ? { nodeSelector: { [label]: value } } : { nodes },
+        placement: nodes === undefined ? selected : { nodes },
         ...(given.has("reprotect") ? { failover: { reprotect: given.get("reprotect")?.[0] } } : {}),
       },
     });
