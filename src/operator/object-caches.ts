@@ -104,12 +104,7 @@ export class ObjectCaches {
       kind: kinds.splitSitePair,
       isOptional: true,
       keep: keepWhole,
-      onChange: ({ key, before, after }) => {
-        if (!isSameJson(before?.spec, after?.spec)) {
-          options.onSitesChange(key);
-          this.#tell(this.protectedVms.listBy("sites", key));
-        }
-      },
+      onChange: this.#sitesChanged,
     });
     const perGuest = { indexes: { guest: guestOf }, onChange: this.#ownedChanged };
     this.vmis = this.#open<Any, Vmi>({
@@ -140,8 +135,7 @@ export class ObjectCaches {
       onChange: this.#claimChanged,
     });
     this.nodes = this.#open<Any, ClusterNode>({
-      kind: kinds.node,
-      keep: keepNode,
+      ...{ kind: kinds.node, keep: keepNode },
       onChange: ({ key }) => {
         this.#tellNode(key);
       },
@@ -239,6 +233,14 @@ export class ObjectCaches {
       });
     }
   }
+
+  /** Its own status is no news. */
+  readonly #sitesChanged = ({ key, before, after }: Change<StoredSites>): void => {
+    if (!isSameJson(before?.spec, after?.spec)) {
+      this.#options.onSitesChange(key);
+      this.#tell(this.protectedVms.listBy("sites", key));
+    }
+  };
 
   readonly #ownedChanged = ({ before, after }: Change<ClusterObject>): void => {
     const owner = (after ?? before)?.metadata.annotations?.[vmiAnnotations.protectedVm];

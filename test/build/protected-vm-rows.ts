@@ -27,6 +27,7 @@ export const protectedVmRows: ResourceRows = {
         buildTemplate({ domain: { devices: { gpus: [], filesystems: [], networkInterfaceMultiqueue: false } } }),
       ),
     },
+    { when: "two sites", object: buildProtectedVm({ placement: { splitSitePairRef: { name: "campus" } } }) },
     { when: "a node selector", object: buildProtectedVm({ placement: { nodeSelector: { "twinrun.dev/ft": "" } } }) },
     {
       when: "a class for each side",
@@ -91,12 +92,12 @@ export const protectedVmRows: ResourceRows = {
       says: "must be left out",
     },
     { when: "no placement", spec: { placement: undefined }, path: "spec.placement" },
-    { when: "an empty placement", spec: { placement: {} }, path: "spec.placement", says: "either nodes or" },
+    { when: "an empty placement", spec: { placement: {} }, path: "spec.placement", says: "exactly one of" },
     {
       when: "nodes and a selector",
       spec: { placement: { nodes: ["a", "b"], nodeSelector: { a: "b" } } },
       path: "spec.placement",
-      says: "either nodes or",
+      says: "exactly one of",
     },
     { when: "one node", spec: { placement: { nodes: ["a"] } }, path: "spec.placement.nodes" },
     { when: "three nodes", spec: { placement: { nodes: ["a", "b", "c"] } }, path: "spec.placement.nodes" },

@@ -58,3 +58,15 @@ export function buildGuestPair(spec: Json = {}, status?: Json): ResourceObject {
     ...(status === undefined ? {} : { status }),
   };
 }
+
+export const [northSite, southSite] = ["north", "south"].map((name) => ({ name, nodeSelector: { site: name } }));
+
+export function buildSplitSitePair(spec: Json = {}, status?: Json): ResourceObject {
+  return {
+    apiVersion: "twinrun.dev/v1alpha1",
+    kind: "SplitSitePair",
+    metadata: { name: "campus" },
+    spec: { sites: [northSite, southSite], ...spec },
+    ...(status === undefined ? {} : { status }),
+  };
+}

@@ -205,10 +205,10 @@ export class Story {
   }
 
   #label(node: string, label: string, value: string | undefined): void {
-    const { labels = {}, ...metadata } = this.#find("Node", node).metadata;
-    const { [label]: _, ...others } = labels;
-    const next = value === undefined ? others : { ...others, [label]: value };
-    this.#cluster.put({ ...this.#find("Node", node), metadata: { ...metadata, labels: next } });
+    const object = this.#find("Node", node);
+    const labels = Object.entries({ ...object.metadata.labels, [label]: value });
+    const kept = labels.flatMap(([name, text]) => (text === undefined ? [] : [[name, text] as const]));
+    this.#cluster.put({ ...object, metadata: { ...object.metadata, labels: Object.fromEntries(kept) } });
     this.#cluster.say("person", `labels ${node} ${label}=${value ?? ""}`);
   }
 

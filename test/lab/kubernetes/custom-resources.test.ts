@@ -10,13 +10,15 @@ import { API_VERSION, GROUP, type CustomResource } from "../../../src/api/custom
 import { customResources } from "../../../src/api/custom-resources.ts";
 import { guestPairResource, parseGuestPair } from "../../../src/api/guest-pair.ts";
 import { parseProtectedVm, protectedVmResource } from "../../../src/api/protected-vm.ts";
+import { parseSplitSitePair, splitSitePairResource } from "../../../src/api/split-site-pair.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { buildReport } from "../../build/engine-report.ts";
 import { buildReportedSide, guestPairRows } from "../../build/guest-pair-rows.ts";
 import { judgeByZod } from "../../build/judge.ts";
 import { protectedVmRows } from "../../build/protected-vm-rows.ts";
 import { type Refusal } from "../../build/resource-rows.ts";
-import { buildGuestPair, buildProtectedVm, type ResourceObject } from "../../build/resources.ts";
+import { buildGuestPair, buildProtectedVm, buildSplitSitePair, type ResourceObject } from "../../build/resources.ts";
+import { splitSitePairRows } from "../../build/split-site-pair-rows.ts";
 import { type ApiAnswer, applyPatch } from "./api-client.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
 import { findPrograms, findRemedy } from "./programs.ts";
@@ -38,6 +40,10 @@ let plane: ControlPlane;
 const kinds = [
   { resource: protectedVmResource, parse: parseProtectedVm, build: buildProtectedVm, rows: protectedVmRows },
   { resource: guestPairResource, parse: parseGuestPair, build: buildGuestPair, rows: guestPairRows },
+  {
+    ...{ resource: splitSitePairResource, parse: parseSplitSitePair },
+    ...{ build: buildSplitSitePair, rows: splitSitePairRows },
+  },
 ].map((kind) => ({ ...kind, kind: kind.resource.kind }));
 
 (remedy === undefined ? describe : describe.skip)("a real API server", () => {
@@ -211,7 +217,8 @@ async function expectStatus(wanted: number, method: string, path: string, body?:
   return answer.body as Json;
 }
 
-const collectionOf = ({ plural }: CustomResource): string => `/apis/${API_VERSION}/namespaces/${namespace}/${plural}`;
+const collectionOf = ({ plural, scope }: CustomResource): string =>
+  `/apis/${API_VERSION}/${scope === "Cluster" ? "" : `namespaces/${namespace}/`}${plural}`;
 const pathOf = (resource: CustomResource, metadata: Json): string =>
   `${collectionOf(resource)}/${String(metadata["name"])}`;
 

@@ -28,6 +28,7 @@ type Stored = KubeObject & { readonly spec?: Json; readonly status?: Json };
 
 const protectedVms = kindOf("twinrun.dev/v1alpha1", "ProtectedVM");
 const pairs = kindOf("twinrun.dev/v1alpha1", "GuestPair");
+const splitSitePairs = kindOf("twinrun.dev/v1alpha1", "SplitSitePair");
 const vmis = kindOf("kubevirt.io/v1", "VirtualMachineInstance");
 const dataVolumes = kindOf("cdi.kubevirt.io/v1beta1", "DataVolume");
 const claims = kindOf("v1", "PersistentVolumeClaim");
@@ -62,10 +63,12 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
   });
 
   async function installKinds(): Promise<void> {
-    const files = ["crds/protectedvms.yaml", "crds/guestpairs.yaml", "test/lab/kubernetes/kubevirt-crds.yaml"];
-    const crds = files.flatMap((file) => parseAllDocuments(readFileSync(join(root, file), "utf8")));
+    const own = ["protectedvms", "guestpairs", "splitsitepairs"].map((plural) => `crds/${plural}.yaml`);
+    const crds = [...own, "test/lab/kubernetes/kubevirt-crds.yaml"].flatMap((file) =>
+      parseAllDocuments(readFileSync(join(root, file), "utf8")),
+    );
     await Promise.all(crds.map((crd) => cluster.apply(crd.toJS() as KubeObject, "twinrun-test")));
-    for (const kind of [protectedVms, pairs, vmis, dataVolumes]) {
+    for (const kind of [protectedVms, pairs, splitSitePairs, vmis, dataVolumes]) {
       await until(() => cluster.hasResource(kind));
       await until(() =>
         cluster.list(kind).then(
@@ -251,6 +254,31 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
       return left.every((object) => object === undefined);
     });
   }
+
+  test(
+    "a SplitSitePair says whether its sites have nodes, and says it again when that changes",
+    async () => {
+      startOperator();
+      const label = async (node: string, site: string | null): Promise<void> => {
+        await cluster.patch({ kind: kindOf("v1", "Node"), name: node }, { metadata: { labels: { site } } });
+      };
+      const isReady = (wanted: string) => async (): Promise<boolean> => {
+        const found = await cluster.read<Stored>({ kind: splitSitePairs, name: "campus" });
+        const ready = readObjects(found?.status, "conditions").find(({ type }) => type === "Ready");
+        return ready?.["status"] === wanted;
+      };
+      await label("node-a", "north");
+      const sites = ["north", "south"].map((name) => ({ name, nodeSelector: { site: name } }));
+      const { apiVersion, kind } = splitSitePairs;
+      await cluster.create<Stored>({ apiVersion, kind, metadata: { name: "campus" }, spec: { sites } });
+      await until(isReady("False"));
+      await label("node-b", "south");
+      await until(isReady("True"));
+      await label("node-b", null);
+      await until(isReady("False"));
+    },
+    patienceMs,
+  );
 
   test(
     "makes a guest of the sample, follows it, moves it, and takes it away again",
