@@ -43,9 +43,9 @@ const root = resolve(import.meta.dirname, "..");
 /** Tests that start no guest: two at a time. All others have the machine to themselves. */
 const light = "(tidy|golden|fuzz|sim|model|traces|scenario)";
 
-/** They want programs that take half an hour to build (make lab-binaries). */
 const kubernetes = "/test/(lab/kubernetes|chart)/";
 const endToEnd = "/test/e2e/";
+const endToEndLong = `${endToEnd}long/`;
 
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
@@ -59,8 +59,18 @@ const stages: readonly Stage[] = [
   },
   { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30", "--directory", "build/soak"] },
   { name: "traces", command: [node, "test/traces/main.ts", "build/soak"] },
-  { name: "kubernetes", command: jest(`${root}${kubernetes}`, "--runInBand"), countedBy: "jest", onRequest: true },
-  { name: "e2e", command: jest(`${root}${endToEnd}`, "--runInBand"), countedBy: "jest", onRequest: true },
+  { name: "kubernetes", command: jest(`${root}${kubernetes}`, "--runInBand"), countedBy: "jest" },
+  {
+    name: "e2e",
+    command: jest(`${root}${endToEnd}`, "--testPathIgnorePatterns", endToEndLong, "--runInBand"),
+    countedBy: "jest",
+  },
+  {
+    name: "e2e-long",
+    command: jest(`${root}${endToEndLong}`, "--passWithNoTests", "--runInBand"),
+    countedBy: "jest",
+    onRequest: true,
+  },
 ];
 
 const print = (line: string): void => {

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Makes this machine ready to build, test and run Twinrun. Run again it only checks, in under a second.
 #
-# usage: setup.sh STEP...      steps, in the order they are needed:
-#   packages   Debian packages (QEMU, etcd, client programs); their services are not started
-#   modules    node_modules as package-lock.json names them, Node 24 among them (node_modules/.bin/node)
-#   shim       the preload shim, build/twinrun-shim.so
-#   guests     the guest images of the lab: a busybox and a whole Debian with PostgreSQL and Redis
-#   qemu10     a second, newer QEMU beside the machine's own, for the tests that run against both
+# usage: setup.sh STEP[,STEP...]...      one after the other, but side by side what commas join. Steps, in the order they are needed:
+#   packages     Debian packages (QEMU, etcd, Go, client programs); their services are not started
+#   modules      node_modules as package-lock.json names them, Node 24 among them (node_modules/.bin/node)
+#   shim         the preload shim, build/twinrun-shim.so
+#   guests       the guest images of the lab: a busybox and a whole Debian with PostgreSQL and Redis
+#   qemu10       a second, newer QEMU beside the machine's own, for the tests that run against both
+#   kubernetes   the programs of a Kubernetes, and Helm, built from their Go modules
+#   launcher     the file system of the virt-launcher that the lab has instead of KubeVirt's: Debian 13 with libvirt and QEMU 10
 #
 # What takes long is kept outside the checkout, in ${TWINRUN_CACHE:-~/.cache/twinrun}, so that a second clone is ready at
 # once. Installing packages needs root and apt; everything that is there already is left as it is.
@@ -20,6 +22,7 @@ modules_stamp=node_modules/.twinrun-lock-hash
 
 # What has to be there, and the Debian package it comes from. A path or a command name; the first that exists will do.
 requirements=(
+  "/etc/ssl/certs/ca-certificates.crt ca-certificates"
   "npm npm"
   "node nodejs"
   "gcc gcc"
@@ -31,6 +34,7 @@ requirements=(
   "qemu-system-x86_64 qemu-system-x86"
   "qemu-img qemu-utils"
   "/usr/share/OVMF/OVMF_CODE.fd|/usr/share/OVMF/OVMF_CODE_4M.fd ovmf"
+  "go golang-go"
   "etcd etcd-server"
   "redis-benchmark redis-tools"
   "psql postgresql-client"
@@ -44,6 +48,7 @@ requirements=(
   "virsh libvirt-clients"
   "/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so libvirt-daemon-driver-qemu"
   "xmllint libxml2-utils"
+  "lua5.1|lua5.3|lua5.4|lua|luajit lua5.4"
 )
 
 say() { echo "setup: $*"; }
@@ -193,16 +198,68 @@ setup_qemu10() {
   done
 }
 
-mkdir -p "$logs"
-# Two runs at once take turns: both would write node_modules.
-exec 9>"$cache/setup.lock"
-flock --nonblock 9 || {
-  say "another set-up is running, waiting for it"
-  flock 9
+setup_kubernetes() {
+  bash test/lab/kubernetes/build.sh >/dev/null
 }
+
+setup_launcher() {
+  local line
+  "$node" test/lab/kubernetes/kubevirt/launcher-image.ts base | while IFS= read -r line; do
+    say "$line"
+  done
+}
+
+# Two runs at once take turns: both would write node_modules. What takes long has locks of its own.
+take_turns() {
+  exec 9>"$cache/setup.lock"
+  flock --nonblock 9 || {
+    say "another set-up is running, waiting for it"
+    flock 9
+  }
+  "$@"
+  exec 9>&-
+}
+
+run_step() {
+  case $1 in
+    packages | modules | shim) take_turns "setup_$1" ;;
+    guests | qemu10 | kubernetes | launcher) "setup_$1" ;;
+    *) fail "unknown step $1: packages, modules, shim, guests, qemu10, kubernetes, launcher" ;;
+  esac
+}
+
+# Downloads and installations of one fill the pauses of another. Each is a process group, so that all of it ends when this does.
+run_side_by_side() {
+  local step group failed=
+  set -m
+  for step in "$@"; do
+    run_step "$step" </dev/null &
+    groups+=("$!")
+  done
+  set +m
+  for group in "${groups[@]}"; do
+    wait "$group" || failed=yes
+  done
+  groups=()
+  [ "$failed" = "" ]
+}
+
+groups=()
+end_groups() {
+  local group
+  for group in "${groups[@]}"; do
+    kill -- "-$group" 2>/dev/null || true
+  done
+}
+trap 'end_groups; exit 130' INT TERM HUP
+
+mkdir -p "$logs"
 for step in "$@"; do
   case $step in
-    packages | modules | shim | guests | qemu10) "setup_$step" ;;
-    *) fail "unknown step $step: packages, modules, shim, guests, qemu10" ;;
+    *,*)
+      IFS=, read -r -a steps <<<"$step"
+      run_side_by_side "${steps[@]}"
+      ;;
+    *) run_step "$step" ;;
   esac
 done

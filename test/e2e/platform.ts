@@ -50,8 +50,8 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
     }
   }
   const lab = await startLab({ images, say });
-  const cluster = Cluster.fromKubeconfig(lab.kubeconfigPath);
   let kubevirt: LabKubevirt | undefined;
+  let platform: Platform | undefined;
   try {
     kubevirt = await startKubevirt({
       plane: lab.plane,
@@ -60,49 +60,28 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
       images: disks,
       say,
     });
-    const platform = new Platform(lab, cluster, kubevirt);
+    platform = new Platform(lab, kubevirt);
     await platform.install(options);
     return platform;
   } catch (cause) {
-    await kubevirt?.stop();
-    cluster.close();
+    await (platform ?? kubevirt)?.stop();
     await lab.stop();
     throw cause;
   }
 }
 
-/** Made by {@link startPlatform}. */
-export class Platform {
-  readonly lab: KubernetesLab;
+/** Twinrun on a cluster, as the API server shows it. */
+export class Installation {
   readonly cluster: Cluster;
-  readonly #kubevirt: LabKubevirt;
+  readonly kubeconfigPath: string;
 
-  constructor(lab: KubernetesLab, cluster: Cluster, kubevirt: LabKubevirt) {
-    this.lab = lab;
-    this.cluster = cluster;
-    this.#kubevirt = kubevirt;
+  constructor(kubeconfigPath: string) {
+    this.kubeconfigPath = kubeconfigPath;
+    this.cluster = Cluster.fromKubeconfig(kubeconfigPath);
   }
 
-  async stop(): Promise<void> {
-    await this.#kubevirt.stop();
-    this.cluster.close();
-    await this.lab.stop();
-  }
-
-  /** Used while the platform is being made; again for an upgrade. */
-  async install({ store, say }: PlatformOptions): Promise<void> {
-    await this.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: tenantNamespace } });
-    await this.apply({
-      apiVersion: "k8s.cni.cncf.io/v1",
-      kind: "NetworkAttachmentDefinition",
-      metadata: { name: "lan", namespace: tenantNamespace },
-      spec: { config: JSON.stringify({ cniVersion: "0.3.1", type: "bridge", bridge: lanBridge }) },
-    } as KubeObject);
-    const [repository = "", tag = ""] = etcdImage.split(/:(?=[^:]*$)/);
-    const values = {
-      quorum: { store, etcd: { image: { repository, tag }, storageClassName: "lab-local" } },
-    };
-    say(`helm install twinrun, quorum store ${store}`);
+  /** Installs the chart, or upgrades it, and waits for everything of Twinrun. */
+  async installChart(values: object, say: (line: string) => void): Promise<void> {
     await this.helm(["upgrade", "--install", "twinrun", chart], values);
     await this.#waitForPods(say);
   }
@@ -114,7 +93,7 @@ export class Platform {
     try {
       const path = join(directory, "values.json");
       writeFileSync(path, JSON.stringify(values));
-      const place = ["--kubeconfig", this.lab.kubeconfigPath, "--namespace", systemNamespace, "--create-namespace"];
+      const place = ["--kubeconfig", this.kubeconfigPath, "--namespace", systemNamespace, "--create-namespace"];
       const args = [...command, ...place, "--values", path];
       return await collectOutput(
         spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] }),
@@ -189,6 +168,39 @@ export class Platform {
       }
       await sleep(500);
     }
+  }
+}
+
+/** The lab's, made by {@link startPlatform}. */
+export class Platform extends Installation {
+  readonly lab: KubernetesLab;
+  readonly #kubevirt: LabKubevirt;
+
+  constructor(lab: KubernetesLab, kubevirt: LabKubevirt) {
+    super(lab.kubeconfigPath);
+    this.lab = lab;
+    this.#kubevirt = kubevirt;
+  }
+
+  async stop(): Promise<void> {
+    await this.#kubevirt.stop();
+    this.cluster.close();
+    await this.lab.stop();
+  }
+
+  /** Used while the platform is being made; again for an upgrade. */
+  async install({ store, say }: PlatformOptions): Promise<void> {
+    await this.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: tenantNamespace } });
+    await this.apply({
+      apiVersion: "k8s.cni.cncf.io/v1",
+      kind: "NetworkAttachmentDefinition",
+      metadata: { name: "lan", namespace: tenantNamespace },
+      spec: { config: JSON.stringify({ cniVersion: "0.3.1", type: "bridge", bridge: lanBridge }) },
+    } as KubeObject);
+    const [repository = "", tag = ""] = etcdImage.split(/:(?=[^:]*$)/);
+    const etcd = { image: { repository, tag }, storageClassName: "lab-local" };
+    say(`helm install twinrun, quorum store ${store}`);
+    await this.installChart({ quorum: { store, etcd } }, say);
   }
 }
 

@@ -7,15 +7,15 @@
 #
 # go.mod beside this script names the version, go.sum pins every module that goes into it; Helm has its own two in helm/. It
 # is the newest Helm that the Go which builds this Kubernetes compiles. The programs are put under
-# $TWINRUN_CACHE/kubernetes/VERSION, else ~/.cache/twinrun/kubernetes/VERSION. On two cores kube-apiserver takes six minutes,
-# the others together two more, as they share most of it, with 1.8 GB of memory at the peak. What was compiled before an
-# interruption is in Go's own cache and not compiled again; a program that is there is left as it is.
+# $TWINRUN_CACHE/kubernetes/VERSION, else ~/.cache/twinrun/kubernetes/VERSION. On two cores all of them take six minutes, with
+# 1.5 GB of memory at the peak. What was compiled before an interruption is in Go's own cache and not compiled again; a program that
+# is there is left as it is.
 #
 # A kubectl on the machine will do, and so will the kube-apiserver of KUBEBUILDER_ASSETS if etcd is beside it: they are not
 # built. Needs a Go; one older than 1.24 is used only to fetch that.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl helm debian)
+programs=(debian kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl helm)
 version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 } $1 == "k8s.io/kubernetes" { print $2 }' "$here/go.mod")
 helm_version=$(awk '$1 == "helm.sh/helm/v3" { print $2 }' "$here/helm/go.mod")
 toolchain=go1.24.13
@@ -78,47 +78,55 @@ provide_go() {
 
 # Go names every package as it compiles it; the last one it names stands in the progress line.
 show_progress() {
-  local program=$1 total=$2 count=0 line said=$SECONDS
+  local total=$1 count=0 line said=$SECONDS
   while IFS= read -r line; do
     count=$((count + 1))
     if ((SECONDS - said >= 10)); then
       said=$SECONDS
-      say "$program: $count of at most $total packages, $line"
+      say "$count of at most $total packages, $line"
     fi
   done
 }
 
-build_program() {
-  local program=$1 log=$target/$1.log total started=$SECONDS minor supposing
-  local modules=$here package=k8s.io/kubernetes/cmd/$program built=$version
-  local stamps="-X k8s.io/component-base/version.gitVersion=$version"
-  if [ "$program" = helm ]; then
-    modules=$here/helm package=helm.sh/helm/v3/cmd/helm built=$helm_version
-    stamps="-X helm.sh/helm/v3/internal/version.version=$built"
-    # The Kubernetes that `helm template` and `helm lint` suppose when they are not told.
-    minor=${version#v1.}
-    for supposing in chartutil lint/rules; do
-      stamps="$stamps -X helm.sh/helm/v3/pkg/$supposing.k8sVersionMajor=1"
-      stamps="$stamps -X helm.sh/helm/v3/pkg/$supposing.k8sVersionMinor=${minor%%.*}"
-    done
-  fi
-  say "fetching what $program is made of"
-  total=$(cd "$modules" && "$go" list -deps "$package" 2>"$log" | wc -l) || {
+# All in one go: what they share is looked at once, and both cores have work to the end. usage: build MODULES STAMPS PACKAGE...
+build() {
+  local modules=$1 stamps=$2 names log total started=$SECONDS package
+  shift 2
+  names=$(for package in "$@"; do echo -n " ${package##*/}"; done)
+  log=$target/${names##* }.log
+  say "fetching what is needed for$names"
+  total=$(cd "$modules" && "$go" list -deps "$@" 2>"$log" | wc -l) || {
     tail -5 "$log" >&2
-    fail "$program: its modules cannot be had, see $log"
+    fail "modules cannot be had, see $log"
   }
-  say "compiling $program $built"
-  # Without the debugging tables it is a third smaller. No cgo: the program then needs no libraries, so it also runs in an
-  # image that holds nothing else.
-  (cd "$modules" && CGO_ENABLED=0 "$go" build -v -mod=readonly -trimpath -o "$target/$program.new" \
-    -ldflags "-s -w $stamps" "$package") 2>&1 |
-    tee "$log" | show_progress "$program" "$total" || {
+  say "compiling$names"
+  rm -rf "$target/new" && mkdir "$target/new"
+  # Without the debugging tables a program is a third smaller, and made a fifth sooner when they are not even written. No cgo: the
+  # program then needs no libraries, so it also runs in an image that holds nothing else.
+  (cd "$modules" && CGO_ENABLED=0 "$go" build -v -mod=readonly -trimpath -gcflags=all=-dwarf=false -o "$target/new/" \
+    -ldflags "-s -w $stamps" "$@") 2>&1 |
+    tee "$log" | show_progress "$total" || {
     tail -15 "$log" >&2
-    fail "$program: did not compile, all of its output: $log"
+    fail "it did not compile, all of the compiler's output: $log"
   }
-  # Under its own name only when whole: a run that was cut off leaves nothing that looks ready.
-  mv "$target/$program.new" "$target/$program"
-  say "$program is ready, it took $((SECONDS - started)) s"
+  # Only when whole: a run that was cut off leaves nothing that looks ready.
+  mv "$target"/new/* "$target"
+  rmdir "$target/new"
+  say "ready after $((SECONDS - started)) s:$names"
+}
+
+build_kubernetes() {
+  build "$here" "-X k8s.io/component-base/version.gitVersion=$version" "${@/#/k8s.io/kubernetes/cmd/}"
+}
+
+build_helm() {
+  local minor=${version#v1.} supposing stamps="-X helm.sh/helm/v3/internal/version.version=$helm_version"
+  # The Kubernetes that `helm template` and `helm lint` suppose when they are not told.
+  for supposing in chartutil lint/rules; do
+    stamps="$stamps -X helm.sh/helm/v3/pkg/$supposing.k8sVersionMajor=1"
+    stamps="$stamps -X helm.sh/helm/v3/pkg/$supposing.k8sVersionMinor=${minor%%.*}"
+  done
+  build "$here/helm" "$stamps" helm.sh/helm/v3/cmd/helm
 }
 
 # Installed they would be services of this machine, which nobody asked for.
@@ -155,12 +163,26 @@ flock --nonblock 9 || {
   say "another run is at it, waiting"
   flock 9
 }
+missing=()
+helm_is_missing=
 for program in "${programs[@]}"; do
   if [ "$program" = debian ]; then
     unpack_debian
-  elif ! is_built "$program" && ! is_elsewhere "$program"; then
-    provide_go
-    build_program "$program"
+  elif is_built "$program" || is_elsewhere "$program"; then
+    continue
+  elif [ "$program" = helm ]; then
+    helm_is_missing=yes
+  else
+    missing+=("$program")
   fi
 done
+if [ "${#missing[@]}" != 0 ] || [ "$helm_is_missing" != "" ]; then
+  provide_go
+fi
+if [ "${#missing[@]}" != 0 ]; then
+  build_kubernetes "${missing[@]}"
+fi
+if [ "$helm_is_missing" != "" ]; then
+  build_helm
+fi
 echo "$target"

@@ -4,11 +4,12 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { present } from "../../../src/lib/assert.ts";
-import { findDebianRoot, findPrograms, findRemedy } from "./programs.ts";
+import { findDebianRoot, findRemedy } from "./programs.ts";
 
-const patienceMs = 180_000;
+/** The first time images are built. */
+const patienceMs = 900_000;
 const script = new URL("lab-command.ts", import.meta.url).pathname;
-const isPossible = findRemedy(["etcd", "kube-apiserver", "kubelet", "kube-proxy", "kubectl"]) === undefined;
+const isPossible = findRemedy(["etcd", "kube-apiserver", "kubelet", "kube-proxy", "kubectl", "helm"]) === undefined;
 const describeLab = isPossible && findDebianRoot() !== undefined ? describe : describe.skip;
 
 describeLab("a lab that stays for a person", () => {
@@ -30,20 +31,29 @@ describeLab("a lab that stays for a person", () => {
     return { status, stdout, stderr };
   }
 
+  /** What a person sees who sourced the lab's environment. */
+  function type(line: string): string {
+    const { stdout, stderr } = spawnSync("sh", ["-c", `. ${directory}/env && ${line}`], { encoding: "utf8" });
+    return stderr === "" ? stdout : `${stdout}${stderr}`;
+  }
+
   test(
     "goes up, is told what happens, and goes down",
     () => {
       expect(run("help")).toEqual({ status: 1, stdout: "", stderr: "lab: no lab runs: make lab\n" });
       const started = run("up");
       expect(started).toMatchObject({ status: 0, stderr: "" });
-      const kubeconfig = present(/export KUBECONFIG=(\S+)/.exec(started.stdout)?.[1], "kubeconfig");
-      const kubectl = present(findPrograms(["kubectl"]).get("kubectl"), "kubectl");
-      const listed = spawnSync(kubectl, ["get", "nodes", "-o", "name"], {
-        ...{ encoding: "utf8", env: { ...process.env, KUBECONFIG: kubeconfig } },
-      });
-      expect(listed.stdout).toBe("node/node-a\nnode/node-b\nnode/node-c\n");
+      const kubeconfig = present(/KUBECONFIG is (\S+)[.] /.exec(started.stdout)?.[1], "kubeconfig");
+      expect(type("kubectl get nodes -o name")).toBe("node/node-a\nnode/node-b\nnode/node-c\n");
       // Once more it is the same one.
       expect(run("up").stdout).toContain(kubeconfig);
+
+      // The guest that it brings along becomes what it is meant to be.
+      expect(type(`kubectl apply --filename ${directory}/guest.yaml`)).toBe("protectedvm.twinrun.dev/web created\n");
+      const condition = "--namespace shop protectedvm/web --for condition=Ready --timeout 10m";
+      expect(type(`kubectl wait ${condition}`)).toBe("protectedvm.twinrun.dev/web condition met\n");
+      expect(type("kubectl twinrun status --namespace shop")).toMatch(/web +True +Protected +node-a +node-b/);
+      expect(type("helm list --namespace twinrun --short")).toBe("twinrun\n");
 
       expect(run("exec", "node-a", "hostname").stdout).toBe("node-a\n");
       expect(run("power-off", "node-a").stdout).toBe("node-a has no power\n");
@@ -54,6 +64,7 @@ describeLab("a lab that stays for a person", () => {
       expect(run("cut-link", "node-a", "wan").stderr).toBe(
         "lab: there is no network wan: management, replication, lan\n",
       );
+      expect(run("api-outage", "1").stdout).toBe("the API server was away for 1 s\n");
       expect(run("power-off", "node-x").stderr).toBe("lab: there is no node node-x: node-a, node-b, node-c\n");
 
       expect(run("down")).toEqual({ status: 0, stdout: "the lab is gone\n", stderr: "" });

@@ -1,32 +1,31 @@
 /**
- * A lab of Kubernetes nodes that goes on running for a person: `make lab`, `make lab-down`, and what can happen to it.
+ * A lab that goes on running for a person: a Kubernetes of three nodes, the stand-in for KubeVirt, Twinrun installed by its chart.
+ * `make lab`, `make lab-down`, and what can happen to it.
  *
- * usage: lab-command.ts up [ARCHIVE...]      starts it; every node gets these images (docker-archives)
- *        lab-command.ts down                 nothing of it stays
- *        lab-command.ts help                 all that can be done with it, with its names in place
+ * usage: lab-command.ts up        starts it, and says how to use it
+ *        lab-command.ts down      nothing of it stays
+ *        lab-command.ts help      all that can be done with it, with its names in place
  *
  * The lab belongs to one process of its own, the supervisor (`serve`), which `up` leaves behind. It takes commands on a socket
- * in build/lab (or TWINRUN_LAB, for another lab beside it) and ends everything when it is told to, or by SIGTERM; killed with
- * -9 it takes the nodes with it.
+ * (lab-socket.ts) and ends everything when it is told to, or by SIGTERM; killed with -9 it takes the nodes with it. Beside the
+ * socket is what a person needs: `env` to be sourced, `guest.yaml` to be applied.
  */
 import { spawn } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
-import { connect, createServer, type Socket } from "node:net";
-import { join, resolve } from "node:path";
-import { Failure } from "../../../src/lib/failure.ts";
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer, type Socket } from "node:net";
+import { join, relative, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { stringify } from "yaml";
+import { buildProtectedGuest, type GuestWish } from "../../e2e/guest-manifests.ts";
+import { type Platform, startPlatform, tenantNamespace } from "../../e2e/platform.ts";
 import { removeDeadLabs } from "../hosts.ts";
-import { type KubernetesLab, startLab } from "./lab.ts";
+import { type KubernetesLab } from "./lab.ts";
+import { type Answer, askLab, LabCommandFailure, labDirectory, type LabFacts, socketName } from "./lab-socket.ts";
 import { type NetworkName, networkNames } from "./network.ts";
+import { requirePrograms } from "./programs.ts";
 
-class CommandFailure extends Failure<{ readonly code: "NoLab" | "NotUnderstood" | "NotDone" }> {}
-
-/** One lab for each directory. */
-const directory = resolve(process.env["TWINRUN_LAB"] ?? join(import.meta.dirname, "../../../build/lab"));
-/** A socket's path may have no more than a hundred characters, so both ends go to its directory first. */
-const socketName = "socket";
-const logPath = join(directory, "log");
-
-type Answer = { readonly tag: "done"; readonly text: string } | { readonly tag: "failed"; readonly message: string };
+const checkout = join(import.meta.dirname, "../../..");
+const inDirectory = (name: string): string => join(labDirectory, name);
 
 type Command = {
   /** Arguments, as a person writes them. */
@@ -85,6 +84,19 @@ const commands: Readonly<Record<string, Command>> = {
       return "the API server serves";
     },
   },
+  "api-outage": {
+    usage: "SECONDS",
+    says: "both, so long after each other",
+    run: async (lab, [seconds = ""]) => {
+      if (!(Number(seconds) > 0)) {
+        throw new LabCommandFailure({ code: "NotUnderstood" }, `an outage lasts a number of seconds, not "${seconds}"`);
+      }
+      await lab.stopApiServer();
+      await sleep(1000 * Number(seconds));
+      await lab.startApiServer();
+      return `the API server was away for ${seconds} s`;
+    },
+  },
   "stop-kubelet": {
     usage: "NODE",
     says: "the node's kubelet is killed and not started again; its pods go on",
@@ -116,12 +128,21 @@ const commands: Readonly<Record<string, Command>> = {
     says: "runs a command on the node, as its root",
     run: (lab, [node = "", ...command]) => lab.nodeExec(checkNode(lab, node), command),
   },
+  facts: {
+    usage: "",
+    says: "for programs: the kubeconfig, the nodes and the client's network namespace, as JSON",
+    run: (lab) => {
+      const { kubeconfigPath, nodeNames } = lab;
+      const facts: LabFacts = { kubeconfigPath, nodeNames, clientNamespace: lab.network.clientNamespace };
+      return JSON.stringify(facts);
+    },
+  },
   help: { usage: "", says: "this", run: (lab) => describeLab(lab) },
 };
 
 function checkNode(lab: KubernetesLab, node: string): string {
   if (!lab.nodeNames.includes(node)) {
-    throw new CommandFailure({ code: "NotUnderstood" }, `there is no node ${node}: ${lab.nodeNames.join(", ")}`);
+    throw new LabCommandFailure({ code: "NotUnderstood" }, `there is no node ${node}: ${lab.nodeNames.join(", ")}`);
   }
   return node;
 }
@@ -129,7 +150,7 @@ function checkNode(lab: KubernetesLab, node: string): string {
 function checkLink(lab: KubernetesLab, [node = "", name, peer]: readonly string[]): [string, NetworkName, string?] {
   const network = networkNames.find((known) => known === name);
   if (network === undefined) {
-    throw new CommandFailure(
+    throw new LabCommandFailure(
       { code: "NotUnderstood" },
       `there is no network ${name ?? ""}: ${networkNames.join(", ")}`,
     );
@@ -139,32 +160,64 @@ function checkLink(lab: KubernetesLab, [node = "", name, peer]: readonly string[
 
 function describeLab(lab: KubernetesLab): string {
   const script = "node_modules/.bin/node test/lab/kubernetes/lab-command.ts";
-  const [node = ""] = lab.nodeNames;
+  const [node = "", other = ""] = lab.nodeNames;
+  const path = (name: string): string => relative(checkout, inDirectory(name));
+  const client = `ip netns exec ${lab.network.clientNamespace}`;
   return [
-    "The lab runs. For kubectl:",
+    "The lab runs, with Twinrun on it. In this directory:",
     "",
-    `  export KUBECONFIG=${lab.kubeconfigPath}`,
+    `  . ${path("env")}${" ".repeat(30 - path("env").length)}# kubectl, kubectl twinrun and helm for this lab`,
+    `  kubectl apply --filename ${path("guest.yaml")}`,
+    `  kubectl wait --namespace ${tenantNamespace} protectedvm/${guest.name} --for condition=Ready --timeout 5m`,
+    "  kubectl twinrun status --all-namespaces",
+    `  ${client} psql --host ${guest.address} --username lab lab    # half a minute later its PostgreSQL answers`,
     "",
-    `  make lab-power-off NODE=${node}`,
-    `  make lab-power-on NODE=${node}`,
+    `  make lab-power-off NODE=${node}            make lab-power-on NODE=${node}`,
+    `  make lab-cut-link NODE=${node} NETWORK=replication PEER=${other}     make lab-mend-link, with the same`,
+    "  make lab-api-outage SECONDS=60",
     "  make lab-down",
     "",
-    `A program on a computer in the guests' network (10.77.0.0/24): ip netns exec ${lab.network.clientNamespace} COMMAND`,
+    `KUBECONFIG is ${lab.kubeconfigPath}. A program on a computer in the guests' network (10.77.0.0/24): ${client} COMMAND`,
     `More, each by: ${script} COMMAND`,
     "",
     ...Object.entries(commands).map(([name, { usage, says }]) => `  ${`${name} ${usage}`.padEnd(60)} ${says}`),
   ].join("\n");
 }
 
+const guest: GuestWish = {
+  ...{ name: "web", kind: "debian", address: "10.77.0.60" },
+  placement: { nodes: ["node-a", "node-b"] },
+};
+
+/** What a person needs beside the lab: an environment for the shell, a guest that works here. */
+function writeConveniences(lab: KubernetesLab): void {
+  const programs = inDirectory("bin");
+  rmSync(programs, { recursive: true, force: true });
+  mkdirSync(programs);
+  for (const [name, path] of requirePrograms(["kubectl", "helm"])) {
+    symlinkSync(path, join(programs, name));
+  }
+  symlinkSync(join(checkout, "src/main/kubectl-twinrun.sh"), join(programs, "kubectl-twinrun"));
+  writeFileSync(inDirectory("env"), `export KUBECONFIG=${lab.kubeconfigPath}\nexport PATH=${programs}:$PATH\n`);
+  writeFileSync(inDirectory("guest.yaml"), stringify(buildProtectedGuest(guest)));
+}
+
 // The supervisor.
 
 /** Runs until it is told to go down. Its parent is told how the start goes, and does not wait for anything after it. */
-async function serve(images: readonly string[]): Promise<void> {
-  const starting = startLab({ images, say: (line) => process.send?.({ tag: "said", line }) });
+async function serve(): Promise<void> {
+  const say = (line: string): void => {
+    if (process.connected) {
+      process.send?.({ tag: "said", line });
+    } else {
+      process.stdout.write(`${line}\n`);
+    }
+  };
+  const starting = startPlatform({ store: "etcd", kinds: ["busybox", "debian"], say });
   const end = (status: number): void => {
-    const stopped = starting.then((lab) => lab.stop()).catch(() => undefined);
+    const stopped = starting.then((platform) => platform.stop()).catch(() => undefined);
     void stopped.finally(() => {
-      rmSync(join(directory, socketName), { force: true });
+      rmSync(inDirectory(socketName), { force: true });
       process.exit(status);
     });
   };
@@ -177,25 +230,32 @@ async function serve(images: readonly string[]): Promise<void> {
     process.stderr.write(`${cause.stack ?? cause.message}\n`);
     end(1);
   });
-  const lab = await starting;
-  process.chdir(directory);
+  // Whoever wanted it was ended before it was there.
+  const abandon = (): void => {
+    end(1);
+  };
+  process.once("disconnect", abandon);
+  const platform = await starting;
+  writeConveniences(platform.lab);
+  process.chdir(labDirectory);
   rmSync(socketName, { force: true });
   const server = createServer((socket) => {
-    void answer(lab, socket, end);
+    void answer(platform, socket, end);
   });
   await new Promise<void>((resolve) => server.listen(socketName, resolve));
-  process.send?.({ tag: "ready", text: describeLab(lab) });
+  process.send?.({ tag: "ready", text: describeLab(platform.lab) });
+  process.off("disconnect", abandon);
   process.disconnect();
 }
 
 /** One command a connection: a line of JSON there, and one back. */
-async function answer(lab: KubernetesLab, socket: Socket, end: (status: number) => void): Promise<void> {
+async function answer(platform: Platform, socket: Socket, end: (status: number) => void): Promise<void> {
   socket.on("error", () => undefined); // Who asked did not wait.
   const [name = "", ...args] = JSON.parse(await readLine(socket)) as string[];
   if (name === "down") {
-    await lab.stop();
+    await platform.stop();
   }
-  socket.end(JSON.stringify(name === "down" ? { tag: "done", text: "" } : await run(lab, name, args)), () => {
+  socket.end(JSON.stringify(name === "down" ? { tag: "done", text: "" } : await run(platform.lab, name, args)), () => {
     if (name === "down") {
       end(0);
     }
@@ -228,16 +288,16 @@ async function readLine(socket: Socket): Promise<string> {
 // Whoever asks.
 
 /** Starts the supervisor and leaves it behind. */
-async function up(images: readonly string[]): Promise<void> {
-  mkdirSync(directory, { recursive: true });
-  const running = await ask(["help"]).catch(() => undefined);
+async function up(): Promise<void> {
+  mkdirSync(labDirectory, { recursive: true });
+  const running = await askLab(["help"]).catch(() => undefined);
   if (running !== undefined) {
     print(running);
     return;
   }
+  const logPath = inDirectory("log");
   const log = openSync(logPath, "w");
-  const paths = images.map((path) => resolve(path));
-  const supervisor = spawn(process.execPath, [import.meta.filename, "serve", ...paths], {
+  const supervisor = spawn(process.execPath, [import.meta.filename, "serve"], {
     detached: true,
     stdio: ["ignore", log, log, "ipc"],
   });
@@ -251,7 +311,7 @@ async function up(images: readonly string[]): Promise<void> {
     });
     supervisor.on("exit", () => {
       const said = readFileSync(logPath, "utf8").trim();
-      reject(new CommandFailure({ code: "NotDone" }, `the lab did not start:\n${said}`));
+      reject(new LabCommandFailure({ code: "NotDone" }, `the lab did not start:\n${said}`));
     });
   });
   supervisor.unref();
@@ -259,44 +319,12 @@ async function up(images: readonly string[]): Promise<void> {
 
 async function down(): Promise<void> {
   try {
-    await ask(["down"]);
+    await askLab(["down"]);
     print("the lab is gone");
   } catch {
     await removeDeadLabs(print);
     print("no lab runs");
   }
-}
-
-/** The answer of the lab that runs. */
-async function ask(command: readonly string[]): Promise<string> {
-  const socket = await connectToLab();
-  socket.write(`${JSON.stringify(command)}\n`);
-  let text = "";
-  for await (const part of socket.setEncoding("utf8")) {
-    text += part as string;
-  }
-  const given = JSON.parse(text) as Answer;
-  if (given.tag === "failed") {
-    throw new CommandFailure({ code: "NotDone" }, given.message);
-  }
-  return given.text;
-}
-
-function connectToLab(): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    try {
-      process.chdir(directory);
-    } catch {
-      reject(new CommandFailure({ code: "NoLab" }, "no lab runs: make lab"));
-      return;
-    }
-    const socket = connect(socketName, () => {
-      resolve(socket);
-    });
-    socket.on("error", () => {
-      reject(new CommandFailure({ code: "NoLab" }, "no lab runs: make lab"));
-    });
-  });
 }
 
 const print = (line: string): void => {
@@ -307,17 +335,17 @@ const [name = "help", ...args] = process.argv.slice(2);
 try {
   switch (name) {
     case "serve":
-      await serve(args);
+      await serve();
       break;
     case "up":
-      await up(args);
+      await up();
       break;
     case "down":
       await down();
       break;
     default:
       // The supervisor is elsewhere.
-      print(await ask(name === "import" ? [name, ...args.map((path) => resolve(path))] : [name, ...args]));
+      print(await askLab(name === "import" ? [name, ...args.map((path) => resolve(path))] : [name, ...args]));
   }
 } catch (cause) {
   process.stderr.write(`lab: ${cause instanceof Error ? cause.message : String(cause)}\n`);

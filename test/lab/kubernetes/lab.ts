@@ -5,15 +5,15 @@
  * Nothing stays behind. A lab ends with `stop`; one whose process was killed with -9 loses its programs at once, as each asks
  * the kernel to be killed with its parent, and its files when the next lab starts or by `node test/lab/hosts.ts clean`.
  */
-import { spawn, type ChildProcess } from "node:child_process";
+import { type ChildProcess } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { present } from "../../../src/lib/assert.ts";
 import { REPLICATION_LINKS_ANNOTATION } from "../../../src/api/requests.ts";
-import { collectOutput } from "../command-output.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, type SpawnOptions, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
 import { provideImageStore } from "./image-store.ts";
+import { LabClient } from "./lab-client.ts";
 import { LabNetwork, type NetworkName } from "./network.ts";
 import { LabNode } from "./node.ts";
 import { LabStorage } from "./storage.ts";
@@ -77,6 +77,7 @@ export class KubernetesLab {
   readonly #record: LabRecord;
   readonly #nodes: ReadonlyMap<string, LabNode>;
   readonly #storage: LabStorage;
+  readonly #client: LabClient;
   #end: Promise<void> | undefined;
 
   constructor({ record, directory, network, plane, nodes, imageStore }: Parts) {
@@ -90,6 +91,7 @@ export class KubernetesLab {
         return [name, new LabNode({ plane, name, place, ...files, id: place.namespace })];
       }),
     );
+    this.#client = new LabClient(network.clientNamespace);
     this.#storage = new LabStorage(plane.admin, (node, path) => this.#nodes.get(node)?.diskPath(path));
   }
 
@@ -188,18 +190,13 @@ export class KubernetesLab {
     await this.node(node).importImage(archive);
   }
 
-  /** A program on the client: a computer in the guests' network `lan`, and in no other. As hosts of test/lab/hosts.ts do. */
-  spawn(_host: "c", command: readonly string[], options: SpawnOptions = {}): ChildProcess {
-    return spawn("ip", ["netns", "exec", this.network.clientNamespace, ...command], {
-      detached: true,
-      stdio: options.stdio ?? ["ignore", "pipe", "pipe"],
-      env: { ...process.env, ...options.environment },
-    });
+  /** A program on the client ({@link LabClient}). */
+  spawn(host: "c", command: readonly string[], options?: SpawnOptions): ChildProcess {
+    return this.#client.spawn(host, command, options);
   }
 
-  /** Runs such a program to its end; its standard output, or a failure with what it said. */
   execute(host: "c", command: readonly string[]): Promise<string> {
-    return collectOutput(this.spawn(host, command), command, "the client");
+    return this.#client.execute(host, command);
   }
 
   /** Idempotent: whoever calls waits for the same end. */

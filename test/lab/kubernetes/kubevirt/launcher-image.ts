@@ -4,7 +4,8 @@
  * The launcher's file system (recipe.sh, two or three minutes) and its program are layers of their own, so that a change of
  * the program is a matter of seconds.
  *
- * Run directly (`node test/lab/kubernetes/kubevirt/launcher-image.ts`) it provides them and prints where they are.
+ * Run directly (`node test/lab/kubernetes/kubevirt/launcher-image.ts`) it provides them and prints where they are; with `base` only
+ * that file system, and in silence when it is there.
  */
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -175,14 +176,22 @@ async function readCpuModels(base: string): Promise<string[]> {
     .sort();
 }
 
-if (import.meta.main) {
+async function main(wish: string | undefined): Promise<void> {
   const say = (line: string): void => {
     process.stdout.write(`${line}\n`);
   };
+  if (wish === "base") {
+    await provideBase(say);
+    return;
+  }
   const image = await provideLauncherImage(say);
   say(`${launcherImageName}: ${image.archive}`);
   say(`${image.machineTypes.at(-1) ?? ""}, ${image.cpuModels.join(" ")}`);
   for (const kind of ["busybox", "debian"] as const) {
     say(`${kernelImageOf(kind)}: ${await provideKernelImage(kind, say)}`);
   }
+}
+
+if (import.meta.main) {
+  await main(process.argv[2]);
 }

@@ -1,20 +1,22 @@
 /**
- * `make demo`: two hosts, a quorum and a client in namespaces of this machine, two guests that survive what is done to them,
- * and at the end a table of what their clients saw. Exit status 1 when a client saw anything wrong, or an act did not end.
+ * `make demo CHAPTER=hosts`: two hosts, a quorum and a client in namespaces of this machine, two guests that survive what is done to
+ * them, and at the end a table of what their clients saw. Exit status 1 when a client saw anything wrong, or an act did not end.
  *
- *   node test/demo/main.ts [--measure SECONDS] [--keep-logs DIRECTORY] [--traces DIRECTORY] [--json FILE]
+ *   node test/demo/chapters/hosts.ts [--measure SECONDS] [--keep-logs DIRECTORY] [--traces DIRECTORY] [--json FILE]
  */
-import { writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { checkTraces, createCluster, type TraceVerdict } from "../lab/cluster.ts";
-import { withLab, type Lab } from "../lab/hosts.ts";
-import { provideImage } from "../lab/images.ts";
-import { isFlawless, sumVerdicts } from "../lab/load.ts";
-import { placeGuest } from "../lab/placement.ts";
-import { Narrator } from "./narrator.ts";
-import { Story, type StoryResult } from "./story.ts";
+import { checkTraces, createCluster, type TraceVerdict } from "../../lab/cluster.ts";
+import { withLab, type Lab } from "../../lab/hosts.ts";
+import { provideImage } from "../../lab/images.ts";
+import { isFlawless, sumVerdicts } from "../../lab/load.ts";
+import { placeGuest } from "../../lab/placement.ts";
+import { Narrator } from "../narrator.ts";
+import { Story, type StoryResult } from "../story.ts";
 
+/** `make traces` looks there. */
+const tracesOfDemo = join(import.meta.dirname, "../../../build/demo");
 const narrator = new Narrator();
 const say = (line: string): void => {
   narrator.say(line);
@@ -32,7 +34,10 @@ async function runDemo(lab: Lab): Promise<boolean> {
   const [busybox, debian] = [await provideImage("busybox", say), await provideImage("debian", say)];
   const shop = placeGuest(lab, { name: "shop", kind: "debian", image: debian, index: 0 }, "a");
   const counter = placeGuest(lab, { name: "counter", kind: "busybox", image: busybox, index: 1 }, "a");
-  const traceDirectory = resolve(flags.traces ?? join(lab.logDirectory, "traces"));
+  const traceDirectory = resolve(flags.traces ?? tracesOfDemo);
+  if (flags.traces === undefined) {
+    rmSync(traceDirectory, { recursive: true, force: true });
+  }
   const cluster = await createCluster(lab, { guests: [shop, counter], firstPrimary: "a", traceDirectory });
   const story = new Story({ cluster, shop, counter, narrator, measureMs: 1000 * Number(flags.measure) });
   try {
