@@ -653,6 +653,9 @@ export class Engine {
           this.#whenGuestDied(`it was told to end: ${event.reason}`);
         }
         return;
+      case "powerButtonPressed":
+        this.#whenPowerButtonPressed();
+        return;
       case "diskFailed":
         this.#problems.set(`disk ${event.node ?? event.device}`, `${event.operation} failed: ${event.reason}`);
         if (event.stopped && stateName(this.#side) === "protected") {
@@ -662,6 +665,22 @@ export class Engine {
         return;
       default:
         this.#log.info(event, "the guest reports");
+    }
+  }
+
+  /**
+   * KubeVirt presses it where a pod is to end: its node shuts down in order, somebody deletes the instance. The guest is not to
+   * end with that side of it: the standby goes on from an epoch in which nobody has pressed anything, and a guest that begins to
+   * shut down here is not seen doing so, for its output is held.
+   *
+   * QEMU says so before it answers the checkpoint that stops the guest next, and a capture that has not been answered is not
+   * shipped any more; what was answered before was captured before.
+   */
+  #whenPowerButtonPressed(): void {
+    if (mayGoOnElsewhere(this.#side)) {
+      this.#whenGuestDied("somebody asked it to shut down, by its power button");
+    } else {
+      this.#log.warn({}, "the guest's power button is pressed, and no standby could go on: it shuts down");
     }
   }
 
@@ -922,6 +941,12 @@ export class Engine {
     };
     return planReport(snapshot);
   }
+}
+
+/** Whether the quorum knows of a standby that could take over. */
+function mayGoOnElsewhere(side: Side): boolean {
+  const name = stateName(side);
+  return name === "protected" || name === "handingOver";
 }
 
 export function stateName(side: Side): string {

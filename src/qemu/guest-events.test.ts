@@ -29,6 +29,7 @@ test.each<Case>([
   { event: "STOP", isOwn: true, parsed: undefined },
   { event: "RESUME", parsed: { tag: "resumed" } },
   { event: "RESUME", isOwn: true, parsed: undefined },
+  { event: "POWERDOWN", isOwn: true, parsed: { tag: "powerButtonPressed" } },
   {
     event: "SHUTDOWN",
     data: { guest: true, reason: "guest-shutdown" },

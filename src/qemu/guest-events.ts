@@ -12,6 +12,8 @@ export type GuestEvent =
   /** Somebody else, or QEMU itself, stopped the guest. */
   | { readonly tag: "stopped" }
   | { readonly tag: "resumed" }
+  /** Somebody pressed its power button, from outside. */
+  | { readonly tag: "powerButtonPressed" }
   /** `byGuest`: a shutdown from inside, else a quit, a signal or the like. `reason` in QEMU's words. */
   | { readonly tag: "shutDown"; readonly byGuest: boolean; readonly reason: string }
   | { readonly tag: "reset"; readonly byGuest: boolean; readonly reason: string }
@@ -44,6 +46,7 @@ export function watchGuest(qmp: QmpClient, listener: (event: GuestEvent) => void
 const PARSERS: Readonly<Record<string, (data: QmpEvent["data"]) => GuestEvent>> = {
   STOP: () => ({ tag: "stopped" }),
   RESUME: () => ({ tag: "resumed" }),
+  POWERDOWN: () => ({ tag: "powerButtonPressed" }),
   SHUTDOWN: (data) => ({ tag: "shutDown", byGuest: data["guest"] === true, reason: textOf(data["reason"]) }),
   RESET: (data) => ({ tag: "reset", byGuest: data["guest"] === true, reason: textOf(data["reason"]) }),
   BLOCK_IO_ERROR: parseDiskFailed,

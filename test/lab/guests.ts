@@ -36,6 +36,8 @@ export type GuestOptions = {
   readonly ioeventfd: boolean;
   /** Whether the disk image is opened with O_DIRECT. */
   readonly directDisk: boolean;
+  /** A monitor for somebody else, as libvirt has one: the serial log's path and `.qmp`. */
+  readonly secondMonitor: boolean;
 };
 
 export type GuestSpec = {
@@ -64,8 +66,8 @@ const MIB = 1024 * 1024;
 export const defaultDiskBytes: Readonly<Record<GuestKind, number>> = { busybox: 128 * MIB, debian: 3072 * MIB };
 
 export const defaultOptions: Readonly<Record<GuestKind, GuestOptions>> = {
-  busybox: { vcpuCount: 1, memoryMiB: 128, display: false, ioeventfd: true, directDisk: false },
-  debian: { vcpuCount: 1, memoryMiB: 768, display: false, ioeventfd: true, directDisk: false },
+  busybox: { vcpuCount: 1, memoryMiB: 128, display: false, ioeventfd: true, directDisk: false, secondMonitor: false },
+  debian: { vcpuCount: 1, memoryMiB: 768, display: false, ioeventfd: true, directDisk: false, secondMonitor: false },
 };
 
 /** The whole argument list of QEMU for `guest`, without what the agent adds. */
@@ -82,6 +84,7 @@ export function listGuestArguments(guest: GuestSpec): string[] {
     ...["-cpu", "max", "-m", `${options.memoryMiB}M`, "-smp", String(options.vcpuCount)],
     ...["-object", `memory-backend-memfd,id=ram,size=${options.memoryMiB}M,share=on`],
     ...["-chardev", `file,id=serial0,path=${guest.serialLog},append=on`, "-serial", "chardev:serial0"],
+    ...(options.secondMonitor ? listMonitorArguments(secondMonitorOf(guest)) : []),
     ...(options.display ? ["-vga", "std"] : ["-vga", "none"]),
     ...listFirmwareArguments(options),
     ...["-kernel", guest.image.kernel, "-initrd", guest.image.initrd, "-append", kernelCommandLine(guest)],
@@ -90,6 +93,8 @@ export function listGuestArguments(guest: GuestSpec): string[] {
   ];
 }
 
+export const secondMonitorOf = ({ serialLog }: GuestSpec): string => `${serialLog}.qmp`;
+
 function kernelCommandLine({ kind, nics }: GuestSpec): string {
   const addresses = nics.map(
     ({ address }, index) => `twinrun.ip${index === 0 ? "" : String(index)}=${address}/${guestNetworkBits}`,
@@ -97,6 +102,11 @@ function kernelCommandLine({ kind, nics }: GuestSpec): string {
   const root = kind === "debian" ? ["root=/dev/vda", "rw", "fsck.mode=skip", "net.ifnames=1"] : ["rdinit=/init"];
   // panic=1 turns a guest that fell over into a reboot that the clients see, instead of silence.
   return ["console=ttyS0", "quiet", "panic=1", "random.trust_cpu=on", ...root, ...addresses].join(" ");
+}
+
+function listMonitorArguments(path: string): string[] {
+  const chardev = `socket,id=second-monitor,path=${path},server=on,wait=off`;
+  return ["-chardev", chardev, "-mon", "chardev=second-monitor,mode=control"];
 }
 
 function listFirmwareArguments({ firmware }: GuestOptions): string[] {

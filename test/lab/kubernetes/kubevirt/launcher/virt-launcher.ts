@@ -193,17 +193,16 @@ class Launcher {
     return process.exit(detail === "Shutdown" || detail === "Destroyed" ? 0 : 1);
   }
 
-  /** By the power button, and by force when the guest does not listen. */
+  /** By the guest itself, if it is given time for that; then QEMU is told to end. As virt-handler does it (helperVmShutdown). */
   async shutdown(): Promise<void> {
     if (!this.#isStarted) {
       await this.#end("Destroyed");
     }
-    const startedAtMs = performance.now();
-    await runVirsh("shutdown", domain, "--mode", "acpi").catch((cause: unknown) => {
-      say("no shutdown", { message: String(cause) });
-    });
-    while (performance.now() - startedAtMs < this.#graceMs) {
-      await sleep(100);
+    if (this.#graceMs > 0) {
+      await runVirsh("shutdown", domain).catch((cause: unknown) => {
+        say("no shutdown", { message: String(cause) });
+      });
+      await sleep(this.#graceMs); // The end of QEMU ends this process.
     }
     await runVirsh("destroy", domain);
   }
