@@ -1,7 +1,7 @@
 /** A guest as it is: its two sides with what belongs to each, and what the agents' reports say of both together. */
 import { type GuestPair } from "../api/guest-pair.ts";
 import { present } from "../lib/assert.ts";
-import { isNamed, type ObjectName, type PairReport, type Vmi } from "./cluster-objects.ts";
+import { type ObjectName, type PairReport, type Vmi } from "./cluster-objects.ts";
 import { type GuestNotes, parseNotes } from "./guest-notes.ts";
 import { sideMark } from "./guest-names.ts";
 import { LOSS_GRACE_MS, type NodeState, readNodeState } from "./node-fitness.ts";
@@ -86,7 +86,7 @@ type SideInput = {
 };
 
 function viewSide(observed: Observed, { pair, notes, side: { node, vmi: vmiName } }: SideInput): SideView {
-  const { protectedVm, nodes, agents, vmis, nowMs } = observed;
+  const { protectedVm, nodes, agents, nowMs } = observed;
   const state = readNodeState(node, nodes, agents);
   const report = pair.status?.sides?.find((each) => each.node === node);
   const reportAgeMs = report === undefined ? 0 : nowMs - Date.parse(report.reportedAt);
@@ -96,7 +96,7 @@ function viewSide(observed: Observed, { pair, notes, side: { node, vmi: vmiName 
     place: notes.first === node ? "first" : "second",
     mark: sideMark(protectedVm.metadata.uid ?? "", node),
     vmiName,
-    vmi: vmis.find((vmi) => isNamed(vmi, vmiName)),
+    vmi: observed.findVmi(vmiName),
     report,
     state,
     isOrigin,

@@ -44,6 +44,7 @@ export type Observed = {
   readonly pair: GuestPair | undefined;
   /** With the label of the guest, and the one of the VirtualMachine. */
   readonly vmis: readonly Vmi[];
+  readonly findVmi: (name: ObjectName) => Vmi | undefined;
   /** With the label of the guest. */
   readonly claims: readonly Claim[];
   readonly dataVolumes: readonly DataVolume[];
@@ -83,7 +84,7 @@ export type Action =
   /** A JSON merge patch, with the version it was worked out from where that matters. */
   | {
       readonly tag: "patchObject";
-      readonly kind: "VirtualMachine" | "VirtualMachineInstance";
+      readonly kind: "VirtualMachine" | Exclude<DeletableKind, "GuestPair">;
       readonly name: ObjectName;
       readonly patch: Json;
     }

@@ -14,6 +14,7 @@ import { guestNameOf } from "./guest-names.ts";
 import { type ClusterNode, type Vmi } from "./cluster-objects.ts";
 import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from "./adoption.ts";
 import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
+import { planMarks } from "./marks.ts";
 import { LOSS_GRACE_MS } from "./node-fitness.ts";
 import { planRoles } from "./pair-roles.ts";
 import { encodeNewPair, encodePair, findReplaceable, isApplied, type Replacement, type Subject } from "./pair-spec.ts";
@@ -152,6 +153,7 @@ function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): Part
       ...rolePlan.actions, // First: a request that was answered must not be taken for a new one.
       ...(isApplied(view.pair, desired) ? [] : [{ tag: "applyPair", pair: desired } as const]),
       ...sides.flatMap(({ actions }) => actions),
+      ...kept.flatMap((side) => planMarks(subject, side)),
       ...planLeftovers(subject, view, desired),
     ],
     findings: {

@@ -48,7 +48,8 @@ type Applied = { readonly pair: GuestPair; readonly atMs: number };
 /** By then the copy has it, or somebody deleted it. */
 const APPLIED_FOR_MS = 30_000;
 
-const DELETABLE: Readonly<Record<DeletableKind, ResourceKind>> = {
+const CHANGEABLE: Readonly<Record<DeletableKind | "VirtualMachine", ResourceKind>> = {
+  VirtualMachine: kinds.machine,
   VirtualMachineInstance: kinds.vmi,
   PersistentVolumeClaim: kinds.claim,
   DataVolume: kinds.dataVolume,
@@ -88,6 +89,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       agents: caches.agents.list(),
       pair: this.#findPair(guest, nowMs),
       vmis: withOwn(caches.vmis.listBy("guest", guest), own),
+      findVmi: (each) => caches.vmis.get(find(each)),
       claims: caches.claims.listBy("guest", guest),
       dataVolumes: caches.dataVolumes.listBy("guest", guest),
       findClaim: (each) => caches.claims.get(find(each)),
@@ -272,9 +274,8 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
   }
 
   async #patch({ kind, name, patch }: Extract<Action, { tag: "patchObject" }>): Promise<void> {
-    const resource = kind === "VirtualMachine" ? kinds.machine : kinds.vmi;
     const options = { fieldManager: FIELD_MANAGER };
-    await ignore("NotFound", this.#options.cluster.patch({ kind: resource, ...name }, patch, options));
+    await ignore("NotFound", this.#options.cluster.patch({ kind: CHANGEABLE[kind], ...name }, patch, options));
   }
 
   /** An agent may have asked for something else since; what is deleted does not come back. */
@@ -288,7 +289,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       }
     }
     this.#applied.delete(kind === "GuestPair" ? name.name : "");
-    await ignore("Conflict", cluster.remove({ kind: DELETABLE[kind], ...name }, { uid }));
+    await ignore("Conflict", cluster.remove({ kind: CHANGEABLE[kind], ...name }, { uid }));
   }
 
   async #deleteCopies(guest: string): Promise<void> {

@@ -243,7 +243,8 @@ export class ObjectCaches {
   };
 
   readonly #ownedChanged = ({ before, after }: Change<ClusterObject>): void => {
-    const owner = (after ?? before)?.metadata.annotations?.[vmiAnnotations.protectedVm];
+    // Also when somebody has just taken the mark away.
+    const owner = ownerOf(after) ?? ownerOf(before);
     if (owner !== undefined) {
       this.#options.onChange(owner);
     }
@@ -283,6 +284,9 @@ export class ObjectCaches {
     }
   }
 }
+
+const ownerOf = (object: ClusterObject | undefined): string | undefined =>
+  object?.metadata.annotations?.[vmiAnnotations.protectedVm];
 
 function listMachines(object: StoredVm | undefined): readonly string[] {
   const name = object?.spec.virtualMachineRef?.name;

@@ -233,6 +233,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
       vmis: vmis.filter(
         (vmi) => isOfGuest(vmi) || (vmi.metadata.name === vmName.name && vmi.metadata.namespace === namespace),
       ),
+      findVmi: (each) => this.get("VirtualMachineInstance", each),
       claims: (this.listKind("PersistentVolumeClaim") as readonly Claim[]).filter(isOfGuest),
       dataVolumes: (this.listKind("DataVolume") as readonly DataVolume[]).filter(isOfGuest),
       findClaim: (each) => this.get("PersistentVolumeClaim", each),

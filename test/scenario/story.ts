@@ -11,11 +11,13 @@
  *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
  *   power NODE off|on, cordon NODE, uncordon NODE, drain NODE, kill NODE, shutdown NODE
  *   spoil NAME                                   somebody edits the GuestPair
+ *   unmark KIND NAMESPACE/NAME-PREFIX            somebody takes away what the operator finds an object by
  *   refuse KIND WORDS..., allow KIND, refuse-handover NODE WORDS...
  *   crash-always                                 from here on the operator dies after every single action
  *   wait SECONDS
  *   objects                                      prints what there is
  */
+import { vmiAnnotations } from "../../src/api/vmi-contract.ts";
 import { type Json, mergeJson, readObjects } from "../../src/lib/json-merge.ts";
 import { ProtectedVmReconciler } from "../../src/operator/protected-vm-reconciler.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
@@ -137,6 +139,9 @@ export class Story {
       },
       spoil: ([name = ""]) => {
         this.#spoil(name);
+      },
+      unmark: ([kind = "", prefix = ""]) => {
+        this.#unmark(kind, prefix);
       },
       refuse: ([kind = "", ...words]) => void this.#cluster.refusals.set(kind, words.join(" ")),
       allow: ([kind = ""]) => void this.#cluster.refusals.delete(kind),
@@ -326,6 +331,18 @@ export class Story {
     if (pair !== undefined) {
       this.#cluster.put({ ...pair, spec: mergeJson(pair.spec ?? {}, { port: 9_999 }) });
       this.#cluster.say("person", `edits GuestPair ${pair.metadata.name}`);
+    }
+  }
+
+  #unmark(kind: string, prefix: string): void {
+    const object = this.#cluster
+      .listKind(kind)
+      .find(({ metadata }) => `${metadata.namespace ?? ""}/${metadata.name}`.startsWith(prefix));
+    if (object !== undefined) {
+      const { namespace = "", name, annotations = {} } = object.metadata;
+      const others = Object.entries(annotations).filter(([annotation]) => annotation !== vmiAnnotations.protectedVm);
+      object.metadata = { ...object.metadata, labels: {}, annotations: Object.fromEntries(others) };
+      this.#cluster.say("person", `takes the marks off ${kind} ${namespace}/${name}`);
     }
   }
 
