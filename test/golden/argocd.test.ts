@@ -3,44 +3,12 @@
  * where there is none: another language would only test itself. Argo CD runs the same with gopher-lua, which is a Lua 5.1.
  */
 import { describe, expect, test } from "@jest/globals";
-import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { parse } from "yaml";
+import { healthOf, lua } from "../build/argocd-health.ts";
 
 type Json = Readonly<Record<string, unknown>>;
-const root = join(import.meta.dirname, "../..");
-const { data } = parse(readFileSync(join(root, "config/argocd/argocd-cm.yaml"), "utf8")) as {
-  readonly data: Readonly<Record<string, string>>;
-};
 
-const lua = [process.env["LUA"] ?? "", "lua5.1", "lua5.3", "lua5.4", "lua", "luajit"].find(
-  (name) => name !== "" && spawnSync(name, ["-v"]).status === 0,
-);
 if (lua === undefined) {
   process.stderr.write("SKIPPED in argocd.test.ts: there is no Lua (Debian: apt-get install lua5.4)\n");
-}
-
-/** JSON as a Lua expression. */
-function encodeLua(value: unknown): string {
-  if (Array.isArray(value)) {
-    return `{${value.map(encodeLua).join(",")}}`;
-  }
-  if (typeof value === "object" && value !== null) {
-    const fields = Object.entries(value).map(([key, each]) => `[${JSON.stringify(key)}]=${encodeLua(each)}`);
-    return `{${fields.join(",")}}`;
-  }
-  return JSON.stringify(value);
-}
-
-function healthOf(kind: string, object: Json): string {
-  const script = data[`resource.customizations.health.twinrun.dev_${kind}`] ?? "";
-  const program = `local obj = ${encodeLua(object)}
-    local health = (function() ${script} end)()
-    io.write(health.status, ": ", health.message)`;
-  const { status, stdout, stderr } = spawnSync(lua ?? "", ["-"], { input: program, encoding: "utf8" });
-  expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
-  return stdout;
 }
 
 const metadata = { name: "web", generation: 2 };
