@@ -29,8 +29,6 @@ export type GuestListener = {
 
 /** QEMU's main loop carries every stop, save and packet: it goes before the work of the virtual CPUs. */
 const MAIN_LOOP_NICE = -10;
-/** Part of the takeover time (half of it on average), against 50 µs of processor for a look. */
-const DYING_LOOK_MS = 25;
 
 /** What the shim gives access to. */
 type Held = { readonly shim: Shim; readonly memory: GuestMemory };
@@ -204,7 +202,7 @@ export class Guest {
     // Not its death: the kernel takes the memory of a killed QEMU apart first, which is 100 ms and more for a large guest.
     this.process.onDying(() => {
       once("the process ended");
-    }, DYING_LOOK_MS);
+    });
     void this.qmp.closed.then((why) => {
       once(`the monitor closed: ${why}`);
     });

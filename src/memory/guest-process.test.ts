@@ -62,7 +62,7 @@ test("dying is noticed before a large memory is gone", async () => {
   await guest.ask({ tag: "write", writes: pages }, "done");
   const watched = openGuestProcess(guest.pid);
   const order: string[] = [];
-  watched.onDying(() => order.push("dying"), 1);
+  watched.onDying(() => order.push("dying"));
   const died = new Promise<void>((resolve) => {
     watched.onDeath(() => {
       order.push("dead");

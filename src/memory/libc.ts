@@ -8,6 +8,7 @@
  * Prototypes of variadic C functions (ioctl, syscall) are declared with fixed arguments: on Linux both x86-64 and arm64 pass
  * integer arguments of either kind alike, and koffi's variadic calls cost a type lookup each.
  */
+import { constants } from "node:fs";
 import { getSystemErrorName } from "node:util";
 import koffi from "koffi";
 import { Failure } from "../lib/failure.ts";
@@ -148,6 +149,14 @@ export function enlargePipe(fd: number, bytes: number): number {
 export function openPidfd(pid: number): number {
   // SAFETY: integers only.
   return check(syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0, 0), "pidfd_open", `process ${pid} has to be alive`);
+}
+
+/** Readable when that one thread has ended. Undefined where the kernel has no such thing (before 6.9) or the thread is gone. */
+export function openThreadPidfd(tid: number): number | undefined {
+  const PIDFD_THREAD = constants.O_EXCL;
+  // SAFETY: integers only.
+  const pidfd = syscall(SYS_PIDFD_OPEN, tid, PIDFD_THREAD, 0, 0, 0);
+  return pidfd < 0 ? undefined : pidfd;
 }
 
 /** A duplicate of descriptor `fd` of the process behind `pidfd`; close-on-exec, as the kernel makes it. */
