@@ -21,12 +21,10 @@ import { keyOf, type KubeObject, type ResourceKind } from "../kube/kube-object.t
 import { Failure } from "../lib/failure.ts";
 import { type Json } from "../lib/json-merge.ts";
 import { kinds, type ObjectCaches } from "./object-caches.ts";
-import { type Memory, type ProtectedVmCluster } from "./protected-vm-reconciler.ts";
+import { type Memory, Outdated, type ProtectedVmCluster } from "./protected-vm-reconciler.ts";
 
 export const FIELD_MANAGER = "twinrun-operator";
 
-/** What the plan was made from is no longer so; the next one is made from what is. */
-export class Outdated extends Failure<{ readonly code: "Outdated" }> {}
 /** Something that has to be copied is not there. */
 export class SourceMissing extends Failure<{ readonly code: "SourceMissing" }> {}
 

@@ -9,6 +9,7 @@ import { type ProtectedVm, type ProtectedVmStatus } from "../api/protected-vm.ts
 import { type Action, type Observed, type Plan, type PlannedEvent } from "../decide/protected-vm-plan.ts";
 import { planProtectedVm } from "../decide/protected-vm.ts";
 import { decideStatusWrite, withoutFigures } from "../decide/status-write.ts";
+import { Failure } from "../lib/failure.ts";
 import { type Log } from "../telemetry/log.ts";
 
 /** What is remembered of a ProtectedVM from one pass to the next. */
@@ -17,11 +18,15 @@ export type Memory = {
   readonly refusal: string | undefined;
 };
 
+/** What the plan was made from is no longer so; the next one is made from what is. */
+export class Outdated extends Failure<{ readonly code: "Outdated" }> {}
+
 /** What the reconciler needs of the cluster; implemented over src/kube, and by a simulated cluster in tests. */
 export interface ProtectedVmCluster {
   /** From caches; undefined when there is no such ProtectedVM. `key` is NAMESPACE/NAME. */
   observe(key: string, memory: Memory, nowMs: number): Observed | undefined;
   writeStatus(protectedVm: ProtectedVm, status: ProtectedVmStatus): Promise<void>;
+  /** Throws {@link Outdated} when the action is no longer right. */
   perform(action: Action, observed: Observed): Promise<void>;
   /** Never fails, for an event changes nothing. */
   record(protectedVm: ProtectedVm, event: PlannedEvent): void;
@@ -56,6 +61,8 @@ const forgetful = (): Known => ({
 });
 
 const REFUSED_RECHECK_MS = 30_000;
+/** For a copy that is a moment behind. */
+const OUTDATED_RECHECK_MS = 50;
 const TOLD_FOR_MS = 60_000;
 
 export class ProtectedVmReconciler {
@@ -84,6 +91,10 @@ export class ProtectedVmReconciler {
         this.#options.pass?.(action.tag);
       }
     } catch (error) {
+      if (error instanceof Outdated) {
+        log.debug({ protectedVm: key, why: error.message }, "plans again");
+        return OUTDATED_RECHECK_MS;
+      }
       return await this.#refuse(key, known, error);
     }
     known.refusal = undefined;

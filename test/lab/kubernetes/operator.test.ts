@@ -336,6 +336,24 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
   );
 
   test(
+    "guests that come in the same moment get ports of their own, and nothing fails on the way",
+    async () => {
+      startOperator();
+      said = "";
+      const names = Array.from({ length: 8 }, (_, index) => `crowd-${index}`);
+      const guests = await Promise.all(names.map(applySample));
+      const made = await Promise.all(guests.map(({ guest }) => waitFor(pairs, "twinrun", guest)));
+      expect(new Set(made.map(({ spec }) => spec?.["port"])).size).toBe(names.length);
+      expect(said).not.toContain("tried again");
+      for (const [index, name] of names.entries()) {
+        await cluster.remove({ kind: protectedVms, namespace: "shop", name });
+        await expectGone(name, guests[index]?.guest ?? "");
+      }
+    },
+    startMsMax,
+  );
+
+  test(
     "an operator that dies after every action comes to the same end",
     async () => {
       const file = join(directory, "fail-point");
