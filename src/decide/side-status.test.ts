@@ -221,8 +221,33 @@ describe("when it is written", () => {
   test("a side that does not run the guest is in no hurry with figures", () => {
     const before = plan({ report: buildReport(standby) });
     const now = plan({ report: buildReport({ ...standby, epoch: 50 }) }, before, LATE);
-    expect(decideWrite(now, before, 30_000)).toBe("no");
+    expect(decideWrite(now, before, 61_000)).toBe("no");
+    expect(decideWrite(now, before, 301_000)).toBe("withFigures");
+  });
+
+  const { checkpoint } = buildReport();
+  test.each<{ when: string; report: Parameters<typeof buildReport>[0]; decision: string }>([
+    { when: "a figure doubles", report: { checkpoint: { ...checkpoint, perSecond: 50 } }, decision: "withFigures" },
+    {
+      when: "a figure falls to half",
+      report: { checkpoint: { ...checkpoint, perSecond: 12 } },
+      decision: "withFigures",
+    },
+    { when: "a figure wavers", report: { checkpoint: { ...checkpoint, perSecond: 30 } }, decision: "no" },
+    { when: "a round trip doubles that is none", report: { links: [{ ...link, rttMs: 0.9 }] }, decision: "no" },
+    { when: "a copy comes along", report: { syncPercent: 98 }, decision: "withFigures" },
+    { when: "only the epoch moves", report: { epoch: 99 }, decision: "no" },
+  ])("when $when it is written after 12 s: $decision; after a minute in any case", ({ report, decision }) => {
+    const before = plan();
+    const now = plan({ report: buildReport(report) }, before, LATE);
+    expect(decideWrite(now, before, 11_000)).toBe("no");
+    expect(decideWrite(now, before, 13_000)).toBe(decision);
     expect(decideWrite(now, before, 61_000)).toBe("withFigures");
+  });
+
+  test("nothing at all is never written", () => {
+    const before = plan();
+    expect(decideWrite(plan({}, before, LATE), before, 1_000_000)).toBe("no");
   });
 
   test("the first time it is written at once", () => {

@@ -3,8 +3,9 @@
  *
  * News is what somebody may act on: role, state, term, shape waited for, trouble, takeover, conditions by their reason, links by
  * whether they live. It is written at once. Everything else is figures, which an idle guest changes all the time: written from
- * time to time by the side that runs the guest, and rarely by the other one, so that a pair of which nothing is new costs the
- * API server one write in ten seconds.
+ * time to time by the side that runs the guest, and rarely by the other one; those that only wavered can wait even longer, for
+ * whoever wants them to the second reads the metrics. A pair of which nothing is new costs the API server, and the operator who
+ * reads it, hardly more than a write in a minute; one whose figures move costs a write in ten seconds.
  */
 import { type Condition, GUEST_CONDITION_TYPES, type GuestConditionType } from "../api/conditions.ts";
 import { type GuestPairStatus } from "../api/guest-pair.ts";
@@ -34,8 +35,12 @@ export type SideView = {
 
 const TEXT_MAX = 1_024;
 const MESSAGE_MAX = 4_096;
-const PRIMARY_FIGURES_MS = 12_000;
-const OTHER_FIGURES_MS = 60_000;
+type Patience = { readonly movedMs: number; readonly waveredMs: number };
+const PRIMARY_PATIENCE: Patience = { movedMs: 12_000, waveredMs: 60_000 };
+const OTHER_PATIENCE: Patience = { movedMs: 60_000, waveredMs: 300_000 };
+/** A figure has moved when it doubled or halved, a percentage when it changed; by one of its unit at least. */
+const MOVED_FACTOR = 2;
+const MOVED_BY = 1;
 
 /** The whole item; `before` is what was written last, whoever wrote it. */
 export function planSideStatus(view: SideView, before: SideStatus | undefined, now: string): SideStatus {
@@ -194,8 +199,11 @@ export function decideWrite(now: SideStatus, written: SideStatus | undefined, si
   if (written === undefined || encodeNews(now) !== encodeNews(written)) {
     return "atOnce";
   }
-  const everyMs = now.role === "primary" ? PRIMARY_FIGURES_MS : OTHER_FIGURES_MS;
-  return sinceMs >= everyMs && encodeFigures(now) !== encodeFigures(written) ? "withFigures" : "no";
+  const patience = now.role === "primary" ? PRIMARY_PATIENCE : OTHER_PATIENCE;
+  if (sinceMs < patience.movedMs || encodeFigures(now) === encodeFigures(written)) {
+    return "no";
+  }
+  return sinceMs >= patience.waveredMs || haveMoved(listFigures(now), listFigures(written)) ? "withFigures" : "no";
 }
 
 function encodeNews(side: SideStatus): string {
@@ -211,4 +219,30 @@ function encodeNews(side: SideStatus): string {
 
 function encodeFigures(side: SideStatus): string {
   return JSON.stringify({ ...side, reportedAt: "" });
+}
+
+type Figures = { readonly percents: readonly number[]; readonly measures: readonly number[] };
+
+/** Those that stay about the same while nothing happens. */
+function listFigures({ checkpoint, addedLatency, disks, links, syncPercent }: SideStatus): Figures {
+  const durations = [checkpoint?.pause, addedLatency].flatMap((figures) => [figures?.p50Ms ?? 0, figures?.p99Ms ?? 0]);
+  return {
+    percents: [syncPercent, ...disks.map((disk) => disk.syncPercent)],
+    measures: [
+      ...disks.map(({ dirtyBytes }) => dirtyBytes),
+      ...links.map(({ rttMs }) => rttMs ?? 0),
+      ...[checkpoint?.perSecond ?? 0, checkpoint?.dirtyPagesP50 ?? 0, ...durations],
+    ],
+  };
+}
+
+function haveMoved(now: Figures, before: Figures): boolean {
+  const isFar = (factor: number) => (pair: readonly [number, number]) =>
+    Math.max(...pair) - Math.min(...pair) >= MOVED_BY && Math.max(...pair) >= factor * Math.min(...pair);
+  const pairUp = (some: readonly number[], others: readonly number[]): readonly (readonly [number, number])[] =>
+    some.map((value, index) => [value, others[index] ?? 0] as const);
+  return (
+    pairUp(now.percents, before.percents).some(isFar(1)) ||
+    pairUp(now.measures, before.measures).some(isFar(MOVED_FACTOR))
+  );
 }
