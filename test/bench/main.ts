@@ -12,8 +12,9 @@ import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { provideImage } from "../lab/images.ts";
 import { Bench } from "./bench.ts";
+import { measureCluster } from "./cluster.ts";
 import { measureDatabase } from "./database.ts";
-import { measureObjects } from "./objects.ts";
+import { measureOperator } from "./operator.ts";
 import { measureProcessor } from "./processor.ts";
 import { type ProcessorShares } from "./processor-time.ts";
 import { measureRequestReply } from "./request-reply.ts";
@@ -28,7 +29,8 @@ const parts: Readonly<Record<string, (bench: Bench) => Promise<Figure[]>>> = {
   takeover: measureTakeovers,
   idle: measureIdle,
   crowd: measureCrowd,
-  objects: measureObjects,
+  operator: measureOperator,
+  cluster: measureCluster,
 };
 
 const { values: flags } = parseArgs({
