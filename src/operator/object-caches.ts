@@ -117,7 +117,7 @@ export class ObjectCaches {
     this.machines = this.#open<Any, VirtualMachine>({
       kind: kinds.machine,
       isOptional: true,
-      keep: keepWhole,
+      keep: keepMachine,
       onChange: ({ key }) => {
         this.#tellMachine(key);
       },
@@ -303,8 +303,20 @@ function withoutVersion(object: unknown): unknown {
   return object === undefined ? undefined : { ...others, metadata: { ...metadata, resourceVersion: undefined } };
 }
 
+/** What kubectl applied last, the whole object once more. */
+const LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration";
+
 function keepWhole<T extends KubeObject>(object: T): T {
-  return { ...object, metadata: { ...object.metadata, managedFields: undefined } };
+  const annotations = Object.entries(object.metadata.annotations ?? {}).filter(([name]) => name !== LAST_APPLIED);
+  return {
+    ...object,
+    metadata: { ...object.metadata, managedFields: undefined, annotations: Object.fromEntries(annotations) },
+  };
+}
+
+/** Of a machine's status nothing is read, and KubeVirt writes it often. */
+function keepMachine(object: Any): VirtualMachine {
+  return { ...keepWhole(object), status: undefined };
 }
 
 const keepMetadata = ({ metadata }: KubeObject): KubeObject["metadata"] => {

@@ -12,6 +12,7 @@ import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { parse, parseAllDocuments } from "yaml";
+import { customResources } from "../../src/api/custom-resources.ts";
 import { Cluster } from "../../src/kube/cluster.ts";
 import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
 import { Reflector } from "../../src/kube/reflector.ts";
@@ -260,6 +261,8 @@ class Stage {
     this.#startsCount += 1;
     const { certPath, keyPath, caPath } = this.#certificate;
     const args = [
+      // As the chart starts it.
+      "--max-semi-space-size=4",
       ...[join(root, "src/main/operator.ts"), `--namespace=${systemNamespace}`, "--hook-image=twinrun/hook:bench"],
       ...[`--identity=operator-${this.#startsCount}`, `--kubeconfig=${this.#plane.kubeconfigPath}`, "--log-level=warn"],
       // More guests than ports of the default.
@@ -369,7 +372,10 @@ class Stage {
 }
 
 async function installKinds(cluster: Cluster): Promise<void> {
-  const files = ["crds/protectedvms.yaml", "crds/guestpairs.yaml", "test/lab/kubernetes/kubevirt-crds.yaml"];
+  const files = [
+    ...customResources.map(({ plural }) => `crds/${plural}.yaml`),
+    "test/lab/kubernetes/kubevirt-crds.yaml",
+  ];
   const definitions = files.flatMap((file) => parseAllDocuments(readFileSync(join(root, file), "utf8")));
   await Promise.all(definitions.map((definition) => cluster.apply(definition.toJS() as KubeObject, "bench")));
   for (const kind of Object.values(kinds)) {
