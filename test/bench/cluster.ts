@@ -286,7 +286,7 @@ async function measureFailovers(bench: Bench, platform: Platform): Promise<Figur
     waits.flatMap((each) => each.filter((_, index) => strikes[index]?.hadApiServer === hadApiServer));
   const name = "cluster: failover, from power off to the last first reply";
   return [
-    summarizeFailovers(`${name}`, of(true), repliesCount),
+    summarizeFailovers(name, of(true), repliesCount),
     summarizeFailovers(`${name}, API server stopped`, of(false), repliesCount),
   ];
 }

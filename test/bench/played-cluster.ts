@@ -10,7 +10,6 @@ import { PairReporter } from "../../src/agent/pair-reporter.ts";
 import { type GuestStatus } from "../../src/agent/guest-runner.ts";
 import { type GuestPair } from "../../src/api/guest-pair.ts";
 import { GUEST_LABEL } from "../../src/api/vmi-contract.ts";
-import { type SideStatus } from "../../src/decide/side-status.ts";
 import { type Cluster } from "../../src/kube/cluster.ts";
 import { keyOf, kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
 import { Reflector } from "../../src/kube/reflector.ts";
@@ -171,8 +170,7 @@ export class PlayedCluster {
           : { namespace: systemNamespace, name: guest, generation: pair.metadata.generation ?? 1 };
       },
       readTrouble: () => undefined,
-      readWritten: ({ name }) =>
-        find(name)?.status?.sides?.find((side) => side.node === node) as SideStatus | undefined,
+      readWritten: ({ name }) => find(name)?.status?.sides?.find((side) => side.node === node),
       applyStatus: (object, fieldManager) => this.#cluster.applyStatus(object, fieldManager),
       log: silentLog,
     });
