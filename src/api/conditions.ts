@@ -54,7 +54,9 @@ export type ReadyReason =
   | "Synchronising"
   /** The guest runs without a standby: one was lost, or none could be made. */
   | "Unprotected"
-  /** No side runs the guest: it ended, waits for the quorum, or its last owner's host is away. */
+  /** An engine is being replaced, or the guest is on its way to the other side: for a moment nobody says that it runs it. */
+  | "ChangingSides"
+  /** No side runs the guest: it ended, waits for the quorum, is started anew, or its last owner's host is away. */
   | "NotRunning"
   /** The reason of Stalled says what a person has to do. */
   | "Stalled"

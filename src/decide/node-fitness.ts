@@ -72,7 +72,7 @@ function sayObstacle(node: ClusterNode, agents: readonly Pod[]): string | undefi
   return readLinks(node).length === 0 ? "it has no InternalIP" : undefined;
 }
 
-/** An agent's pod that was taken away without another one says nothing about when: the moment the node last changed counts. */
+/** Of several pods of agents, one that goes and one that comes, the latest news counts; of none nothing is known. */
 function findAbsence(node: ClusterNode, agent: Pod | undefined, agents: readonly Pod[]): number | undefined {
   const ready = findCondition(node, "Ready");
   if (ready?.status !== "True") {
@@ -81,8 +81,14 @@ function findAbsence(node: ClusterNode, agent: Pod | undefined, agents: readonly
   if (agent !== undefined) {
     return undefined;
   }
-  const last = agents.find((pod) => isOn(pod, node.metadata.name));
-  const since = last === undefined ? undefined : findCondition(last, "Ready")?.lastTransitionTime;
+  const times = agents.filter((pod) => isOn(pod, node.metadata.name)).flatMap((pod) => findEnd(pod) ?? []);
+  return times.length === 0 ? undefined : Math.max(...times);
+}
+
+/** A pod that goes is Ready to its last moment, which is its deletionTimestamp, in the future at first. */
+function findEnd(pod: Pod): number | undefined {
+  const ready = findCondition(pod, "Ready");
+  const since = ready?.status === "True" ? pod.metadata.deletionTimestamp : ready?.lastTransitionTime;
   return since === undefined || since === null ? undefined : readTime(since);
 }
 

@@ -41,6 +41,8 @@ export type PairView = {
   readonly isNew: boolean;
   /** It shut itself down. */
   readonly hasEnded: boolean;
+  /** Nobody says that it runs the guest, as for a moment when it changes sides or its engine is replaced. */
+  readonly isBetween: boolean;
 };
 
 const SILENT_AFTER_MS = 30_000;
@@ -53,16 +55,20 @@ export function viewPair(observed: Observed, pair: GuestPair): PairView {
   const reports = sides.flatMap(({ report }) => (report === undefined ? [] : [report]));
   const term = Math.max(0, ...reports.map((report) => report.term));
   const primary = sides.find((side) => runsIn(side, term));
+  const isInSync = primary !== undefined && isTrue(primary.report, "InSync");
+  const isNew = term === 0;
+  const hasEnded = primary === undefined && reports.some(({ role, term: at }) => role === "ended" && at === term);
   return {
     pair,
     notes,
     sides,
     term,
     primary,
-    standby: primary === undefined ? undefined : findStandby(sides, primary),
-    isInSync: primary !== undefined && isTrue(primary.report, "InSync"),
-    isNew: term === 0,
-    hasEnded: primary === undefined && reports.some(({ role, term: at }) => role === "ended" && at === term),
+    standby: primary === undefined ? undefined : findStandby(sides, primary, isInSync),
+    isInSync,
+    isNew,
+    hasEnded,
+    isBetween: primary === undefined && !isNew && !hasEnded && sides.some((side) => isBetween(side, observed.nowMs)),
   };
 }
 
@@ -72,8 +78,19 @@ function runsIn({ report, isSilent, node }: SideView, term: number): boolean {
   return isPrimary && !isSilent && report.term === term && (report.primaryNode ?? node) === node;
 }
 
-function findStandby(sides: readonly SideView[], primary: SideView): SideView | undefined {
-  return sides.find((side) => side !== primary && side.report?.role === "standby" && !side.isSilent);
+/** One that the primary is in sync with is there, whatever its node's conditions say. */
+function findStandby(sides: readonly SideView[], primary: SideView, isInSync: boolean): SideView | undefined {
+  return sides.find((side) => side !== primary && side.report?.role === "standby" && (isInSync || !side.isSilent));
+}
+
+/** A side that needs another QEMU runs nothing. */
+function isBetween({ report, node }: SideView, nowMs: number): boolean {
+  if (report === undefined || nowMs - Date.parse(report.reportedAt) > SILENT_AFTER_MS) {
+    return false;
+  }
+  const { role, state, primaryNode, wantedShape } = report;
+  const isBeingReplaced = role === "starting" && primaryNode === node && wantedShape === undefined;
+  return isBeingReplaced || state === "activating" || role === "fenced";
 }
 
 export const isTrue = (report: PairReport | undefined, type: string): boolean =>

@@ -68,12 +68,18 @@ function decideReady(findings: Findings): Verdict<ReadyReason> {
   if (stalled !== undefined) {
     return { status: "False", reason: "Stalled", message: stalled.message };
   }
+  if (view?.isBetween === true) {
+    return { status: "False", reason: "ChangingSides", message: `the engines are changing (${saySides(view)})` };
+  }
   return view === undefined || view.isNew
     ? { status: "False", reason: "Creating", message: sayWaiting(findings) ?? "being made" }
     : { status: "False", reason: "NotRunning", message: sayNotRunning(view) };
 }
 
 function decideReadyOf(view: PairView, primary: SideView, findings: Findings): Verdict<ReadyReason> {
+  if (COLD_STATES.has(primary.report?.state)) {
+    return decideReadyCold(view, primary, findings);
+  }
   if (view.isInSync) {
     const message = `the guest runs on ${primary.node}, and ${peerOf(view, primary).node} could go on at any moment`;
     return { status: "True", reason: "Protected", message };
@@ -89,15 +95,28 @@ function decideReadyOf(view: PairView, primary: SideView, findings: Findings): V
   return { status: "False", reason: "Unprotected", message };
 }
 
+/** The owner has no guest, and makes one from its disks. */
+const COLD_STATES: ReadonlySet<string | undefined> = new Set(["coldWaiting", "booting"]);
+
+function decideReadyCold({ notes }: PairView, { node }: SideView, findings: Findings): Verdict<ReadyReason> {
+  if (notes.inSyncTerm === undefined) {
+    return { status: "False", reason: "Creating", message: sayWaiting(findings) ?? `the guest starts on ${node}` };
+  }
+  const message = `no side has the guest's memory any more; ${node} starts it anew from its disks`;
+  return { status: "False", reason: "NotRunning", message };
+}
+
 const sayWaiting = ({ waitsFor }: Findings): string | undefined =>
   waitsFor === undefined ? undefined : `waiting for ${waitsFor}`;
 
-function sayNotRunning({ sides }: PairView): string {
+const sayNotRunning = (view: PairView): string => `no side runs the guest (${saySides(view)})`;
+
+function saySides({ sides }: PairView): string {
   const says = sides.map(({ node, isSilent, report, state }) => {
     const why = isSilent ? (state.obstacle ?? "away") : (report?.trouble ?? report?.state ?? "no report");
     return `${node}: ${why}`;
   });
-  return `no side runs the guest (${says.join("; ")})`;
+  return says.join("; ");
 }
 
 function decideReconciling(findings: Findings, ready: ReadyReason): Verdict<ProtectedVmReason["Reconciling"]> {
@@ -122,7 +141,7 @@ function decideProgress(findings: Findings, ready: ReadyReason): Verdict<Protect
   if (waiting !== undefined || ready === "Creating") {
     return { status: "True", reason: "Creating", message: waiting ?? "being made" };
   }
-  return ready === "NotRunning" && findings.view?.hasEnded === false
+  return (ready === "NotRunning" || ready === "ChangingSides") && findings.view?.hasEnded === false
     ? { status: "True", reason: "ChangingSides", message: "waiting for a side to run the guest" }
     : { status: "False", reason: "Settled", message: "the cluster is as the spec wants it" };
 }

@@ -96,7 +96,7 @@ function decideRecheck({ stalled, waitsFor, moving, deleting, view }: Findings):
   }
   const isWaiting = waitsFor !== undefined || moving !== undefined || deleting !== undefined;
   const isAway = view?.sides.some(({ state }) => state.awaySinceMs !== undefined) === true;
-  return isWaiting || isAway ? RECHECK_MS : undefined;
+  return isWaiting || isAway || view?.isBetween === true ? RECHECK_MS : undefined;
 }
 
 function planCreation(subject: Subject): PartialPlan {

@@ -71,7 +71,9 @@ function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): Engin
     problems.get("sync") ??
     problems.get("guest");
   const message = why === undefined ? `this side is ${state}` : `this side is ${state}: ${why}`;
-  return { type: "InSync", status: "False", reason: state === "syncing" ? "Synchronising" : "Unprotected", message };
+  // The quorum has still to be told that the copy is complete.
+  const isSynchronising = state === "syncing" || state === "declaring";
+  return { type: "InSync", status: "False", reason: isSynchronising ? "Synchronising" : "Unprotected", message };
 }
 
 function planQuorum({ quorumProblem, state }: EngineSnapshot): EngineCondition {

@@ -140,9 +140,10 @@ export class SimulatedAgents {
     } else if (record.isInSync && this.#canTakeOver(pair, record.peer)) {
       side.wanted = undefined; // The standby is quicker.
     } else if (this.#isFresh(pair, node, "primary")) {
+      Object.assign(record, { isInSync: false, syncSeconds: 0 });
       this.#start(pair, node, side);
     } else {
-      Object.assign(side, { wanted: "primary", role: "starting", state: "starting" });
+      Object.assign(side, { wanted: "primary", role: "primary", state: "booting" });
     }
   }
 
