@@ -2,6 +2,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, jest, test } from "@jest/globals";
+import { buildReport } from "../../test/build/engine-report.ts";
+import { buildReportedSide } from "../../test/build/guest-pair-rows.ts";
 import { buildGuestPair, buildSide } from "../../test/build/resources.ts";
 import { type GuestAssignment } from "../protocol/assignment.ts";
 import { silentLog } from "../telemetry/log.ts";
@@ -109,6 +111,14 @@ test("a pair that cannot be used is told of, keeps its last good version, and di
   expect(heard.problems.at(-1)).toMatch(/twinrun\/web.*port.*last good version/s);
   watch.give(pair("web"), mail);
   expect(heard.problems.at(-1)).toBeUndefined();
+});
+
+test("once a record is known no first one is made here, though the spec is as it was", () => {
+  const { watch, heard } = open();
+  watch.give(pair("web"));
+  expect(heard.last[0]?.firstPrimary).toBe("node-a");
+  watch.give({ ...pair("web"), status: { sides: [buildReportedSide("node-a", buildReport())] } });
+  expect(heard.last[0]?.firstPrimary).toBe("node-b");
 });
 
 test("of two pairs that want the same port the first one has it", () => {

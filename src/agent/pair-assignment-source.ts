@@ -40,7 +40,10 @@ type PairMetadata = {
   readonly generation?: number;
   readonly annotations?: Readonly<Record<string, string>>;
 };
-type RawPair = { readonly metadata?: PairMetadata };
+type RawPair = {
+  readonly metadata?: PairMetadata;
+  readonly status?: { readonly sides?: readonly { readonly term?: number }[] };
+};
 /** One pair as it counts now; `raw` is what it was made from. */
 type GoodPair = PlannedGuest & { readonly key: string; readonly raw: unknown };
 
@@ -173,15 +176,18 @@ function keyOf(raw: unknown): string {
   return `${namespace}/${name}`;
 }
 
-/** The generation counts the versions of the spec; annotations have no such count. */
+/** The generation counts the versions of the spec; annotations, and whether there is a record, have no such count. */
 function isUnchanged(known: unknown, raw: unknown): boolean {
   const [one, other] = [known, raw].map((pair) => (pair as RawPair).metadata ?? {});
   return (
     one?.generation !== undefined &&
     one.generation === other?.generation &&
-    JSON.stringify(one.annotations ?? {}) === JSON.stringify(other.annotations ?? {})
+    JSON.stringify(one.annotations ?? {}) === JSON.stringify(other.annotations ?? {}) &&
+    hasTerm(known) === hasTerm(raw)
   );
 }
+
+const hasTerm = (pair: unknown): boolean => (pair as RawPair).status?.sides?.some(({ term = 0 }) => term > 0) === true;
 
 /** The first one keeps what two want: the other one would take its connections, or its place in the quorum. */
 function refuseTaken({ key, assignment }: GoodPair, taken: ReadonlyMap<string, GoodPair>): void {

@@ -8,6 +8,9 @@ export function guestNameOf(name: string, uid: string): string {
   return `${shorten(name, NAME_LENGTH_MAX - 9)}-${uid.replaceAll("-", "").slice(0, 8)}`;
 }
 
+/** Of the Lease that holds the quorum's record of a guest, where records are Leases and the guest's name is one of an object. */
+export const recordLeaseName = (guest: string): string => `guest-${guest}`;
+
 /** Six digits that tell one side's objects from the other's, and from those of the same name in another namespace. */
 export const sideMark = (uid: string, node: string): string => sha256(uid + node).slice(0, 6);
 

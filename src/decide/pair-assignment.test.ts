@@ -1,4 +1,6 @@
 import { expect, test } from "@jest/globals";
+import { buildReport } from "../../test/build/engine-report.ts";
+import { buildReportedSide } from "../../test/build/guest-pair-rows.ts";
 import { buildGuestPair } from "../../test/build/resources.ts";
 import { parseGuestPair } from "../api/guest-pair.ts";
 import { planPair } from "./pair-assignment.ts";
@@ -43,6 +45,16 @@ test("each side gets its half: its own addresses, the peer's, and devices to loo
       },
     ],
   });
+});
+
+test("a node that has known a record makes no first one, whatever the roles say", () => {
+  const sides = [buildReportedSide("node-a", buildReport({ term: 3 }))];
+  const pair = parseGuestPair(buildGuestPair({}, { sides }), "object");
+  const firstPrimaryOn = (node: string): string | undefined =>
+    planPair(pair, { object, annotations: {} }, node)?.assignment.firstPrimary;
+  expect(firstPrimaryOn("node-a")).toBe("node-b");
+  // It has not heard of any, and it is not the one that the roles name.
+  expect(firstPrimaryOn("node-b")).toBe("node-a");
 });
 
 test("a node that is no side has nothing to do with it", () => {

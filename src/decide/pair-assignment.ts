@@ -3,6 +3,9 @@
  *
  * Both agents make their half from the same spec, so the names of disks and links and the order of both are equal on both sides;
  * addresses, and where a disk is, are each node's own.
+ *
+ * A node that has once read the guest's record never makes a first one, whatever the roles say: if somebody deleted the record, a
+ * second guest would come of it while the first one runs on the other node.
  */
 import { type GuestPair } from "../api/guest-pair.ts";
 import { requestAnnotations } from "../api/requests.ts";
@@ -33,7 +36,7 @@ export type PlannedGuest = {
 
 /** `annotations` and `object` come from the object's metadata. Undefined when the node is no side of the pair. */
 export function planPair(
-  { spec }: Pick<GuestPair, "spec">,
+  { spec, status }: Pick<GuestPair, "spec" | "status">,
   {
     object,
     annotations,
@@ -49,6 +52,7 @@ export function planPair(
     return undefined;
   }
   const { guest, mode, port, checkpoint, failover, roles } = spec;
+  const hadRecord = status?.sides?.some((side) => side.node === node && side.term > 0) === true;
   const links = own.links.map(({ name, host }, index): Link => ({
     name,
     localHost: host,
@@ -59,7 +63,7 @@ export function planPair(
       guest,
       mode,
       peerNode: peer.node,
-      firstPrimary: roles.primary,
+      firstPrimary: hadRecord ? peer.node : roles.primary,
       port,
       links,
       disks: spec.disks.map((id) => ({ id, device: qemuDeviceOf(id) })),

@@ -21,6 +21,12 @@ const calm: SideView = {
 const plan = (difference: Partial<SideView> = {}, before?: SideStatus, now = EARLY): SideStatus =>
   planSideStatus({ ...calm, ...difference }, before, now);
 
+test("a term that was known stays known while a new engine has not read the record", () => {
+  const before = plan();
+  const view = { report: buildReport({ role: "starting", state: "starting", term: 0 }) };
+  expect(plan(view, before)).toMatchObject({ state: "starting", term: before.term });
+});
+
 describe("what is written", () => {
   test.each<{ when: string; view: Partial<SideView>; shows: object }>([
     {

@@ -64,7 +64,9 @@ type RolePart = Pick<SideStatus, "role" | "state" | "term" | "epoch" | "primaryN
 
 function planRole({ report, supervision }: SideView, before: SideStatus | undefined): RolePart {
   if (report !== null && supervision === "running") {
-    const { role, state, term, epoch, outputMode, primaryNode } = report;
+    const { role, state, epoch, outputMode, primaryNode } = report;
+    // A new engine knows none before it has read the record; that there is one is not forgotten.
+    const term = Math.max(report.term, before?.term ?? 0);
     return { role, state, term, epoch, outputMode, ...(primaryNode === "" ? {} : { primaryNode }) };
   }
   return { ...planUnheard(supervision, before), ...planKnown(before) };

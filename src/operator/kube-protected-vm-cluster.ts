@@ -4,7 +4,7 @@ import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../a
 import { parseSplitSitePair, type SplitSitePair } from "../api/split-site-pair.ts";
 import { GUEST_LABEL } from "../api/vmi-contract.ts";
 import { type ObjectName, type Vmi } from "../decide/cluster-objects.ts";
-import { guestNameOf } from "../decide/guest-names.ts";
+import { guestNameOf, recordLeaseName } from "../decide/guest-names.ts";
 import {
   type Action,
   type DeletableKind,
@@ -216,7 +216,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
 
   #deleteRecord(guest: string): Promise<void> {
     const { cluster, settings } = this.#options;
-    return cluster.remove({ kind: kinds.lease, namespace: settings.namespace, name: guest });
+    return cluster.remove({ kind: kinds.lease, namespace: settings.namespace, name: recordLeaseName(guest) });
   }
 
   #assertLeader(): void {

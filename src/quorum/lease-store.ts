@@ -14,6 +14,7 @@
  * from running twice.
  */
 import { createHash } from "node:crypto";
+import { recordLeaseName } from "../decide/guest-names.ts";
 import { parseQuorumRecord } from "../net/quorum-wire.ts";
 import type { QuorumRecord } from "../protocol/quorum-record.ts";
 import { StoreFailure, type RecordStore, type SetOutcome, type StoredRecord } from "./record-store.ts";
@@ -68,7 +69,7 @@ const REFUSED = new Set([400, 403, 404, 405, 406, 413, 415, 422]);
  */
 export function leaseNameOf(guest: string): string {
   return PLAIN_NAME.test(guest)
-    ? `guest-${guest}`
+    ? recordLeaseName(guest)
     : `hashed-guest-${createHash("sha256").update(guest, "utf8").digest("hex")}`;
 }
 
@@ -206,7 +207,7 @@ function decodeLease(guest: string, body: unknown): StoredRecord {
     }
     return { record, revision };
   } catch (error) {
-    const says = `Lease ${leaseNameOf(guest)} holds no quorum record of ${guest} (${String(error)}): find out which node runs the guest, then delete the Lease`;
+    const says = `Lease ${leaseNameOf(guest)} holds no quorum record of ${guest} (${String(error)}): put back the record that the log of the quorum shows last for it`;
     throw new StoreFailure({ code: "RecordDamaged", where: guest }, says, { cause: error });
   }
 }

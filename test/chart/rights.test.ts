@@ -204,7 +204,7 @@ async function waitForPolicies(): Promise<void> {
   });
 
   test("the API server finds nothing wrong with the expressions of the policies", async () => {
-    for (const name of ["agent-reports", "crd-deletion", "guest-marks", "guest-migrations"]) {
+    for (const name of ["agent-reports", "crd-deletion", "guest-marks", "guest-migrations", "guest-records"]) {
       let policy: Json = {};
       do {
         policy = await ask("GET", `${policies}/twinrun-${name}`);
@@ -501,6 +501,17 @@ async function waitForPolicies(): Promise<void> {
       const says = "guest shop.web is protected: delete every ProtectedVM first";
       expectRefused(await send(administrator, "DELETE", `${crds}/protectedvms.twinrun.dev`), says);
       expectRefused(await send(administrator, "DELETE", `${crds}/guestpairs.twinrun.dev`), says);
+    });
+
+    test("deletes the quorum's record of a guest while it is protected", async () => {
+      const records = `/apis/coordination.k8s.io/v1/namespaces/${systemNamespace}/leases`;
+      const record = (name: string, guest: string): Json =>
+        inSystem({ metadata: { name, labels: { "twinrun.dev/guest": guest } } });
+      await ask("POST", records, record("guest-shop.web", "shop.web"));
+      await ask("POST", records, record("guest-gone", "gone"));
+      expectRefused(await send(administrator, "DELETE", `${records}/guest-shop.web`), "delete its ProtectedVM instead");
+      expectDone(await send(administrator, "DELETE", `${records}/guest-gone`));
+      expectDone(await send(operator, "DELETE", `${records}/guest-shop.web`));
     });
   });
 

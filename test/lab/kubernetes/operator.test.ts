@@ -14,6 +14,7 @@ import { guestNameOf, sideMark } from "../../../src/decide/guest-names.ts";
 import { Cluster } from "../../../src/kube/cluster.ts";
 import { kindOf, type KubeObject, type ResourceKind } from "../../../src/kube/kube-object.ts";
 import { type Json, readObject, readObjects, readText } from "../../../src/lib/json-merge.ts";
+import { leaseNameOf } from "../../../src/quorum/lease-store.ts";
 import { buildReport } from "../../build/engine-report.ts";
 import { buildReportedSide } from "../../build/guest-pair-rows.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
@@ -33,6 +34,7 @@ const vmis = kindOf("kubevirt.io/v1", "VirtualMachineInstance");
 const dataVolumes = kindOf("cdi.kubevirt.io/v1beta1", "DataVolume");
 const claims = kindOf("v1", "PersistentVolumeClaim");
 const secrets = kindOf("v1", "Secret");
+const leases = kindOf("coordination.k8s.io/v1", "Lease");
 
 describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in front of a real API server", () => {
   let plane: ControlPlane;
@@ -328,8 +330,11 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
         expect.arrayContaining(["Placed", "Protected", "SwitchedOver"]),
       );
 
+      const record = { kind: leases, namespace: "twinrun", name: leaseNameOf(guest.guest) };
+      await cluster.create({ ...record.kind, metadata: { name: record.name, namespace: record.namespace } });
       await cluster.remove(ref);
       await expectGone("web", guest.guest);
+      expect(await cluster.read(record)).toBeUndefined();
       expect(await stopOperator()).toBe(0);
     },
     startMsMax,
@@ -364,11 +369,7 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
       const lives = (async (): Promise<void> => {
         while (!state.isOver) {
           writeFileSync(file, deaths < 12 ? "any\n" : "none\n");
-          await cluster.remove({
-            kind: kindOf("coordination.k8s.io/v1", "Lease"),
-            namespace: "twinrun",
-            name: "twinrun-operator",
-          });
+          await cluster.remove({ kind: leases, namespace: "twinrun", name: "twinrun-operator" });
           const [, signal] = (await once(startOperator(environment), "exit")) as [number | null, string | null];
           deaths += signal === "SIGKILL" ? 1 : 0;
         }
