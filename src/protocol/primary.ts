@@ -15,7 +15,8 @@
  * "Lost" is the end of the link that carries the data, a standby that calls itself stale, or an epoch that waits too long for
  * its acknowledgement. Then the primary holds its output and asks the quorum; it never decides by itself.
  *
- * A declareInSync that was sent may have been carried out whatever we heard, so from then on only `runAlone` makes output free.
+ * A declareInSync that was sent may have been carried out whatever we heard, so from then on only `runAlone` makes output free, or
+ * `replacePeer`, which is the same in a pair that has got another peer.
  * The change of mind is safe because every request names the version it was made on: of the two, one is refused.
  */
 import { unreachable } from "../lib/assert.ts";
@@ -47,7 +48,7 @@ export function enterOwner(draft: Draft, found: FoundGuestState): Draft {
     // The standby may hold the memory that is lost here: it is better than our disks alone.
     return draft.becomePrimary({ tag: "coldWaiting", asking: false }).arm("coldGrace").arm("look");
   }
-  return draft.becomePrimary({ tag: "coldWaiting", asking: true }).askFor({ tag: "runAlone" });
+  return askToRunAlone(draft.becomePrimary({ tag: "coldWaiting", asking: true }));
 }
 
 /** The guest runs here, the quorum knows that no other may, and a standby is wanted. */
@@ -268,7 +269,7 @@ function whenAnsweredWhileHeld(draft: Draft, event: Answer, state: In<"syncing">
       // The first epoch may be in the making: what opens now would stay open after its stop. It will be released soon.
       return state.copied ? draft : draft.add({ tag: "openOutput" });
     case "refused":
-      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
+      return ownsStill(draft) ? askToRunAlone(draft) : fence(draft);
     default:
       return draft.arm("retry");
   }
@@ -392,7 +393,7 @@ function closeData(draft: Draft, link: string): Draft {
 }
 
 function arbitrate(draft: Draft, last: Holding | null, paused: boolean): Draft {
-  draft.becomePrimary({ tag: "arbitrating", last, paused }).askFor({ tag: "runAlone" });
+  askToRunAlone(draft.becomePrimary({ tag: "arbitrating", last, paused }));
   return greetAll(paused ? draft : draft.arm("heldTooLong"));
 }
 
@@ -421,7 +422,7 @@ function whenArbitrated(draft: Draft, event: Answer, state: In<"arbitrating">): 
       enterAlone(draft, state.last);
       return state.paused ? draft.add({ tag: "resumeGuest" }) : draft;
     case "refused":
-      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
+      return ownsStill(draft) ? askToRunAlone(draft) : fence(draft);
     default:
       return draft.arm("retry");
   }
@@ -448,7 +449,7 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
       const { session, epochs } = state;
       draft.disarm("ackOverdue", "retry").add({ tag: "endSession", session, acked: epochs.acked });
       closeData(draft, state.link);
-      return draft.becomePrimary({ ...state, lost: true }).askFor({ tag: "runAlone" });
+      return askToRunAlone(draft.becomePrimary({ ...state, lost: true }));
     }
     return whenLostInSession(draft, state, true).becomePrimary({
       tag: "arbitrating",
@@ -506,7 +507,7 @@ function whenLostHandOverAnswered(draft: Draft, event: Answer, state: In<"handin
       enterAlone(draft.forgetAsk(), { session: state.session, epoch: state.epochs.acked });
       return draft.add({ tag: "resumeGuest" });
     case "refused":
-      return ownsStill(draft) ? draft.askFor({ tag: "runAlone" }) : fence(draft);
+      return ownsStill(draft) ? askToRunAlone(draft) : fence(draft);
     default:
       return draft.arm("retry");
   }
@@ -516,7 +517,7 @@ function whileColdWaiting(draft: Draft, event: SideEvent, state: In<"coldWaiting
   switch (event.tag) {
     case "timerFired":
       if (event.timer === "coldGrace") {
-        return draft.becomePrimary({ tag: "coldWaiting", asking: true }).askFor({ tag: "runAlone" });
+        return askToRunAlone(draft.becomePrimary({ tag: "coldWaiting", asking: true }));
       }
       return state.asking ? askAgain(draft) : draft.add({ tag: "readRecord" });
     case "recordRead":
@@ -537,12 +538,21 @@ function whenColdAnswered(draft: Draft, event: Answer): Draft {
       return boot(draft.forgetAsk());
     case "refused":
       if (ownsStill(draft)) {
-        return draft.askFor({ tag: "runAlone" });
+        return askToRunAlone(draft);
       }
       return fence(draft); // Taken over: the next engine is the standby.
     default:
       return draft.arm("retry");
   }
+}
+
+/**
+ * Leave to go on without a standby. A record that names another peer than ours is of a pair that was made anew: it gets our peer in
+ * the same breath, and names no other that may take over.
+ */
+function askToRunAlone(draft: Draft): Draft {
+  const { record, peer } = draft.side;
+  return draft.askFor(record === null || record.peer === peer ? { tag: "runAlone" } : { tag: "replacePeer", peer });
 }
 
 /** The request that waits for its answer, once more, unless it is being carried or no longer wanted. */
