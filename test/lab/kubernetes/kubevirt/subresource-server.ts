@@ -3,8 +3,8 @@
  * may be evicted.
  *
  *   PUT virtualmachineinstances/NAME/{pause,unpause,reset}    virtualmachines/NAME/{start,stop,restart}
- *   eviction of a pod whose VMI has evictionStrategy External (or LiveMigrate): refused with 429, once the VMI's
- *   status.evacuationNodeName says that somebody has to move it
+ *   eviction of a pod whose VMI has evictionStrategy External: refused with 429, once the VMI's status.evacuationNodeName says
+ *   that somebody has to move it
  *
  * It believes whoever connects, as only the API server of the lab does; there is no console, no VNC and nothing else.
  */
@@ -19,7 +19,7 @@ import { type Certificate } from "../certificates.ts";
 import { kubevirtNamespace } from "./admission.ts";
 import { type Controller } from "./controller.ts";
 import { type StateChangeRequest, type Vm } from "./vm-plan.ts";
-import { isFinal } from "./vmi-status.ts";
+import { isFinal, isPodOver } from "./vmi-status.ts";
 import { type Vmi } from "./vmi.ts";
 
 export type ServerOptions = {
@@ -142,29 +142,48 @@ export class SubresourceServer {
     return accepted;
   }
 
+  /** As KubeVirt's pod-eviction-admitter does; no guest of the lab can be live-migrated. */
   async #reviewEviction({ request }: Review): Promise<object> {
     const pod = this.#options.controller.findPod(`${request.namespace}/${request.name}`);
-    const owner = pod?.metadata.ownerReferences?.find(({ kind }) => kind === "VirtualMachineInstance");
-    const vmi =
-      owner === undefined ? undefined : this.#options.controller.findVmi(`${request.namespace}/${owner.name}`);
-    const nodeName = pod?.spec.nodeName;
-    if (vmi === undefined || nodeName === undefined || isFinal(vmi) || !isKeptFromEviction(vmi)) {
+    const name = pod?.metadata.annotations?.["kubevirt.io/domain"];
+    if (pod === undefined || isPodOver(pod) || name === undefined) {
       return review(request.uid, { allowed: true });
     }
-    if (request.dryRun !== true && vmi.status?.evacuationNodeName !== nodeName) {
-      const { namespace, name } = vmi.metadata;
-      const ref = { kind: kindOf("kubevirt.io/v1", "VirtualMachineInstance"), namespace, name };
-      await this.#options.cluster.patch(ref, { status: { evacuationNodeName: nodeName } });
+    const vmi = this.#options.controller.findVmi(`${request.namespace}/${name}`);
+    if (vmi === undefined) {
+      return deny(request, `kubevirt failed getting the vmi: there is no ${name}`);
     }
-    const message = `Eviction triggered evacuation of VMI "${vmi.metadata.namespace}/${vmi.metadata.name}"`;
-    return review(request.uid, { allowed: false, status: { code: 429, reason: "TooManyRequests", message } });
+    switch (vmi.spec.evictionStrategy) {
+      case "LiveMigrate":
+        return deny(request, `VMI ${name} is configured with an eviction strategy but is not live-migratable`);
+      case "External":
+        return deny(request, await this.#markForEviction(request, vmi, pod.spec.nodeName));
+      default:
+        return review(request.uid, { allowed: true });
+    }
+  }
+
+  async #markForEviction(
+    { dryRun, object }: Review["request"],
+    vmi: Vmi,
+    nodeName: string | undefined,
+  ): Promise<string> {
+    const { namespace, name } = vmi.metadata;
+    const says = `Eviction triggered evacuation of VMI "${namespace}/${name}"`;
+    if ((vmi.status?.evacuationNodeName ?? "") !== "") {
+      return `Evacuation in progress: ${says}`;
+    }
+    if (vmi.status?.nodeName !== nodeName) {
+      return "Eviction request for target Pod";
+    }
+    const isDry = dryRun === true || object?.deleteOptions?.dryRun?.[0] === "All";
+    const ref = { kind: kindOf("kubevirt.io/v1", "VirtualMachineInstance"), namespace, name };
+    await this.#options.cluster.patch(ref, { status: { evacuationNodeName: nodeName } }, { dryRun: isDry });
+    return says;
   }
 }
 
 const accepted: Answer = { status: 202, body: {} };
-
-const isKeptFromEviction = ({ spec }: Vmi): boolean =>
-  spec.evictionStrategy === "External" || spec.evictionStrategy === "LiveMigrate";
 
 /** Undefined when the VM is not in the state for it. */
 function planRequests(verb: string, vmi: Vmi | undefined): StateChangeRequest[] | undefined {
@@ -187,6 +206,7 @@ type Review = {
     readonly namespace: string;
     readonly name: string;
     readonly dryRun?: boolean;
+    readonly object?: { readonly deleteOptions?: { readonly dryRun?: readonly string[] } };
   };
 };
 
@@ -195,6 +215,9 @@ const review = (uid: string, response: object): object => ({
   kind: "AdmissionReview",
   response: { uid, ...response },
 });
+
+const deny = ({ uid }: Review["request"], message: string): object =>
+  review(uid, { allowed: false, status: { code: 429, message } });
 
 function refuse(code: number, message: string): Answer {
   const reason = { 404: "NotFound", 409: "Conflict", 500: "InternalError" }[code] ?? "";
