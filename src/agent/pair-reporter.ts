@@ -37,7 +37,8 @@ export type PairReporterOptions = {
 };
 
 const RETRY_FIRST_MS = 500;
-const RETRY_LAST_MS = 30_000;
+/** An API server that is back hears of its guests before it gives their nodes up for silent. */
+const RETRY_LAST_MS = 5_000;
 
 type Reported = {
   written: SideStatus | undefined;
@@ -139,7 +140,7 @@ export class PairReporter {
       reported.takeoversCount -= takeoversCount;
       reported.retryMs = RETRY_FIRST_MS;
     } catch (error) {
-      // At most every 30 s in the end, and it says what is wrong with an API server or with our rights.
+      // At most every 5 s in the end, and it says what is wrong with an API server or with our rights.
       log.warn({ error, guest }, "the status was not written; trying again later");
       this.#planRetry(guest, reported);
     } finally {

@@ -2,8 +2,8 @@
  * One leader among the replicas of a process, by a Lease.
  *
  * Contract: `lead` runs in at most one process at a time. Its signal is aborted when leadership is lost or no longer certain,
- * which is at the latest five seconds (15 - 10) before another can begin; until it returns nothing else happens here. Whoever
- * writes after a long wait asks `isCertain` first: a process that was frozen hears of its loss only when it runs again.
+ * which is at the latest `leaseMs - renewMs` before another can begin; until it returns nothing else happens here. Whoever writes
+ * after a long wait asks `isCertain` first: a process that was frozen hears of its loss only when it runs again.
  */
 import { type Clock, monotonicClock } from "../telemetry/clock.ts";
 import { type Log, silentLog } from "../telemetry/log.ts";

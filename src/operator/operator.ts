@@ -26,6 +26,8 @@ export type OperatorOptions = {
 };
 
 const LEASE = "twinrun-operator";
+/** Shorter than usual: what is said of guests is as old as this when the leader goes with its node. */
+const LEASE_TIMING = { leaseMs: 9_000, renewMs: 6_000, retryMs: 1_500 };
 /** A ProtectedVM is looked at now and then though nothing seems to have changed. */
 const RESYNC_MS = 600_000;
 
@@ -68,7 +70,8 @@ export class Operator {
     try {
       await Promise.race([this.#caches.start(), stopped]);
       this.#isReady = !stop.aborted;
-      const election = new LeaderElection({ cluster, namespace: settings.namespace, name: LEASE, identity, log });
+      const lease = { namespace: settings.namespace, name: LEASE, timing: LEASE_TIMING };
+      const election = new LeaderElection({ cluster, identity, log, ...lease });
       return await election.run((leadership) => this.#lead(leadership), stop);
     } finally {
       this.#isReady = false;
