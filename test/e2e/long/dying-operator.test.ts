@@ -1,0 +1,190 @@
+/**
+ * An operator that dies after every single thing it does, on real nodes with real guests: from a ProtectedVM's creation until it is
+ * protected, through a re-protection on another node, and to its deletion. What there is in the end is what a calm operator made.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
+import { kindOf } from "../../../src/kube/kube-object.ts";
+import { hookImage } from "../../lab/kubernetes/images.ts";
+import { mountToken, writeTokenKubeconfig } from "../../lab/kubernetes/service-accounts.ts";
+import { isReady, type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
+import { kubectl } from "../strikes.ts";
+import { describeOnCluster, say, setUpMsMax, Witness } from "../witness.ts";
+
+const root = join(import.meta.dirname, "../../..");
+const pool = { "twinrun.test/pool": "x" };
+/** Kubernetes takes 50 s to find a node gone, Twinrun waits a minute more for it. */
+const lifeMsMax = 900_000;
+
+/** The operator's process on this machine, with the rights of its service account, again and again. */
+class DyingOperator {
+  readonly #platform: Platform;
+  readonly #directory = mkdtempSync(join(tmpdir(), "twinrun-operator-"));
+  readonly #deaths = new Map<string, number>();
+  #child: ChildProcess | undefined;
+  #isStopping = false;
+  #lives: Promise<void> | undefined;
+
+  constructor(platform: Platform) {
+    this.#platform = platform;
+  }
+
+  /** How often it died after which action. */
+  get deaths(): ReadonlyMap<string, number> {
+    return this.#deaths;
+  }
+
+  async start(): Promise<void> {
+    const wish = { namespace: systemNamespace, account: "twinrun-operator" };
+    const mounted = await mountToken(this.#platform.lab.plane, wish, join(this.#directory, "account"));
+    this.#lives = this.#live(writeTokenKubeconfig(this.#platform.lab.plane, mounted));
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    this.#child?.kill("SIGTERM");
+    await this.#lives;
+    rmSync(this.#directory, { recursive: true });
+  }
+
+  async #live(kubeconfig: string): Promise<void> {
+    const failPoint = join(this.#directory, "fail-point");
+    for (let life = 1; !this.#isStopping; life += 1) {
+      writeFileSync(failPoint, "any\n");
+      // It leaves its lead behind each time; nobody waits 15 s for the end of a lease here.
+      const leases = kindOf("coordination.k8s.io/v1", "Lease");
+      await this.#platform.cluster.remove({ kind: leases, namespace: systemNamespace, name: "twinrun-operator" });
+      const args = [
+        ...["--disable-warning=ExperimentalWarning", join(root, "src/main/operator.ts")],
+        ...[`--namespace=${systemNamespace}`, `--identity=dying-${life}`, `--hook-image=${hookImage}`],
+        ...[`--kubeconfig=${kubeconfig}`],
+      ];
+      const environment = { TWINRUN_FAIL_POINTS: "1", TWINRUN_FAIL_POINT_FILE: failPoint, TMPDIR: this.#directory };
+      const child = spawn(process.execPath, args, {
+        env: { ...process.env, ...environment },
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      this.#child = child;
+      let said = "";
+      child.stdout.on("data", (text: Buffer) => (said += text.toString()));
+      const [, signal] = (await once(child, "close")) as [number | null, string | null];
+      if (signal === "SIGKILL") {
+        const last = [...said.matchAll(/"action":"(\w+)"/g)].at(-1)?.[1] ?? "writeStatus";
+        this.#deaths.set(last, (this.#deaths.get(last) ?? 0) + 1);
+      }
+    }
+  }
+}
+
+/** Kinds and namespaces of all that was made for guests; names have uids in them. */
+async function listMade({ cluster }: Platform): Promise<readonly string[]> {
+  const kinds = [
+    ["twinrun.dev/v1alpha1", "GuestPair"],
+    ["kubevirt.io/v1", "VirtualMachineInstance"],
+    ["cdi.kubevirt.io/v1beta1", "DataVolume"],
+    ["v1", "PersistentVolumeClaim"],
+    ["v1", "Pod"],
+    ["v1", "Secret"],
+  ] as const;
+  const found = await Promise.all(
+    kinds.map(async ([apiVersion, kind]) => {
+      const { items } = await cluster.list(kindOf(apiVersion, kind), { labelSelector: "twinrun.dev/guest" });
+      return items.map(({ metadata }) => `${kind} in ${metadata.namespace ?? ""}`);
+    }),
+  );
+  return found.flat().sort();
+}
+
+async function waitForMade(platform: Platform, made: readonly string[]): Promise<void> {
+  while (JSON.stringify(await listMade(platform)) !== JSON.stringify(made)) {
+    await sleep(1_000);
+  }
+}
+
+const endOf = ({ status }: ProtectedVm): unknown =>
+  status?.conditions?.map(({ type, status: held, reason }) => [type, held, reason]);
+
+describeOnCluster(import.meta.filename)("a guest of an operator", () => {
+  let platform: Platform;
+  let calm: Life;
+  let dying: DyingOperator | undefined;
+
+  beforeAll(async () => {
+    platform = await startPlatform({ store: "etcd", kinds: ["busybox"], say });
+    for (const name of platform.lab.nodeNames) {
+      await platform.cluster.patch({ kind: kindOf("v1", "Node"), name }, { metadata: { labels: pool } });
+    }
+  }, setUpMsMax);
+
+  afterAll(async () => {
+    await dying?.stop();
+    await platform.stop();
+  }, setUpMsMax);
+
+  type Life = { readonly created: readonly string[]; readonly ready: unknown; readonly reprotected: unknown };
+
+  /** From nothing to nothing; the client must not notice anything before the end. */
+  async function live(name: string, address: string): Promise<Life> {
+    const witness = await Witness.start(platform, {
+      name,
+      kind: "busybox",
+      address,
+      placement: { nodeSelector: pool },
+    });
+    const created = await listMade(platform);
+    const ready = endOf(await platform.waitUntilReady(name));
+    const { primary, standby } = await witness.readScene();
+    await platform.lab.powerOff(primary);
+    const moved = await platform.waitForProtectedVm(
+      name,
+      (vm) => isReady(vm) && vm.status?.primary?.node === standby,
+      lifeMsMax / 2,
+    );
+    say(`${name}: whole again on ${standby} and ${moved.status?.standby?.node ?? "no node"}, ${primary} is off`);
+    expect([primary, standby]).not.toContain(moved.status?.standby?.node);
+    await platform.lab.powerOn(primary);
+    await waitForMade(platform, created);
+    say(`${name}: ${primary} is back, and nothing of the guest is left there`);
+    const reprotected = endOf(await platform.waitUntilReady(name));
+    await witness.hear();
+    const result = await witness.stop();
+    expect(result).toMatchObject({ faults: [], connectionsSurvived: 4 });
+    const ref = { kind: kindOf("twinrun.dev/v1alpha1", "ProtectedVM"), namespace: tenantNamespace, name };
+    await platform.cluster.remove(ref);
+    await waitForMade(platform, []);
+    while ((await platform.readProtectedVm(name)) !== undefined) {
+      await sleep(200);
+    }
+    return { created, ready, reprotected };
+  }
+
+  test(
+    "that is calm becomes whole on another node when one stays off, and leaves nothing there",
+    async () => {
+      calm = await live("calm", "10.77.0.63");
+    },
+    lifeMsMax,
+  );
+
+  test(
+    "that dies after every action comes to the same end, and nothing is there twice",
+    async () => {
+      await kubectl(platform, "--namespace", systemNamespace, "scale", "deployment/twinrun-operator", "--replicas=0");
+      dying = new DyingOperator(platform);
+      await dying.start();
+      const life = await live("dying", "10.77.0.64");
+      say(`the operator died: ${[...dying.deaths].map(([action, times]) => `${action} ${times}`).join(", ")}`);
+      expect(life).toEqual(calm);
+      for (const action of ["applyFinalizer", "apply", "create", "delete", "forget", "removeFinalizer"]) {
+        expect([...dying.deaths.keys()]).toContain(action);
+      }
+    },
+    lifeMsMax,
+  );
+});
