@@ -54,7 +54,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
 }
 
 function decideReady(findings: Findings): Verdict<ReadyReason> {
-  const { view, stalled, deleting } = findings;
+  const { view, deleting } = findings;
   if (deleting !== undefined) {
     return { status: "False", reason: "Deleting", message: deleting };
   }
@@ -62,9 +62,12 @@ function decideReady(findings: Findings): Verdict<ReadyReason> {
     const message = "the guest shut itself down; delete the ProtectedVM, or make it again to start the guest";
     return { status: "False", reason: "NotRunning", message };
   }
-  if (view?.primary !== undefined) {
-    return decideReadyOf(view, view.primary, findings);
-  }
+  return view?.primary === undefined ? decideUnready(findings) : decideReadyOf(view, view.primary, findings);
+}
+
+/** No side says that it runs the guest. */
+function decideUnready(findings: Findings): Verdict<ReadyReason> {
+  const { view, stalled } = findings;
   if (stalled !== undefined) {
     return { status: "False", reason: "Stalled", message: stalled.message };
   }
@@ -90,8 +93,12 @@ function decideReadyOf(view: PairView, primary: SideView, findings: Findings): V
     const message = `the guest runs on ${primary.node}; its standby receives a whole copy`;
     return { status: "False", reason: "Synchronising", message };
   }
-  const why = findings.stalled?.message ?? sayWaiting(findings) ?? found?.message;
-  const message = `the guest runs on ${primary.node} alone${why === undefined ? "" : `: ${why}`}`;
+  return decideAlone(primary, findings, found?.message);
+}
+
+function decideAlone({ node }: SideView, findings: Findings, found: string | undefined): Verdict<ReadyReason> {
+  const why = findings.stalled?.message ?? sayWaiting(findings) ?? found;
+  const message = `the guest runs on ${node} alone${why === undefined ? "" : `: ${why}`}`;
   return { status: "False", reason: "Unprotected", message };
 }
 

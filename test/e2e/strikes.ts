@@ -31,7 +31,7 @@ export async function deletePods({ cluster }: Platform, labelSelector: string, n
   }
 }
 
-export async function deleteVmi({ platform, guest }: Scene, side: "primary" | "standby"): Promise<void> {
+async function deleteVmi({ platform, guest }: Scene, side: "primary" | "standby"): Promise<void> {
   const vm = await platform.readProtectedVm(guest);
   const { vmi } = present(vm?.status?.[side], `a ${side}`);
   await platform.cluster.remove({ kind: vmis, ...vmi });
@@ -49,13 +49,19 @@ export async function cyclePower({ lab }: Platform, node: string): Promise<void>
 }
 
 /** The one that has no side of the guest. */
-export const findThird = ({ platform, primary, standby }: Scene): string =>
+const findThird = ({ platform, primary, standby }: Scene): string =>
   present(
     platform.lab.nodeNames.find((name) => name !== primary && name !== standby),
     "a third node",
   );
 
-export async function cutReplication({ platform: { lab }, primary, standby }: Scene): Promise<void> {
+async function restKubelet({ platform: { lab }, primary }: Scene): Promise<void> {
+  await lab.stopKubelet(primary);
+  await sleep(10_000);
+  await lab.startKubelet(primary);
+}
+
+async function cutReplication({ platform: { lab }, primary, standby }: Scene): Promise<void> {
   for (const network of ["management", "replication"] as const) {
     lab.cutLink(primary, network, standby);
   }
@@ -78,7 +84,7 @@ async function drain({ platform, primary }: Scene): Promise<void> {
 }
 
 /** No guest is lost by it: it is refused, in words that say what to do first. */
-export async function tryDeleteDefinitions({ platform }: Scene): Promise<void> {
+async function tryDeleteDefinitions({ platform }: Scene): Promise<void> {
   for (const name of ["protectedvms.twinrun.dev", "guestpairs.twinrun.dev"]) {
     const said = await kubectl(platform, "delete", "crd", name, "--wait=false").catch(String);
     assert(/is protected: delete every ProtectedVM first/.test(said), `kubectl delete crd ${name} is refused: ${said}`);
@@ -89,12 +95,12 @@ export const coreFaults: readonly Fault[] = [
   {
     what: "the primary's node loses power",
     ends: "elsewhere",
-    strike: ({ platform, primary }) => cyclePower(platform, primary),
+    strike: (scene) => cyclePower(scene.platform, scene.primary),
   },
   {
     what: "the standby's node loses power",
     ends: "there",
-    strike: ({ platform, standby }) => cyclePower(platform, standby),
+    strike: (scene) => cyclePower(scene.platform, scene.standby),
   },
   {
     what: "the third node loses power, with what of the quorum and the operator is on it",
@@ -115,11 +121,7 @@ export const coreFaults: readonly Fault[] = [
   {
     what: "the kubelet of the primary's node is stopped for a while",
     ends: "there",
-    strike: async ({ platform, primary }) => {
-      await platform.lab.stopKubelet(primary);
-      await sleep(10_000);
-      await platform.lab.startKubelet(primary);
-    },
+    strike: restKubelet,
   },
   {
     what: "the agent of the standby is killed",

@@ -20,7 +20,7 @@ const needed = [
 ];
 
 /** For one fault and all that comes of it. */
-export const faultMsMax = 400_000;
+export const faultMsMax = 600_000;
 /** For a platform: the first run builds images, later ones take a minute. */
 export const setUpMsMax = 1_500_000;
 /** Longer than any fault that is survived. */
