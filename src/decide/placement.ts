@@ -9,6 +9,7 @@ import { type StalledReason } from "../api/conditions.ts";
 import { type Json, readText } from "../lib/json-merge.ts";
 import { type ClusterNode, type Pod } from "./cluster-objects.ts";
 import { canBe, chooseMachine, type Machine } from "./common-machine.ts";
+import { readMemory } from "./guest-size.ts";
 import { type NodeState, readNodeState } from "./node-fitness.ts";
 import { canPair, findSite, hasLabels, type Labels, type PlacementRule, type Sites } from "./placement-rule.ts";
 import { parseQuantity } from "./quantity.ts";
@@ -117,11 +118,6 @@ function findLackOfRoom(node: ClusterNode | undefined, instanceSpec: Json): stri
   const isTooLittle = (parseQuantity(needed) ?? 0) > (parseQuantity(has) ?? Infinity);
   return isTooLittle ? `its ${has} of memory are less than the guest's ${needed}` : undefined;
 }
-
-/** What the guest is to have. */
-export const readMemory = (instanceSpec: Json): string | undefined =>
-  readText(instanceSpec, "domain", "memory", "guest") ??
-  readText(instanceSpec, "domain", "resources", "requests", "memory");
 
 function sayMissing(rule: PlacementRule, candidates: readonly Candidate[], fit: readonly Candidate[]): string {
   const obstacles = candidates.flatMap(({ name, obstacle }) =>

@@ -57,6 +57,17 @@ describe("the twin recipe", () => {
     });
   });
 
+  test("keeps the guest's size as KubeVirt would read it, and room for no more where KubeVirt gives none", () => {
+    const resources = { requests: { memory: "512Mi", cpu: 2 } };
+    const spec = { domain: { resources, memory: { maxGuest: "2Gi" } } };
+    expect(encodeVmi(recipe({ source: { ...source, spec } }), first).spec?.["domain"]).toMatchObject({
+      cpu: { sockets: 2, maxSockets: 2 },
+      memory: { guest: "512Mi" },
+    });
+    const vmi = encodeVmi(recipe({ source: { ...source, spec } }), first);
+    expect(readObject(vmi.spec, "domain", "memory")).not.toHaveProperty("maxGuest");
+  });
+
   test("starts both paused, each on its node, and leaves evictions to Twinrun", () => {
     for (const [vmi, node] of [
       [one, "node-a"],

@@ -7,14 +7,14 @@
  * that was adopted is read again with all of it.
  */
 import { GUEST_LABEL, vmiAnnotations, type VmiShape } from "../api/vmi-contract.ts";
-import { isJson, type Json, mergeJson, readObject, readObjects, readPath, readText } from "../lib/json-merge.ts";
+import { isJson, type Json, mergeJson, readObject, readObjects, readText } from "../lib/json-merge.ts";
 import { type ObjectMeta, type OwnerReference } from "../api/object-meta.ts";
 import { type ObjectName, type Vmi } from "./cluster-objects.ts";
 import { type Machine } from "./common-machine.ts";
 import { macOf, sideName, uuidOf } from "./guest-names.ts";
+import { isMemoryPluggable, readMemory, readSockets } from "./guest-size.ts";
 import { type GuestSource } from "./guest-source.ts";
 import { type HookMode } from "./protected-vm-plan.ts";
-import { readMemory } from "./placement.ts";
 import { renameReferences } from "./references.ts";
 
 export type TwinRecipe = {
@@ -124,7 +124,7 @@ function parseList(text: string | undefined): readonly unknown[] {
 
 function encodeSpec({ source, identity, machine, hook }: TwinRecipe, side: TwinSide): Json {
   const { spec } = source;
-  const sockets = readPath(spec, "domain", "cpu", "sockets") ?? 1;
+  const sockets = readSockets(spec);
   const memory = readMemory(spec);
   const { interfaces, networks } = encodeNetworks(spec, identity, { side, mode: hook.mode });
   const own =
@@ -137,7 +137,7 @@ function encodeSpec({ source, identity, machine, hook }: TwinRecipe, side: TwinS
     nodeSelector: { ...readObject(spec, "nodeSelector"), "kubernetes.io/hostname": side.hostname },
     domain: {
       cpu: { sockets, maxSockets: sockets, model: machine.cpuModel },
-      memory: memory === undefined ? undefined : { guest: memory, maxGuest: memory },
+      memory: memory === undefined ? undefined : { guest: memory, maxGuest: isMemoryPluggable(spec) ? memory : null },
       machine: machine.type === undefined ? undefined : { type: machine.type },
       firmware: encodeFirmware(spec, identity.uid),
       devices: { interfaces },
