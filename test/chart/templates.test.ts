@@ -214,6 +214,16 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
       });
     });
 
+    test("has as many replicas as the nodes that the store is meant for, unless somebody says otherwise", () => {
+      const count = (quorum: object): unknown => {
+        const isQuorum = ({ metadata }: { metadata: { name: string } }): boolean => metadata.name === "twinrun-quorum";
+        return ofKind(renderChart({ quorum }), "Deployment").find(isQuorum)?.["spec"];
+      };
+      expect(count({})).toMatchObject({ replicas: 3 });
+      expect(count({ store: "lease" })).toMatchObject({ replicas: 2 });
+      expect(count({ store: "lease", replicas: 3 })).toMatchObject({ replicas: 3 });
+    });
+
     test("or in an etcd of the user's own", () => {
       const etcd = { endpoints: ["https://10.0.0.9:2379"], tlsSecret: "mine" };
       const objects = renderChart({ quorum: { etcd } });
