@@ -8,7 +8,6 @@
  *   memAccess shared on every NUMA cell          a cell's own setting would win over the one above
  *   memballoon freePageReporting off             pages given back count as dirty, all the time
  *   interface driver qemu                        vhost would write memory, and send, past the shim; queues stay
- *   interface link down, standby only            loading the primary's state sets it as the primary has it
  *   -chardev, -mon twinrun                       a second monitor, for the engine
  *   -global migration.send-configuration=off     the saved device state has no such section; both sides must agree
  *   -incoming defer, standby only                QEMU waits for the device state of a takeover
@@ -59,7 +58,7 @@ export function planDomainEdit(xml: string, request: DomainEditRequest): string 
   }
   const edits = new XmlEdits(xml);
   editMemory(domain, edits);
-  editDevices(domain, request, edits);
+  editDevices(domain, edits);
   editCommandLine(domain, request, edits);
   return edits.apply();
 }
@@ -77,7 +76,7 @@ function editMemory(domain: XmlElement, edits: XmlEdits): void {
   }
 }
 
-function editDevices(domain: XmlElement, { startedAs }: DomainEditRequest, edits: XmlEdits): void {
+function editDevices(domain: XmlElement, edits: XmlEdits): void {
   const devices = findChild(domain, "devices");
   for (const balloon of listChildren(devices, "memballoon")) {
     if (readAttribute(balloon, "freePageReporting") === "on") {
@@ -86,9 +85,6 @@ function editDevices(domain: XmlElement, { startedAs }: DomainEditRequest, edits
   }
   for (const nic of listChildren(devices, "interface")) {
     setChild(nic, { name: "driver", attribute: "name", value: "qemu" }, edits);
-    if (startedAs === "standby") {
-      setChild(nic, { name: "link", attribute: "state", value: "down" }, edits);
-    }
   }
 }
 
