@@ -48,6 +48,12 @@ describe("the machine two nodes have in common", () => {
       machine: { cpuModel: "Westmere" },
     },
     {
+      when: "models are listed with their versions",
+      first: { models: ["Westmere-v1", "Haswell", "Haswell-v2", "Penryn-v1"], host: "EPYC" },
+      second: { models: ["Westmere-v1", "Haswell", "Haswell-v2", "Penryn-v1"], host: "EPYC" },
+      machine: { cpuModel: "Haswell-v2" },
+    },
+    {
       when: "versions have two digits",
       first: { types: ["pc-q35-rhel9.6.0", "pc-q35-rhel9.10.0"] },
       second: { types: ["pc-q35-rhel9.6.0", "pc-q35-rhel9.10.0"] },

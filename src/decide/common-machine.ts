@@ -57,7 +57,8 @@ function chooseModel(wanted: string | undefined, first: ClusterNode, second: Clu
 
 function byAge(one: string, other: string): number {
   const rank = (model: string): number => {
-    const index = MODELS_BY_AGE.findIndex((known) => model === known || model === `${known}-IBRS`);
+    // Libvirt lists Nehalem-v1, Nehalem-v2, Nehalem-IBRS and the like beside Nehalem.
+    const index = MODELS_BY_AGE.indexOf(model.replace(/-v[0-9]+$/, "").replace(/-IBRS$/, ""));
     return index < 0 ? MODELS_BY_AGE.length : index;
   };
   return rank(one) - rank(other) || one.localeCompare(other);
