@@ -4,8 +4,11 @@
  * STOP and RESUME of our own (own-stops.ts) are left out; any other is reported, for somebody paused the guest, or QEMU
  * did. Why it stopped is told by the run state, which is for the reader to query. Where the preload shim swallows STOP and
  * RESUME of checkpoints there is nothing to leave out, and the same holds.
+ *
+ * A stop of our own begins and ends while its command is under way. Somebody else's may happen just then as well: a STOP
+ * without its RESUME by the time of the answer is not ours, nor is a RESUME without a STOP before it.
  */
-import { hasOwnStop } from "./own-stops.ts";
+import { hasOwnStop, waitForOwnStops } from "./own-stops.ts";
 import { type QmpClient, type QmpEvent } from "./qmp-client.ts";
 
 export type GuestEvent =
@@ -34,12 +37,32 @@ export type GuestEvent =
 
 /** Calls the listener with each event; returns how to end that. */
 export function watchGuest(qmp: QmpClient, listener: (event: GuestEvent) => void): () => void {
-  return qmp.onEvent((event) => {
-    const guestEvent = parseGuestEvent(event, hasOwnStop(qmp));
+  /** It may turn out to be ours. */
+  let openStop: QmpEvent | undefined;
+  const unwatch = qmp.onEvent((event) => {
+    if (event.event === "STOP" && hasOwnStop(qmp)) {
+      openStop = event;
+      void waitForOwnStops(qmp).then(() => {
+        if (openStop === event) {
+          openStop = undefined;
+          listener({ tag: "stopped" });
+        }
+      });
+      return;
+    }
+    if (event.event === "RESUME" && openStop !== undefined) {
+      openStop = undefined;
+      return;
+    }
+    const guestEvent = parseGuestEvent(event);
     if (guestEvent !== undefined) {
       listener(guestEvent);
     }
   });
+  return () => {
+    openStop = undefined;
+    unwatch();
+  };
 }
 
 /** One parser for each event that says something of the guest; the rest of QEMU's events are about jobs and the like. */
@@ -56,12 +79,7 @@ const PARSERS: Readonly<Record<string, (data: QmpEvent["data"]) => GuestEvent>> 
   MEMORY_DEVICE_SIZE_CHANGE: () => ({ tag: "shapeChanged", what: "MEMORY_DEVICE_SIZE_CHANGE" }),
 };
 
-export function parseGuestEvent({ event, data }: QmpEvent, isOwn: boolean): GuestEvent | undefined {
-  if (isOwn && (event === "STOP" || event === "RESUME")) {
-    return undefined;
-  }
-  return PARSERS[event]?.(data);
-}
+export const parseGuestEvent = ({ event, data }: QmpEvent): GuestEvent | undefined => PARSERS[event]?.(data);
 
 function parseDiskFailed(data: QmpEvent["data"]): GuestEvent {
   const node = data["node-name"];

@@ -6,7 +6,7 @@
  *      engine releases what waits. Nobody else does, so when the engine is dead nothing leaves.
  *   2. opens the userfaultfd of QEMU's memory and notes which mappings are guest memory; the engine takes a duplicate of that
  *      descriptor (pidfd_getfd) and does the registering and scanning itself.
- *   3. quiet checkpoints: swallows the STOP and RESUME lines on QEMU's monitors while `quiet` is set.
+ *   3. quiet checkpoints: swallows the STOP and RESUME of each on QEMU's monitors while `quiet` is set.
  *
  * Everything is shared through a memfd called "twinrun-shim", found by the engine in /proc/PID/fd. `struct shared` below is
  * the format; src/memory/shim.ts and output-gate.ts are the other side. Change VERSION with any change of the layout.
@@ -268,30 +268,117 @@ int munmap(void *address, size_t bytes) {
 
 /* ---- 3. quiet checkpoints ---- */
 
-/* Exactly one event line and nothing else: {"timestamp": {…}, "event": "STOP"}\r\n. Half lines and batches pass untouched. */
-static bool is_quiet_event(const struct msghdr *message) {
-  if (!shared || !shared->quiet || message->msg_iovlen != 1 || message->msg_controllen != 0) {
-    return false;
-  }
+/*
+ * A STOP waits here until it is known whose it is. A checkpoint's is followed by its RESUME, and then neither is sent. One that
+ * somebody else caused in the meantime is followed by something else, at the latest by the answer to whoever caused it: it is
+ * sent before that, or libvirt would take a paused guest for one that runs.
+ */
+enum { MONITORS = 8, LINE_BYTES = 160 };
+enum event { OTHER, STOP, RESUME };
+struct held_stop { size_t bytes; int fd; char line[LINE_BYTES]; };
+
+static struct held_stop held_stops[MONITORS]; /* bytes = 0 marks a free one */
+static uint32_t held_stops_count, held_stops_lock;
+
+static bool ends_with(const char *line, size_t bytes, const char *tail, size_t tail_bytes) {
+  return bytes > tail_bytes && memcmp(line + bytes - tail_bytes, tail, tail_bytes) == 0;
+}
+
+static bool begins_with(const struct msghdr *message, const char *start, size_t start_bytes) {
+  const struct iovec *part = message->msg_iov;
+  return message->msg_iovlen > 0 && part->iov_len >= start_bytes && memcmp(part->iov_base, start, start_bytes) == 0;
+}
+
+/* Exactly one event line and nothing else: {"timestamp": {…}, "event": "STOP"}\r\n. Half lines and batches are OTHER. */
+static enum event read_event(const struct msghdr *message) {
   static const char start[] = "{\"timestamp\": {";
   static const char stop[] = "}, \"event\": \"STOP\"}\r\n", resume[] = "}, \"event\": \"RESUME\"}\r\n";
+  if (message->msg_iovlen != 1 || message->msg_controllen != 0 || !begins_with(message, start, sizeof start - 1)) {
+    return OTHER;
+  }
   const char *line = message->msg_iov->iov_base;
-  size_t bytes = message->msg_iov->iov_len, tail = 0;
-  if (bytes > 160 || bytes < sizeof start + sizeof resume || memcmp(line, start, sizeof start - 1) != 0) {
+  size_t bytes = message->msg_iov->iov_len;
+  if (bytes > LINE_BYTES || memchr(line, '\n', bytes - 1) != NULL) {
+    return OTHER;
+  }
+  if (ends_with(line, bytes, stop, sizeof stop - 1)) {
+    return STOP;
+  }
+  return ends_with(line, bytes, resume, sizeof resume - 1) ? RESUME : OTHER;
+}
+
+static struct held_stop *find_held_stop(int fd) {
+  for (struct held_stop *held = held_stops; held < held_stops + MONITORS; held++) {
+    if (held->bytes != 0 && held->fd == fd) {
+      return held;
+    }
+  }
+  return NULL;
+}
+
+static void forget_held_stop(struct held_stop *held) {
+  held->bytes = 0;
+  __atomic_sub_fetch(&held_stops_count, 1, __ATOMIC_RELEASE);
+}
+
+static bool hold_stop(int fd, const struct iovec *line) {
+  for (struct held_stop *held = held_stops; held < held_stops + MONITORS; held++) {
+    if (held->bytes == 0) {
+      memcpy(held->line, line->iov_base, line->iov_len);
+      held->fd = fd;
+      held->bytes = line->iov_len;
+      __atomic_add_fetch(&held_stops_count, 1, __ATOMIC_RELEASE);
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Whether the descriptor is free for the next message; errno says why not. */
+static bool send_held_stop(struct held_stop *held, int flags) {
+  ssize_t sent = syscall(SYS_sendto, held->fd, held->line, held->bytes, flags, NULL, 0);
+  if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
     return false;
   }
-  if (memcmp(line + bytes - (sizeof stop - 1), stop, sizeof stop - 1) == 0) {
-    tail = sizeof stop - 1;
-  } else if (memcmp(line + bytes - (sizeof resume - 1), resume, sizeof resume - 1) == 0) {
-    tail = sizeof resume - 1;
+  if (sent >= 0 && (size_t)sent < held->bytes) {
+    held->bytes -= (size_t)sent;
+    memmove(held->line, held->line + sent, held->bytes);
+    errno = EAGAIN;
+    return false;
   }
-  return tail != 0 && memchr(line, '\n', bytes - 1) == NULL;
+  forget_held_stop(held); /* Sent, or nobody is there any more. */
+  return true;
+}
+
+enum verdict { SEND, SWALLOW, TRY_AGAIN };
+
+static enum verdict judge_message(int fd, const struct msghdr *message, int flags) {
+  static const char greeting[] = "{\"QMP\": ";
+  enum event event = read_event(message);
+  struct held_stop *held = find_held_stop(fd);
+  if (held != NULL && event == RESUME) {
+    forget_held_stop(held);
+    __atomic_add_fetch(&shared->quieted, 2, __ATOMIC_RELAXED);
+    return SWALLOW;
+  }
+  if (held != NULL && begins_with(message, greeting, sizeof greeting - 1)) {
+    forget_held_stop(held); /* The one whose it was has gone, and another has its descriptor. */
+  } else if (held != NULL && !send_held_stop(held, flags)) {
+    return TRY_AGAIN;
+  }
+  return event == STOP && shared->quiet && hold_stop(fd, message->msg_iov) ? SWALLOW : SEND;
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-  if (is_quiet_event(message)) {
-    __atomic_add_fetch(&shared->quieted, 1, __ATOMIC_RELAXED);
-    return (ssize_t)message->msg_iov->iov_len;
+  if (shared && (shared->quiet || __atomic_load_n(&held_stops_count, __ATOMIC_ACQUIRE) != 0)) {
+    while (__atomic_exchange_n(&held_stops_lock, 1, __ATOMIC_ACQUIRE) != 0) {
+      sched_yield();
+    }
+    enum verdict verdict = judge_message(fd, message, flags);
+    __atomic_store_n(&held_stops_lock, 0, __ATOMIC_RELEASE);
+    if (verdict != SEND) {
+      return verdict == SWALLOW ? (ssize_t)message->msg_iov->iov_len : -1;
+    }
   }
   return syscall(SYS_sendmsg, fd, message, flags);
 }
