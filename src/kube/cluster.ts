@@ -72,6 +72,8 @@ export type WatchOptions = ListScope & {
 export type ServerVersion = { readonly major: string; readonly minor: string; readonly gitVersion: string };
 
 const callTimeoutMs = 15_000;
+/** What the server allows itself: a page that a busy one was not given time for would be asked for again and again. */
+const listTimeoutMs = 60_000;
 /** Objects of 10 KB make pages of 2.5 MB: parsed in a few milliseconds, and not much to hold. */
 const pageSize = 250;
 
@@ -131,7 +133,7 @@ export class Cluster {
       const page = await this.#send<{
         metadata?: { resourceVersion?: string; continue?: string };
         items?: T[] | null;
-      }>({ method: "GET", path, query }, options);
+      }>({ method: "GET", path, query }, { timeoutMs: listTimeoutMs, ...options });
       if (page.metadata?.resourceVersion === undefined) {
         throw badAnswer(`GET ${path}`, "the answer is no list");
       }

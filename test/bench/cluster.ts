@@ -24,7 +24,7 @@ import { findRemedy } from "../lab/kubernetes/programs.ts";
 import { type Bench } from "./bench.ts";
 import { readClusterProcessor } from "./cluster-processor.ts";
 import { type Figure, quantilesOf } from "./row.ts";
-import { readClientSamples } from "./samples.ts";
+import { readClientSamples, type TimedSample } from "./samples.ts";
 
 const guests = ["one", "two", "three"] as const;
 const nodes = ["node-a", "node-b"] as const;
@@ -33,6 +33,7 @@ const failovers = { withApiServer: 5, without: 3 };
 const targets = { percent: 5, failoverMs: 1_000 };
 const patienceMs = 300_000;
 const unprotected = "plain";
+const connectionsCount = 4;
 
 const kinds = {
   vm: kindOf("twinrun.dev/v1alpha1", "ProtectedVM"),
@@ -264,7 +265,7 @@ async function measureFailovers(bench: Bench, platform: Platform): Promise<Figur
   const directory = mkdtempSync(join(tmpdir(), "twinrun-bench-"));
   const watched = guests.map((guest): Watched => {
     const samplesPath = join(directory, `${guest}.samples`);
-    const options = { host: addressOf(guest), connectionsCount: 4, thinkMs: 20, stallMs: 60_000, samplesPath };
+    const options = { host: addressOf(guest), connectionsCount, thinkMs: 20, stallMs: 60_000, samplesPath };
     return { guest, samplesPath, client: startClient(platform.lab, "counted", options) };
   });
   const strikes: Strike[] = [];
@@ -292,14 +293,13 @@ async function measureFailovers(bench: Bench, platform: Platform): Promise<Figur
 }
 
 /** From the strike until the last of a client's connections has a reply of the other side; each asks within its think time. */
-const longestWait = (samples: readonly { readonly atMs: number; readonly value: number }[], strikeMs: number): number =>
-  Math.round(
-    Math.max(
-      ...samples
-        .filter(({ atMs, value }) => atMs <= strikeMs + 100 && atMs + value > strikeMs)
-        .map(({ atMs, value }) => atMs + value - strikeMs),
-    ),
-  );
+function longestWait(samples: readonly TimedSample[], strikeMs: number): number {
+  const waits = samples
+    .filter(({ atMs, value }) => atMs <= strikeMs + 100 && atMs + value > strikeMs)
+    .map(({ atMs, value }) => atMs + value - strikeMs);
+  assert(waits.length >= connectionsCount, `each connection asked something when power went: ${JSON.stringify(waits)}`);
+  return Math.round(Math.max(...waits));
+}
 
 function summarizeFailovers(name: string, waits: readonly number[], repliesCount: number): Figure {
   const { count, ...figures } = quantilesOf(waits);

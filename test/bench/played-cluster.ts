@@ -51,6 +51,8 @@ export class PlayedCluster {
   isSilent = false;
   #timer: NodeJS.Timeout | undefined;
   #next = 0;
+  readonly #lanes: Promise<unknown>[] = Array.from({ length: 8 }, () => Promise.resolve());
+  #nextLane = 0;
 
   private constructor(cluster: Cluster) {
     this.#cluster = cluster;
@@ -171,9 +173,17 @@ export class PlayedCluster {
       },
       readTrouble: () => undefined,
       readWritten: ({ name }) => find(name)?.status?.sides?.find((side) => side.node === node),
-      applyStatus: (object, fieldManager) => this.#cluster.applyStatus(object, fieldManager),
+      applyStatus: (object, fieldManager) => this.#inLane(() => this.#cluster.applyStatus(object, fieldManager)),
       log: silentLog,
     });
+  }
+
+  /** Not all at once: two agents would not have so many guests. */
+  #inLane<T>(write: () => Promise<T>): Promise<T> {
+    this.#nextLane = (this.#nextLane + 1) % this.#lanes.length;
+    const written = (this.#lanes[this.#nextLane] ?? Promise.resolve()).then(write);
+    this.#lanes[this.#nextLane] = written.catch(() => undefined);
+    return written;
   }
 
   #buildStatus({ spec }: Pair, node: string): GuestStatus {
