@@ -66,6 +66,8 @@ describe("quiet checkpoints", () => {
     shim.setQuiet(true);
     expect(await arriving([...pair, ...pair])).toBe("");
     expect(shim.quietedEvents).toBe(before + 4);
+    const drained = event("JOB_STATUS_CHANGE", ', "data": {"status": "standby", "id": "mirror"}');
+    expect(await arriving([event("STOP"), drained, event("RESUME")])).toBe(drained);
     shim.setQuiet(false);
     expect(await arriving(pair)).toBe(pair.join(""));
   });

@@ -269,9 +269,9 @@ int munmap(void *address, size_t bytes) {
 /* ---- 3. quiet checkpoints ---- */
 
 /*
- * A STOP waits here until it is known whose it is. A checkpoint's is followed by its RESUME, and then neither is sent. One that
- * somebody else caused in the meantime is followed by something else, at the latest by the answer to whoever caused it: it is
- * sent before that, or libvirt would take a paused guest for one that runs.
+ * A STOP waits here until it is known whose it is. A checkpoint's is followed by its RESUME before QEMU answers anybody, and then
+ * neither is sent; events of block jobs that are drained for it come between the two. One that somebody else caused is sent before
+ * the next answer, which is that to whoever caused it: libvirt would otherwise take a paused guest for one that runs.
  */
 enum { MONITORS = 8, LINE_BYTES = 160 };
 enum event { OTHER, STOP, RESUME };
@@ -353,7 +353,7 @@ static bool send_held_stop(struct held_stop *held, int flags) {
 enum verdict { SEND, SWALLOW, TRY_AGAIN };
 
 static enum verdict judge_message(int fd, const struct msghdr *message, int flags) {
-  static const char greeting[] = "{\"QMP\": ";
+  static const char greeting[] = "{\"QMP\": ", any_event[] = "{\"timestamp\": {";
   enum event event = read_event(message);
   struct held_stop *held = find_held_stop(fd);
   if (held != NULL && event == RESUME) {
@@ -363,7 +363,7 @@ static enum verdict judge_message(int fd, const struct msghdr *message, int flag
   }
   if (held != NULL && begins_with(message, greeting, sizeof greeting - 1)) {
     forget_held_stop(held); /* The one whose it was has gone, and another has its descriptor. */
-  } else if (held != NULL && !send_held_stop(held, flags)) {
+  } else if (held != NULL && !begins_with(message, any_event, sizeof any_event - 1) && !send_held_stop(held, flags)) {
     return TRY_AGAIN;
   }
   return event == STOP && shared->quiet && hold_stop(fd, message->msg_iov) ? SWALLOW : SEND;
