@@ -103,7 +103,27 @@ describe("a guest that cannot, or less well", () => {
       when: "a container disk",
       spec: withDisk(asDisk, { containerDisk: {} }),
       field: `${devices}.disks[0]`,
-      code: "DiskNotRaw",
+      code: "DiskLivesInPod",
+      severity: "limited",
+    },
+    {
+      when: "an empty disk",
+      spec: withDisk(asDisk, { emptyDisk: { capacity: "1Gi" } }),
+      field: `${devices}.disks[0]`,
+      code: "DiskLivesInPod",
+      severity: "limited",
+    },
+    {
+      when: "a disk that is plugged in",
+      spec: withDisk(asDisk, { persistentVolumeClaim: { claimName: "system", hotpluggable: true } }),
+      field: `${devices}.disks[0]`,
+      code: "DiskIsPluggedIn",
+    },
+    {
+      when: "a disk that is plugged in, by CDI",
+      spec: withDisk(asDisk, { dataVolume: { name: "system", hotpluggable: true } }),
+      field: `${devices}.disks[0]`,
+      code: "DiskIsPluggedIn",
     },
     {
       when: "an ephemeral disk",

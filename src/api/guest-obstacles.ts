@@ -22,6 +22,9 @@ export type GuestObstacle = {
     | "OutputCannotBeHeld"
     /** It can be protected, but connections to this address end when the guest moves. */
     | "AddressBelongsToPod"
+    /** It can be protected, but is gone when both sides have ended. */
+    | "DiskLivesInPod"
+    | "DiskIsPluggedIn"
     /** It can be protected, but nobody has tried. */
     | "FirmwareVariablesElsewhere";
   /** The guest is refused, or only less well protected than its owner may think. */
@@ -187,8 +190,14 @@ function findBindingRefusal(each: Json): Pick<GuestObstacle, "code" | "message" 
   return undefined;
 }
 
-/** Images that KubeVirt keeps as qcow2 in the pod. */
-const POD_VOLUMES = ["containerDisk", "ephemeral", "emptyDisk"];
+/** Images that KubeVirt makes in the pod when it starts. */
+const POD_IMAGES = ["containerDisk", "emptyDisk"];
+
+const livesInPod = (kind: string): Pick<GuestObstacle, "code" | "severity" | "message" | "remedy"> => ({
+  ...{ code: "DiskLivesInPod", severity: "limited" },
+  message: `is a ${kind}: what the guest writes to it lives in the pods of the two sides, and is gone when both have ended`,
+  remedy: "put what must outlive the guest on a volume (persistentVolumeClaim or dataVolume)",
+});
 
 function listDiskObstacles(spec: Json): readonly GuestObstacle[] {
   const volumes = new Map(listAt(spec, "volumes").map((volume) => [nameOf(volume), volume]));
@@ -205,15 +214,36 @@ function listDiskObstacles(spec: Json): readonly GuestObstacle[] {
     if (disk["shareable"] === true) {
       return refuse("DiskIsShared", "is shared with other guests", "give this guest a disk of its own");
     }
-    const volume = volumes.get(name) ?? {};
-    const pod = POD_VOLUMES.find((kind) => volume[kind] !== undefined);
-    if (pod !== undefined && disk["cdrom"] === undefined) {
-      const remedy =
-        "put it on a volume (persistentVolumeClaim or dataVolume), or attach it as cdrom if it is only read";
-      return refuse("DiskNotRaw", `is a ${pod}, which lives in the pod and is not raw`, remedy);
-    }
-    return volume["hostDisk"] === undefined
-      ? []
-      : refuse("DeviceIsOfTheHost", "is a file of one node (hostDisk)", "put it on a volume (PVC) of each side");
+    const isWritten = disk["cdrom"] === undefined && objectAt(disk, "disk")["readonly"] !== true;
+    const found = findVolumeObstacle(volumes.get(name) ?? {}, isWritten);
+    return found === undefined ? [] : [{ ...found, field, message: `disk ${name} ${found.message}` }];
   });
+}
+
+/** What is wrong with a disk because of the volume behind it. */
+function findVolumeObstacle(volume: Json, isWritten: boolean): Omit<GuestObstacle, "field"> | undefined {
+  const onVolume = "put it on a volume (PVC) of each side";
+  if (volume["hostDisk"] !== undefined) {
+    return {
+      ...{ code: "DeviceIsOfTheHost", severity: "refused", remedy: onVolume },
+      message: "is a file of one node (hostDisk)",
+    };
+  }
+  if (isWritten && volume["ephemeral"] !== undefined) {
+    return {
+      ...{ code: "DiskNotRaw", severity: "refused" },
+      message: "is ephemeral: it is written to an image in the pod over a claim that only one side has",
+      remedy: "name the claim as persistentVolumeClaim, or attach it as cdrom if it is only read",
+    };
+  }
+  const claim = { ...objectAt(volume, "persistentVolumeClaim"), ...objectAt(volume, "dataVolume") };
+  if (claim["hotpluggable"] === true) {
+    return {
+      ...{ code: "DiskIsPluggedIn", severity: "refused" },
+      message: "is plugged into the guest while it runs (hotpluggable), and the other side's QEMU would not have it",
+      remedy: "leave out hotpluggable, so that the guest starts with it",
+    };
+  }
+  const pod = isWritten ? POD_IMAGES.find((kind) => volume[kind] !== undefined) : undefined;
+  return pod === undefined ? undefined : livesInPod(pod);
 }

@@ -112,6 +112,11 @@ const spec = withRule(
     disks: setOf(text(253), { max: 64 }).describe(
       "The guest's disks that are copied, by their names in the VirtualMachineInstance; in QEMU the device is ua-NAME.",
     ),
+    podDisks: setOf(text(253), { max: 64 })
+      .optional()
+      .describe(
+        "Those of them that live in the pod and not on a volume: they are made raw, and equally large, where they are not.",
+      ),
     port: port.describe("The port on which the engines of this guest listen, on every link."),
     checkpoint: checkpointContract,
     failover: struct({ detectionTimeoutMs }).describe("How the loss of a side is noticed."),

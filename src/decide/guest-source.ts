@@ -100,14 +100,28 @@ const isVolumeOnClaim = (volume: Json): boolean =>
 export const listClaimVolumes = ({ spec }: GuestSource): readonly Json[] =>
   readObjects(spec, "volumes").filter(isVolumeOnClaim);
 
-/** The disks that are copied, by name; configuration and cloud-init are made anew on each side. */
-export function listCopiedDisks({ spec }: GuestSource): readonly string[] {
+/** Writable images that KubeVirt makes in the pod, on each side. */
+const POD_IMAGES = ["containerDisk", "emptyDisk"];
+/**
+ * What KubeVirt makes an ISO image of in the pod, on each side one of its own: names of the VirtualMachineInstance and tokens of
+ * its pod are in it. The guest is to find what it had, however it is attached. (Metrics are each side's own; it only reads them.)
+ */
+const POD_SETTINGS = [
+  ...["cloudInitNoCloud", "cloudInitConfigDrive", "sysprep"],
+  ...["configMap", "secret", "downwardAPI", "serviceAccount"],
+];
+
+type CopiedDisk = { readonly name: string; readonly isOfPod: boolean };
+
+/** The disks that are copied. */
+export function listCopiedDisks({ spec }: GuestSource): readonly CopiedDisk[] {
   const volumes = readObjects(spec, "volumes");
   return readObjects(spec, "domain", "devices", "disks").flatMap((disk) => {
     const name = present(readText(disk, "name"), "a disk has a name");
     const volume = volumes.find((each) => readText(each, "name") === name) ?? {};
-    return isVolumeOnClaim(volume) && !isJson(disk["cdrom"]) && readPath(disk, "disk", "readonly") !== true
-      ? [name]
-      : [];
+    const isWritten = !isJson(disk["cdrom"]) && readPath(disk, "disk", "readonly") !== true;
+    const isOf = (kinds: readonly string[]): boolean => kinds.some((kind) => isJson(volume[kind]));
+    const isOfPod = isOf(POD_SETTINGS) || (isWritten && isOf(POD_IMAGES));
+    return isOfPod || (isWritten && isVolumeOnClaim(volume)) ? [{ name, isOfPod }] : [];
   });
 }

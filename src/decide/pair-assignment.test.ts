@@ -57,6 +57,13 @@ test("a node that has known a record makes no first one, whatever the roles say"
   expect(firstPrimaryOn("node-b")).toBe("node-a");
 });
 
+test("disks that live in the pod are told apart", () => {
+  expect(plan("node-a", { disks: ["system", "settings"], podDisks: ["settings"] })?.assignment.disks).toEqual([
+    { id: "system", device: "ua-system" },
+    { id: "settings", device: "ua-settings", isOfPod: true },
+  ]);
+});
+
 test("a node that is no side has nothing to do with it", () => {
   expect(plan("node-c")).toBeUndefined();
 });

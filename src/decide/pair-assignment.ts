@@ -66,7 +66,10 @@ export function planPair(
       firstPrimary: hadRecord ? peer.node : roles.primary,
       port,
       links,
-      disks: spec.disks.map((id) => ({ id, device: qemuDeviceOf(id) })),
+      disks: spec.disks.map((id) => ({
+        ...{ id, device: qemuDeviceOf(id) },
+        ...(spec.podDisks?.includes(id) === true ? { isOfPod: true } : {}),
+      })),
       qemu: { tag: "pod" },
       checkpoint,
       failover,

@@ -35,6 +35,8 @@ type Frame = {
 function encodeFrame({ observed, source, identity }: Subject, frame: Frame): DesiredPair {
   const { spec } = observed.protectedVm;
   const { labels, annotations } = encodeMarks(identity);
+  const disks = listCopiedDisks(source);
+  const podDisks = disks.filter(({ isOfPod }) => isOfPod).map(({ name }) => name);
   const request = frame.failoverFrom === undefined ? {} : { [requestAnnotations.failoverFrom]: frame.failoverFrom };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
@@ -51,7 +53,8 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       roles: frame.roles,
       sides: [...frame.sides],
       intent: frame.intent,
-      disks: [...listCopiedDisks(source)],
+      disks: disks.map(({ name }) => name),
+      ...(podDisks.length === 0 ? {} : { podDisks }),
       port: frame.port,
       checkpoint: spec.checkpoint,
       failover: { detectionTimeoutMs: spec.failover.detectionTimeoutMs },

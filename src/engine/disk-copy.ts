@@ -6,9 +6,10 @@
  * if no mirrored write has touched it since it was taken; else what was read is thrown away and the granule is marked
  * again. So in the stream, whose order the standby keeps, data read here never follows a write it does not contain.
  *
- * Holes of a sparse image are not read: they go out as one zero record a run.
+ * Holes of a sparse image are not read: they go out as one zero record a run, and so does what is read and is zero.
  */
 import { type FileHandle } from "node:fs/promises";
+import { allocateAligned } from "../memory/block-device.ts";
 import { type DirtyMap, GRANULE_BYTES } from "./dirty-map.ts";
 
 /** Where the copied data goes: the replication stream. */
@@ -23,6 +24,7 @@ export interface CopyStream {
 export type DataExtents = (fd: number, offset: number, bytes: number) => readonly { offset: number; bytes: number }[];
 
 const RUN_BYTES_MAX = 1024 * 1024;
+const ZEROS = Buffer.alloc(RUN_BYTES_MAX);
 const READS_AT_ONCE = 3;
 
 export class DiskCopy {
@@ -106,7 +108,7 @@ export class DiskCopy {
       this.#give(start, granules, undefined);
       return start + granules;
     }
-    const data = Buffer.allocUnsafeSlow(bytes);
+    const data = allocateAligned(bytes);
     let filled = 0;
     while (filled < bytes) {
       const { bytesRead } = await this.#file.read(data, filled, bytes - filled, offset + filled);
@@ -116,7 +118,8 @@ export class DiskCopy {
       }
       filled += bytesRead;
     }
-    this.#give(start, granules, data);
+    // Block devices know no holes.
+    this.#give(start, granules, data.equals(ZEROS.subarray(0, bytes)) ? undefined : data);
     return start + granules;
   }
 

@@ -37,6 +37,7 @@ import { QuorumConnection } from "../net/quorum-connection.ts";
 import { encodePeerUri } from "../net/peer-identity.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type GuestEvent } from "../qemu/guest-events.ts";
+import { type ResizedNode } from "../qemu/standby.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { FailPoints } from "./fail-point.ts";
@@ -91,6 +92,8 @@ export class Engine {
   #primaryDisks: PrimaryDisks | undefined;
   #mirrorsReady: Promise<void> = Promise.resolve();
   #standbyDisks: StandbyDisk[] = [];
+  /** Those of the primary that said hello last. */
+  #peerDisks: MachineShape["disks"] = [];
   #lacking: PageSet | undefined;
   #replication: Replication | undefined;
   #reception: Reception | undefined;
@@ -487,7 +490,9 @@ export class Engine {
 
   /** Why the standby cannot follow is shown here too: it starts over, and here is where a person looks. */
   #noteWord(message: Message): void {
-    if (message.tag === "stale") {
+    if (message.tag === "hello") {
+      this.#peerDisks = message.shape.disks;
+    } else if (message.tag === "stale") {
       this.#problems.set("standby", `the standby cannot follow: ${message.reason}`);
       this.#log.warn({ reason: message.reason }, "the standby cannot follow");
     }
@@ -566,8 +571,12 @@ export class Engine {
       onEvent: (event: GuestEvent) => {
         this.#whenGuestEvent(event);
       },
+      onMakingRaw: (id: string, percent: number) => {
+        this.#problems.set("guest", `disk ${id} is being made raw, ${percent}%`);
+      },
     };
     const guest = await Guest.attach(found, this.#config, listener, this.#log);
+    this.#problems.delete("guest");
     this.#guest = guest;
     this.#lacking = new PageSet(guest.pageCount);
     if (guest.isIncoming) {
@@ -607,10 +616,10 @@ export class Engine {
   #shape(): MachineShape | null {
     const sizes =
       this.#primaryDisks?.sizes ??
-      this.#standbyDisks.map(({ bytes }, index) => ({
-        id: this.#guest?.disks[index]?.id ?? "",
-        bytes,
-      }));
+      this.#standbyDisks.map(({ bytes }, index) => {
+        const { id = "", isElastic = false } = this.#guest?.disks[index] ?? {};
+        return { id, bytes: isElastic ? null : bytes };
+      });
     return this.#guest?.shape(sizes) ?? null;
   }
 
@@ -769,7 +778,7 @@ export class Engine {
     const reception = new Reception({
       session,
       memory: this.#guest.memory,
-      disks: this.#standbyDisks,
+      disks: this.#disksInPeersOrder(this.#guest),
       connection,
       events: {
         onEpochHeld: (epoch) => {
@@ -786,6 +795,18 @@ export class Engine {
     });
     this.#reception = reception;
     this.#lastReception = reception;
+  }
+
+  /** What comes is for the disk at a place in the primary's list; ours may have one more, or another order. */
+  #disksInPeersOrder({ disks }: Guest): StandbyDisk[] {
+    return this.#peerDisks.flatMap(({ id, bytes }) => {
+      const index = disks.findIndex((disk) => disk.id === id);
+      const disk = this.#standbyDisks[index];
+      if (disk !== undefined && bytes !== null && disks[index]?.isElastic === true) {
+        disk.resize(bytes);
+      }
+      return disk === undefined ? [] : [disk];
+    });
   }
 
   #takeData(link: string, frame: Frame): void {
@@ -819,6 +840,9 @@ export class Engine {
       this.#reception?.end();
       this.#reception = undefined;
       this.#post({ tag: "activated" });
+      void guest.standby.tellSizes(this.#listResized(guest)).catch((error: unknown) => {
+        this.#log.warn({ error }, "a disk's device was not told its size");
+      });
       void guest.standby.announce().catch((error: unknown) => {
         this.#log.warn({ error }, "the guest could not be announced");
       });
@@ -833,6 +857,15 @@ export class Engine {
     } finally {
       this.#isActivating = false;
     }
+  }
+
+  /** Disks that have another size now than the device saw when QEMU was started. */
+  #listResized({ disks }: Guest): readonly ResizedNode[] {
+    return disks.flatMap(({ device, bytesInQemu, isElastic, isReadOnly }, index) => {
+      const bytes = this.#standbyDisks[index]?.bytes;
+      const isTold = !isElastic || isReadOnly || bytes === undefined || bytes === bytesInQemu;
+      return isTold ? [] : [{ node: device, bytes }];
+    });
   }
 
   #whenSwitchoverAsked(requestId: string): void {

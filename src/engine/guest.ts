@@ -21,10 +21,12 @@ import { Standby } from "../qemu/standby.ts";
 import { type Log } from "../telemetry/log.ts";
 import { type PlacedDisk, placeDisks } from "./placed-disks.ts";
 import { QemuFiles, type SharedPath } from "./qemu-files.ts";
+import { makeDisksRaw, type RawProgress } from "./raw-disks.ts";
 
 export type GuestListener = {
   readonly onDeath: (why: string) => void;
   readonly onEvent: (event: GuestEvent) => void;
+  readonly onMakingRaw: RawProgress;
 };
 
 /** QEMU's main loop carries every stop, save and packet: it goes before the work of the virtual CPUs. */
@@ -59,6 +61,7 @@ export class Guest {
   private constructor(
     parts: Pick<Guest, "found" | "qmp" | "machine" | "process"> & {
       readonly held: Held | ShimFailure;
+      readonly notRaw: readonly string[];
     },
     files: QemuFiles,
     wantedDisks: readonly DiskAssignment[],
@@ -72,7 +75,8 @@ export class Guest {
     this.mirrorSocket = files.shared("mirror.sock");
     const { disks, missing } = placeDisks(wantedDisks, this.machine, files);
     this.disks = disks;
-    const others = [...listObstacles(this.machine, { hasShim: true }).map(({ message }) => message), ...missing];
+    const general = listObstacles(this.machine, { hasShim: true }).map(({ message }) => message);
+    const others = [...parts.notRaw, ...general, ...missing];
     this.obstacles = this.#held instanceof ShimFailure ? [this.#held.message, ...others] : others;
   }
 
@@ -86,9 +90,12 @@ export class Guest {
     const shim = findShim(found.pid);
     // Before looking at the disks: under a mirror a raw disk looks like one that is none.
     const left = await removeLeftoverMirrors(qmp);
-    const machine = await readMachine(qmp);
+    const before = await readMachine(qmp);
+    const { onMakingRaw } = listener;
+    const raw = await makeDisksRaw(config.disks, { qmp, machine: before, files, onProgress: onMakingRaw });
+    const machine = raw.isChanged ? await readMachine(qmp) : before;
     const held = shim instanceof ShimFailure ? shim : { shim, memory: openMemory(found.pid, machine, shim, config) };
-    const guest = new Guest({ found, qmp, held, machine, process }, files, config.disks);
+    const guest = new Guest({ found, qmp, held, machine, process, notRaw: raw.failed }, files, config.disks);
     log.debug({ pid: found.pid, machine: machine.type, leftoverMirrors: left }, "attached to QEMU");
     guest.#watch(listener);
     for (const cpu of await qmp.execute("query-cpus-fast", {})) {

@@ -10,6 +10,7 @@ const disk = (difference: Partial<MachineDisk>): MachineDisk => ({
   path: "/var/run/kubevirt-private/vmi-disks/root/disk.img",
   bytes: 1024,
   isReadOnly: false,
+  isDirect: true,
   isFirmware: false,
   ...difference,
 });
@@ -19,7 +20,8 @@ const root = { id: "root", device: "ua-root" };
 
 test("a disk of a plain host is where its assignment says, and QEMU knows it by its id", () => {
   const { disks, missing } = placeDisks([{ id: "disk0", path: "/disks/web.raw" }], { disks: [] }, files);
-  expect(disks).toEqual([{ id: "disk0", device: "disk0", path: "/disks/web.raw" }]);
+  const rest = { isReadOnly: false, isElastic: false, bytesInQemu: undefined };
+  expect(disks).toEqual([{ id: "disk0", device: "disk0", path: "/disks/web.raw", ...rest }]);
   expect(missing).toEqual([]);
 });
 
@@ -59,8 +61,14 @@ test.each([
     }),
   ];
   const { disks, missing } = placeDisks([root], { disks: [...others, given] }, files);
-  expect(disks).toEqual([{ id: "root", device: "libvirt-1-format", path: `/proc/7/root${path}` }]);
+  const rest = { isReadOnly: false, isElastic: false, bytesInQemu: 1024 };
+  expect(disks).toEqual([{ id: "root", device: "libvirt-1-format", path: `/proc/7/root${path}`, ...rest }]);
   expect(missing).toEqual([]);
+});
+
+test("a disk of the pod takes the size of the other side's", () => {
+  const { disks } = placeDisks([{ ...root, isOfPod: true }], { disks: [disk({ isReadOnly: true })] }, files);
+  expect(disks).toMatchObject([{ isElastic: true, isReadOnly: true }]);
 });
 
 test.each([

@@ -9,6 +9,12 @@ export type PlacedDisk = {
   readonly device: string;
   /** As this process has to name it. */
   readonly path: string;
+  /** The guest only reads it: what one side has is copied once. */
+  readonly isReadOnly: boolean;
+  /** It has no size of its own: the standby's takes that of the primary's. */
+  readonly isElastic: boolean;
+  /** As QEMU saw it when it was attached to; undefined on a plain host. */
+  readonly bytesInQemu: number | undefined;
 };
 
 export type DiskPlacing = {
@@ -27,11 +33,12 @@ export function placeDisks(
   const missing: string[] = [];
   for (const disk of wanted) {
     if ("path" in disk) {
-      disks.push({ id: disk.id, device: disk.id, path: disk.path });
+      const common = { isReadOnly: false, isElastic: false, bytesInQemu: undefined };
+      disks.push({ id: disk.id, device: disk.id, path: disk.path, ...common });
       continue;
     }
-    const { id, device } = disk;
-    const found = machine.disks.find(({ qdev }) => isDevice(qdev, device));
+    const { id, device, isOfPod = false } = disk;
+    const found = findDisk(machine, device);
     const path = found === undefined ? undefined : parseFilename(found.path);
     if (found === undefined || path === undefined) {
       missing.push(
@@ -41,9 +48,18 @@ export function placeDisks(
       );
       continue;
     }
-    disks.push({ id, device: found.node, path: files.own(path) });
+    const { isReadOnly, bytes } = found;
+    disks.push({
+      ...{ id, device: found.node, path: files.own(path), isReadOnly },
+      ...{ isElastic: isOfPod, bytesInQemu: bytes },
+    });
   }
   return { disks, missing };
+}
+
+/** The disk of the device with this id. */
+export function findDisk(machine: { readonly disks: readonly MachineDisk[] }, device: string): MachineDisk | undefined {
+  return machine.disks.find(({ qdev }) => isDevice(qdev, device));
 }
 
 /** A virtio device shows its backend, others themselves: /machine/peripheral/NAME or /machine/peripheral/NAME/virtio-backend. */
@@ -57,7 +73,7 @@ function isDevice(qdev: string, device: string): boolean {
 }
 
 /** Where a name alone does not tell all of a node's options QEMU gives them as JSON. */
-function parseFilename(given: string): string | undefined {
+export function parseFilename(given: string): string | undefined {
   if (!given.startsWith("json:")) {
     return given.startsWith("/") ? given : undefined;
   }

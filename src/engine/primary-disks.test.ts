@@ -50,7 +50,8 @@ beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), "twinrun-disks-"));
   content = Buffer.alloc(diskLength, 7);
   writeFileSync(pathOf(), content);
-  disks = await PrimaryDisks.open([{ id: "disk", device: "disk", path: pathOf() }]);
+  const rest = { isReadOnly: false, isElastic: false, bytesInQemu: undefined };
+  disks = await PrimaryDisks.open([{ id: "disk", device: "disk", path: pathOf(), ...rest }]);
 });
 
 afterEach(async () => {

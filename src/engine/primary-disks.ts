@@ -3,7 +3,8 @@
  * there is one, and into a map of what the standby lacks while there is none.
  */
 import { createHash } from "node:crypto";
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle } from "node:fs/promises";
+import { allocateAligned, openForReading } from "../memory/block-device.ts";
 import { listDataExtents } from "../memory/sparse-file.ts";
 import { DiskMirror } from "../qemu/mirror.ts";
 import { type QmpClient } from "../qemu/qmp-client.ts";
@@ -12,7 +13,6 @@ import { DirtyMap, GRANULE_BYTES } from "./dirty-map.ts";
 import { MirrorTarget, type MirrorSink } from "./mirror-target.ts";
 import { type PlacedDisk } from "./placed-disks.ts";
 import { type SharedPath } from "./qemu-files.ts";
-import { diskBytes } from "./standby-disk.ts";
 
 /** Where mirrored writes go while a session lasts. */
 export interface DiskStream extends CopyStream {
@@ -24,6 +24,7 @@ type PrimaryDisk = {
   readonly place: PlacedDisk;
   readonly file: FileHandle;
   readonly bytes: number;
+  readonly isDevice: boolean;
   /** What the standby lacks, apart from what is in the stream. */
   readonly lacking: DirtyMap;
   copy: DiskCopy | undefined;
@@ -58,13 +59,11 @@ export class PrimaryDisks implements MirrorSink {
 
   static async open(places: readonly PlacedDisk[]): Promise<PrimaryDisks> {
     const disks = places.map(async (place) => {
-      const file = await open(place.path, "r");
-      const bytes = await diskBytes(file);
+      const opened = await openForReading(place.path);
       return {
         place,
-        file,
-        bytes,
-        lacking: new DirtyMap(bytes),
+        ...opened,
+        lacking: new DirtyMap(opened.bytes),
         copy: undefined,
       };
     });
@@ -108,6 +107,9 @@ export class PrimaryDisks implements MirrorSink {
   async #mirrorAll(qmp: QmpClient, socketPath: string): Promise<void> {
     for (const [index, { place }] of this.#disks.entries()) {
       const { id, device } = place;
+      if (place.isReadOnly) {
+        continue;
+      }
       const mirror = await DiskMirror.start(qmp, {
         device,
         index,
@@ -268,18 +270,21 @@ type Compared = { readonly granule: number; readonly hash: Buffer; readonly diff
  * hashed: it differs.
  */
 export async function* hashGranules(
-  { file, bytes: diskSize }: { readonly file: FileHandle; readonly bytes: number },
+  disk: { readonly file: FileHandle; readonly bytes: number; readonly isDevice: boolean },
   { first, count }: { readonly first: number; readonly count: number },
   theirs?: Uint8Array,
 ): AsyncGenerator<Compared> {
-  const chunk = Buffer.allocUnsafeSlow(HASH_CHUNK_GRANULES * GRANULE_BYTES);
+  const { file, bytes: diskSize, isDevice } = disk;
+  const chunk = allocateAligned(HASH_CHUNK_GRANULES * GRANULE_BYTES);
   for (let at = first; at < first + count; at += HASH_CHUNK_GRANULES) {
     const granules = Math.min(HASH_CHUNK_GRANULES, first + count - at);
     const offset = at * GRANULE_BYTES;
     const bytes = Math.min(granules * GRANULE_BYTES, diskSize - offset);
     const holes = bytes <= 0 || listDataExtents(file.fd, offset, offset + bytes).length === 0;
-    if (!holes && theirs !== undefined && isAllZero(theirs.subarray((at - first) * 16, (at - first + granules) * 16))) {
-      // A first copy onto an empty volume: what holds data differs, and is read once, when it is copied.
+    const theirZeros =
+      theirs !== undefined && isAllZero(theirs.subarray((at - first) * 16, (at - first + granules) * 16));
+    if (!holes && theirZeros && !isDevice) {
+      // A first copy onto an empty volume: what holds data differs, and is read once, when it is copied. (Devices know no holes.)
       yield* listDiffering(at, granules);
       continue;
     }

@@ -3,9 +3,15 @@
  *
  * The image is written underneath a QEMU that waits in `-incoming defer`; its block node is inactive until the takeover
  * (not locked, caches invalid), so nobody else touches the file. Neighbouring writes are joined into one system call.
+ *
+ * A block device is written through the page cache as well. QEMU, which goes past it, still finds what was written: the kernel
+ * writes back what it has of a place before it lets a direct read or write get there.
  */
-import { type FileHandle, open } from "node:fs/promises";
+import { ftruncateSync } from "node:fs";
+import { type FileHandle } from "node:fs/promises";
+import { setImmediate } from "node:timers/promises";
 import { Failure } from "../lib/failure.ts";
+import { type OpenedDisk, openForWriting, tryZeroRange } from "../memory/block-device.ts";
 
 export type StandbyDiskFailureDetail =
   | { readonly code: "DiskTooSmall"; readonly path: string; readonly bytes: number; readonly wantedBytes: number }
@@ -18,12 +24,18 @@ type Write = { readonly offset: number; readonly data: Buffer | undefined; reado
 export type PunchHole = (fd: number, offset: number, bytes: number) => void;
 
 const JOIN_WRITES_MAX = 256;
+/** A device may take its time for zeros, and nothing else happens meanwhile. */
+const ZERO_BYTES_MAX = 32 * 1024 * 1024;
+const ZEROS = Buffer.alloc(1024 * 1024);
 
 export class StandbyDisk {
   readonly path: string;
   readonly file: FileHandle;
-  readonly bytes: number;
+  #bytes: number;
   readonly #punchHole: PunchHole;
+  readonly isDevice: boolean;
+  /** False once it has refused. */
+  #deviceZeros = true;
   #queue: Write[] = [];
   #running: Promise<void> | undefined;
   #waitingBytes = 0;
@@ -32,17 +44,29 @@ export class StandbyDisk {
   /** Called once, at the first write that fails: nothing after it is written either. */
   onFailed: (failure: StandbyDiskFailure) => void = () => undefined;
 
-  private constructor(path: string, file: FileHandle, bytes: number, punchHole: PunchHole) {
+  private constructor(path: string, opened: OpenedDisk, punchHole: PunchHole) {
     this.path = path;
-    this.file = file;
-    this.bytes = bytes;
+    this.file = opened.file;
+    this.#bytes = opened.bytes;
+    this.isDevice = opened.isDevice;
     this.#punchHole = punchHole;
   }
 
   /** Opens the image; {@link StandbyDiskFailure} DiskTooSmall when it cannot hold `wantedBytes`. */
   static async open(path: string, punchHole: PunchHole): Promise<StandbyDisk> {
-    const file = await open(path, "r+");
-    return new StandbyDisk(path, file, await diskBytes(file), punchHole);
+    return new StandbyDisk(path, await openForWriting(path), punchHole);
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** For a file that takes the size of the primary's; before the first write of a session. */
+  resize(bytes: number): void {
+    if (bytes !== this.#bytes) {
+      ftruncateSync(this.file.fd, bytes);
+      this.#bytes = bytes;
+    }
   }
 
   /** Bytes given but not written yet. */
@@ -120,7 +144,11 @@ export class StandbyDisk {
 
   async #apply(first: Write, batch: readonly Write[]): Promise<void> {
     if (first.data === undefined) {
-      this.#punchHole(this.file.fd, first.offset, first.bytes);
+      if (this.isDevice) {
+        await this.#zeroDevice(first);
+      } else {
+        this.#punchHole(this.file.fd, first.offset, first.bytes);
+      }
       return;
     }
     const parts = batch.map(({ data }) => data ?? Buffer.alloc(0));
@@ -130,6 +158,22 @@ export class StandbyDisk {
       // A short write of a regular file means that the volume is full; the next one says so.
       const rest = Buffer.concat(parts).subarray(bytesWritten);
       await writeAll(this.file, rest, first.offset + bytesWritten);
+    }
+  }
+
+  /** Not every device can zero a run, and none less than its sectors. */
+  async #zeroDevice({ offset, bytes }: Write): Promise<void> {
+    for (let done = 0; done < bytes;) {
+      const length = Math.min(this.#deviceZeros ? ZERO_BYTES_MAX : ZEROS.length, bytes - done);
+      if (this.#deviceZeros && tryZeroRange(this.file.fd, offset + done, length)) {
+        await setImmediate();
+      } else if (length <= ZEROS.length) {
+        await writeAll(this.file, ZEROS.subarray(0, length), offset + done);
+      } else {
+        this.#deviceZeros = false;
+        continue;
+      }
+      done += length;
     }
   }
 
@@ -161,16 +205,4 @@ async function writeAll(file: FileHandle, data: Buffer, offset: number): Promise
     const { bytesWritten } = await file.write(data, written, data.length - written, offset + written);
     written += bytesWritten;
   }
-}
-
-/** Size of a regular file or block device in bytes. */
-export async function diskBytes(file: FileHandle): Promise<number> {
-  const stat = await file.stat();
-  if (stat.isFile()) {
-    return stat.size;
-  }
-  const { readFile } = await import("node:fs/promises");
-  const major = Math.floor(stat.rdev / 256) & 0xfff;
-  const minor = (stat.rdev & 0xff) | ((stat.rdev >> 12) & 0xfff00);
-  return Number(await readFile(`/sys/dev/block/${major.toString()}:${minor.toString()}/size`, "utf8")) * 512;
 }

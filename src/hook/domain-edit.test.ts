@@ -91,6 +91,13 @@ describe("refusals", () => {
   const disk = (attributes: string, content = ""): string =>
     `<disk ${attributes}>${content}<alias name='ua-data'/><target dev='vdb'/></disk>`;
 
+  const overlay = (over: string): string => {
+    const source = "<source file='/var/run/kubevirt-ephemeral-disks/disk-data/data/disk.qcow2'/>";
+    const backing = `<backingStore type='file'><format type='raw'/><source file='${over}'/></backingStore>`;
+    return disk("type='file'", `<driver type='qcow2'/>${source}${backing}`);
+  };
+  const ephemeral = overlay("/var/run/kubevirt-private/vmi-disks/data/disk.img");
+
   test.each<[xml: string, code: DomainObstacle["code"], says: string]>([
     [domain("<memoryBacking><hugepages/></memoryBacking>"), "HugePages", "remove memory.hugepages"],
     [domain("<launchSecurity type='sev'/>"), "MemoryEncrypted", "launchSecurity"],
@@ -110,6 +117,7 @@ describe("refusals", () => {
     [domain("", disk("device='lun'")), "DeviceIsOfTheHost", "disk data"],
     [domain("", disk("", "<shareable/>")), "DiskIsShared", "disk data"],
     [domain("", disk("", "<driver type='qcow2'/>")), "DiskNotRaw", "disk data is qcow2"],
+    [domain("", ephemeral), "DiskNotRaw", "disk data is qcow2"],
   ])("%s", (xml, code, says) => {
     expect(() => edit(xml)).toThrow(
       expect.objectContaining({
@@ -128,6 +136,12 @@ describe("refusals", () => {
   test("read-only disks may be of any format", () => {
     const readonly = disk("", "<readonly/><driver type='qcow2'/>") + disk("device='cdrom'", "<driver type='qcow2'/>");
     expect(() => edit(domain("", readonly))).not.toThrow();
+  });
+
+  test("images that KubeVirt made in the pod are made raw later", () => {
+    const empty = disk("", "<driver type='qcow2'/><source file='/var/run/libvirt/empty-disks/data.qcow2'/>");
+    const container = overlay("/var/run/kubevirt/container-disks/disk_0.img");
+    expect(() => edit(domain("", container + empty))).not.toThrow();
   });
 
   test("another document is no domain", () => {

@@ -21,6 +21,10 @@ export type DomainObstacle = {
   readonly message: string;
 };
 
+/** Where KubeVirt keeps the images of emptyDisks, and the read-only ones underneath containerDisks. */
+const EMPTY_DISKS = "/var/run/libvirt/empty-disks/";
+const CONTAINER_DISKS = "/var/run/kubevirt/container-disks/";
+
 export function listDomainObstacles(domain: XmlElement): readonly DomainObstacle[] {
   const devices = findChild(domain, "devices")?.children ?? [];
   return [...listMemoryObstacles(domain), ...devices.flatMap((device) => listDeviceObstacles(device))];
@@ -98,9 +102,19 @@ function listDiskObstacles(disk: XmlElement, name: string): readonly DomainObsta
   if (findChild(disk, "shareable") !== undefined) {
     return [{ code: "DiskIsShared", message: `${name} is shared with other guests; give this one a disk of its own` }];
   }
+  return listFormatObstacles(disk, name);
+}
+
+function listFormatObstacles(disk: XmlElement, name: string): readonly DomainObstacle[] {
   const format = readAttribute(findChild(disk, "driver"), "type") ?? "raw";
   const message = `${name} is ${format}; only raw images and block devices can be protected: put it on a volume (PVC)`;
-  return format === "raw" ? [] : [{ code: "DiskNotRaw", message }];
+  return format === "raw" || isPodImage(disk) ? [] : [{ code: "DiskNotRaw", message }];
+}
+
+/** A containerDisk or emptyDisk: the engine makes it raw before the guest runs. */
+function isPodImage(disk: XmlElement): boolean {
+  const fileOf = (element: XmlElement | undefined): string => readAttribute(findChild(element, "source"), "file") ?? "";
+  return fileOf(disk).startsWith(EMPTY_DISKS) || fileOf(findChild(disk, "backingStore")).startsWith(CONTAINER_DISKS);
 }
 
 const writesMemory = (what: string, remedy: string): DomainObstacle => ({

@@ -31,7 +31,12 @@ export type DiskAssignment =
   /** On a plain host: `id` is also the QEMU drive or blockdev node-name, `path` a raw image or block device. */
   | { readonly id: string; readonly path: string }
   /** In a pod: QEMU is asked where the disk of the device with this id is; nodes and paths may differ between the sides. */
-  | { readonly id: string; readonly device: string };
+  | {
+      readonly id: string;
+      readonly device: string;
+      /** No volume is behind it: the engine may make another file of it, and the standby's takes the primary's size. */
+      readonly isOfPod?: boolean | undefined;
+    };
 
 /** How the guest's QEMU comes to be. */
 export type QemuOrigin =

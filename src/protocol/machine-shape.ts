@@ -40,8 +40,8 @@ function compareDisks(primary: MachineShape, standby: MachineShape): ShapeRefusa
     if (other === undefined) {
       return { code: "DiskTooSmall", message: `the standby has no disk ${disk.id}: add it to its assignment` };
     }
-    if (other.bytes < disk.bytes) {
-      const says = `disk ${disk.id} has ${disk.bytes.toString()} bytes, the standby's only ${other.bytes.toString()}`;
+    if (other.bytes !== null && other.bytes < (disk.bytes ?? 0)) {
+      const says = `disk ${disk.id} has ${String(disk.bytes)} bytes, the standby's only ${other.bytes.toString()}`;
       return { code: "DiskTooSmall", message: `${says}: enlarge the standby's volume` };
     }
   }

@@ -153,7 +153,7 @@ const aShape = anObject<MachineShape>({
   qemuVersion: aName,
   machine: aName,
   ramBlocks: aList(anObject({ name: aName, bytes: aNumber })),
-  disks: aList(anObject({ id: aName, bytes: aNumber })),
+  disks: aList(anObject({ id: aName, bytes: orNull(aNumber) })),
 });
 
 const aBasis = aVariant<SyncBasis>({

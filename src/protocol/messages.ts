@@ -28,8 +28,8 @@ export type MachineShape = {
   readonly qemuVersion: string;
   readonly machine: string;
   readonly ramBlocks: readonly { readonly name: string; readonly bytes: number }[];
-  /** The standby's disk may be larger, not smaller. */
-  readonly disks: readonly { readonly id: string; readonly bytes: number }[];
+  /** The standby's disk may be larger, not smaller; null is a standby's that takes the size of the primary's. */
+  readonly disks: readonly { readonly id: string; readonly bytes: number | null }[];
 };
 
 /** A complete state that a living standby engine has: the basis of a delta. */

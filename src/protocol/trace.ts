@@ -163,7 +163,7 @@ const isShape = isObjectOf({
   qemuVersion: isText,
   machine: isText,
   ramBlocks: isListOf(isObjectOf({ name: isText, bytes: isCount }), 64),
-  disks: isListOf(isObjectOf({ id: isText, bytes: isCount }), 64),
+  disks: isListOf(isObjectOf({ id: isText, bytes: isNullOr(isCount) }), 64),
 });
 
 const isRefusal = isOneOf("VersionMismatch", "NoRecord", "RecordExists", "NotOwner", "NotPeer", "PeerStale");

@@ -38,6 +38,8 @@ export type MachineDisk = {
   readonly path: string;
   readonly bytes: number;
   readonly isReadOnly: boolean;
+  /** QEMU goes past the page cache. */
+  readonly isDirect: boolean;
   /** A pflash: goes with the RAM block of the same name. */
   readonly isFirmware: boolean;
 };
@@ -158,6 +160,7 @@ export function parseDisks(devices: readonly BlockDevice[]): readonly MachineDis
         path: inserted.file,
         bytes: inserted.image["virtual-size"],
         isReadOnly: inserted.ro,
+        isDirect: inserted.cache?.direct ?? false,
         isFirmware: FIRMWARE_QDEV.test(qdev),
       },
     ];
@@ -243,6 +246,6 @@ function listDiskObstacles(disks: readonly MachineDisk[]): readonly Obstacle[] {
     .filter(({ driver, isReadOnly, isFirmware }) => !isReadOnly && !isFirmware && !RAW_DRIVERS.has(driver))
     .map(({ device, driver, path }) => ({
       code: "DiskNotRaw",
-      message: `disk ${device} (${path}) is ${driver}; only raw images and block devices can be protected: convert it`,
+      message: `disk ${device} (${path}) is ${driver}; only raw images and block devices can be protected: put it on a volume`,
     }));
 }

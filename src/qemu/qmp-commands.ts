@@ -179,7 +179,9 @@ export type QmpCommands = {
     readonly "auto-finalize"?: boolean;
   }>;
   readonly "block-job-cancel": Command<{ readonly device: string; readonly force?: boolean }>;
+  readonly "job-complete": Command<{ readonly id: string }>;
   readonly "job-dismiss": Command<{ readonly id: string }>;
+  readonly block_resize: Command<{ readonly "node-name": string; readonly size: number }>;
   readonly "query-yank": Command<None, readonly YankInstance[]>;
   readonly yank: Command<{ readonly instances: readonly YankInstance[] }>;
   readonly "block-dirty-bitmap-add": Command<{

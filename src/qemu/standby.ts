@@ -42,6 +42,7 @@ export type ActivateOptions = {
   readonly machineType?: string;
   readonly timeoutMs?: number;
 };
+export type ResizedNode = { readonly node: string; readonly bytes: number };
 
 const LOAD_TIMEOUT_MS = 10_000;
 const HEADER_BYTES = 8;
@@ -111,6 +112,17 @@ export class Standby {
       loadMs: loadedAtMs - connectedAtMs,
       startMs: runningAtMs - loadedAtMs,
     };
+  }
+
+  /**
+   * Tells devices of images that have another size now than when QEMU was started. QEMU asks for it when it activates an image,
+   * but SCSI and SATA disks keep what they read at their start. Apart from activate, because images are active only when the
+   * guest runs (10.0; 7.2 activates them when it has loaded the state).
+   */
+  async tellSizes(resized: readonly ResizedNode[]): Promise<void> {
+    for (const { node, bytes } of resized) {
+      await this.#qmp.execute("block_resize", { "node-name": node, size: bytes });
+    }
   }
 
   /** Tells the network where the guest is now. Apart from activate, because output is opened between the two. */

@@ -29,6 +29,8 @@ export type GuestQemuOptions = {
   /** Linux with these loads; without, the boot sector. */
   readonly load?: readonly GuestLoad[];
   readonly machine?: "pc" | "q35";
+  /** What the disk is; a qcow2 one is an empty overlay over the raw one. Raw and virtio unless told. */
+  readonly disk?: { readonly format: "raw" | "qcow2"; readonly bus: "virtio" | "scsi" | "sata" };
   readonly extra?: readonly string[];
 };
 
@@ -118,6 +120,9 @@ export class GuestQemu {
       writeFileSync(disk, "");
       truncateSync(disk, DISK_BYTES);
       writeFileSync(disk, BOOT_SECTOR, { flag: "r+" });
+    }
+    if (options.disk?.format === "qcow2") {
+      await run("qemu-img", ["create", "-f", "qcow2", "-b", disk, "-F", "raw", join(directory, "disk.qcow2")]);
     }
     const log = openSync(join(directory, "qemu.log"), "w");
     // setpriv: a QEMU that is left over because a test died would burn the machine's processors for ever.
@@ -263,7 +268,31 @@ function readLink(path: string): string {
   }
 }
 
-async function listArguments({ directory, load, machine = "pc", extra = [] }: GuestQemuOptions): Promise<string[]> {
+const DISK_DEVICES = {
+  virtio: ["-object", "iothread,id=io0", "-device", "virtio-blk-pci,iothread=io0"],
+  scsi: ["-device", "virtio-scsi-pci,id=scsi0", "-device", "scsi-hd"],
+  sata: ["-device", "ich9-ahci,id=sata0", "-device", "ide-hd,bus=sata0.0"],
+} as const;
+
+function listDiskArguments({ directory, disk }: GuestQemuOptions): string[] {
+  if (disk === undefined) {
+    return [
+      ...["-blockdev", `driver=file,node-name=disk0-file,filename=${directory}/disk.raw`],
+      ...["-blockdev", "driver=raw,node-name=disk0,file=disk0-file"],
+      ...["-device", "virtio-blk-pci,drive=disk0,id=disk0-device,werror=stop,rerror=stop"],
+    ];
+  }
+  const { format, bus } = disk;
+  return [
+    ...["-blockdev", `driver=file,node-name=disk0-file,filename=${directory}/disk.${format},discard=unmap`],
+    ...["-blockdev", `driver=${format},node-name=disk0,file=disk0-file,discard=unmap`],
+    ...DISK_DEVICES[bus].slice(0, -1),
+    `${DISK_DEVICES[bus].at(-1) ?? ""},drive=disk0,id=disk0-device,bootindex=1,werror=stop,rerror=stop`,
+  ];
+}
+
+async function listArguments(options: GuestQemuOptions): Promise<string[]> {
+  const { directory, load, machine = "pc", extra = [] } = options;
   return [
     ...`-machine ${machine},accel=tcg,memory-backend=ram -cpu qemu64 -m ${MEMORY_MIB} -nodefaults -no-user-config`.split(
       " ",
@@ -271,9 +300,7 @@ async function listArguments({ directory, load, machine = "pc", extra = [] }: Gu
     ...["-display", "none", "-object", `memory-backend-memfd,id=ram,size=${MEMORY_MIB}M,share=on`],
     ...(load === undefined ? [] : await listLinuxArguments(directory, load)),
     ...["-serial", `file:${directory}/serial.log`, "-qmp", `unix:${directory}/qmp,server=on,wait=off`],
-    ...["-blockdev", `driver=file,node-name=disk0-file,filename=${directory}/disk.raw`],
-    ...["-blockdev", "driver=raw,node-name=disk0,file=disk0-file"],
-    ...["-device", "virtio-blk-pci,drive=disk0,id=disk0-device,werror=stop,rerror=stop"],
+    ...listDiskArguments(options),
     ...["-global", "migration.send-configuration=off", ...extra],
   ];
 }

@@ -27,6 +27,8 @@ export type PodOptions = {
   readonly mounts?: readonly string[];
   /** What to start it with, such as `ip netns exec NAME`. */
   readonly prefix?: readonly string[];
+  /** Shell commands, run as QEMU's user in the pod before QEMU. */
+  readonly prepare?: string;
   /** Run in place of QEMU. */
   readonly program?: readonly string[];
   /** What libvirt's file on this guest begins with, where there is to be one. */
@@ -53,8 +55,11 @@ for path in $TWINRUN_TEST_MOUNTS; do
   if [ -d "$path" ]; then mkdir -p ".$path"; else mkdir -p ".$(dirname "$path")"; touch ".$path"; fi
   mount --bind "$path" ".$path"
 done
-chown -R ${QEMU_USER}:${QEMU_USER} run/kubevirt-private tmp
-unset TWINRUN_TEST_BUILD TWINRUN_TEST_MOUNTS
+mkdir -p run/kubevirt-ephemeral-disks
+chown -R ${QEMU_USER}:${QEMU_USER} run/kubevirt-private run/kubevirt-ephemeral-disks run/libvirt tmp
+[ -z "$TWINRUN_TEST_PREPARE" ] ||
+  chroot . setpriv --reuid ${QEMU_USER} --regid ${QEMU_USER} --clear-groups sh -ec "$TWINRUN_TEST_PREPARE"
+unset TWINRUN_TEST_BUILD TWINRUN_TEST_MOUNTS TWINRUN_TEST_PREPARE
 exec chroot . setpriv --reuid ${QEMU_USER} --regid ${QEMU_USER} --clear-groups \\
   --bounding-set=-all --inh-caps=-all --no-new-privs "$@"`;
 
@@ -86,6 +91,7 @@ export class LauncherPod {
         PATH: process.env["PATH"],
         TWINRUN_TEST_BUILD: BUILD,
         TWINRUN_TEST_MOUNTS: mounts.join(" "),
+        TWINRUN_TEST_PREPARE: options.prepare ?? "",
       },
     });
     for (const stream of [this.process.stdout, this.process.stderr]) {

@@ -1,7 +1,7 @@
 /** ProtectedVMs of the lab's guests, as a user writes them. */
 import { type KubeObject } from "../../src/kube/kube-object.ts";
 import { defaultDiskBytes, defaultOptions, type GuestKind } from "../lab/guests.ts";
-import { kernelImageOf, kernelPaths } from "../lab/kubernetes/kubevirt/launcher-image.ts";
+import { containerDiskImage, kernelImageOf, kernelPaths } from "../lab/kubernetes/kubevirt/launcher-image.ts";
 import { tenantNamespace } from "./platform.ts";
 
 export type GuestWish = {
@@ -12,7 +12,16 @@ export type GuestWish = {
   readonly placement: object;
   /** How long KubeVirt gives the guest to shut down before it ends QEMU. */
   readonly graceSeconds?: number;
+  /** `pod`: a containerDisk in place of a volume, with cloud-init and an emptyDisk beside it. */
+  readonly disks?: "volume" | "pod";
 };
+
+/** As most KubeVirt guests in examples are. */
+const podVolumes = [
+  { name: "disk", containerDisk: { image: containerDiskImage } },
+  { name: "scratch", emptyDisk: { capacity: "64Mi" } },
+  { name: "settings", cloudInitNoCloud: { userData: "#cloud-config\n" } },
+];
 
 export function buildProtectedGuest(wish: GuestWish): KubeObject {
   const { name, placement } = wish;
@@ -36,7 +45,9 @@ export function buildMachine(wish: Omit<GuestWish, "placement">): KubeObject {
 
 const storage = { first: { storageClassName: "lab-local" }, second: { storageClassName: "lab-local" } };
 
-function buildMachineSpec({ name, kind, address, graceSeconds = 0 }: Omit<GuestWish, "placement">): object {
+function buildMachineSpec(wish: Omit<GuestWish, "placement">): object {
+  const { name, kind, address, graceSeconds = 0, disks = "volume" } = wish;
+  const volumes = disks === "pod" ? podVolumes : [{ name: "disk", dataVolume: { name: `${name}-disk` } }];
   const root = kind === "debian" ? "root=/dev/vda rw fsck.mode=skip net.ifnames=1" : "rdinit=/init";
   const source = kind === "debian" ? { http: { url: "lab://debian" } } : { blank: {} };
   const request = { requests: { storage: String(defaultDiskBytes[kind]) } };
@@ -46,12 +57,12 @@ function buildMachineSpec({ name, kind, address, graceSeconds = 0 }: Omit<GuestW
         metadata: { name: `${name}-disk` },
         spec: { source, storage: { storageClassName: "lab-local", resources: request } },
       },
-    ],
+    ].slice(disks === "pod" ? 1 : 0),
     template: {
       spec: {
         terminationGracePeriodSeconds: graceSeconds,
         networks: [{ name: "lan", multus: { networkName: "lan" } }],
-        volumes: [{ name: "disk", dataVolume: { name: `${name}-disk` } }],
+        volumes,
         domain: {
           memory: { guest: `${defaultOptions[kind].memoryMiB}Mi` },
           firmware: {
@@ -61,7 +72,7 @@ function buildMachineSpec({ name, kind, address, graceSeconds = 0 }: Omit<GuestW
             },
           },
           devices: {
-            disks: [{ name: "disk", disk: { bus: "virtio" } }],
+            disks: volumes.map((volume) => ({ name: volume.name, disk: { bus: "virtio" } })),
             interfaces: [{ name: "lan", bridge: {} }],
             rng: {},
           },

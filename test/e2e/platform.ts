@@ -17,7 +17,11 @@ import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
 import { collectOutput } from "../lab/command-output.ts";
 import { etcdImage, provideTwinrunImages } from "../lab/kubernetes/images.ts";
 import { type LabKubevirt, startKubevirt } from "../lab/kubernetes/kubevirt/lab-kubevirt.ts";
-import { provideKernelImage, provideLauncherImage } from "../lab/kubernetes/kubevirt/launcher-image.ts";
+import {
+  provideContainerDisk,
+  provideKernelImage,
+  provideLauncherImage,
+} from "../lab/kubernetes/kubevirt/launcher-image.ts";
 import { type KubernetesLab, startLab } from "../lab/kubernetes/lab.ts";
 import { lanBridge } from "../lab/kubernetes/network.ts";
 import { requirePrograms } from "../lab/kubernetes/programs.ts";
@@ -28,6 +32,8 @@ export type PlatformOptions = {
   readonly store: "etcd" | "lease";
   /** The guests that will be made; their kernels and disks are brought along. */
   readonly kinds: readonly GuestKind[];
+  /** Images in containers, for guests whose disks live in the pod. */
+  readonly containerDisks?: readonly GuestKind[];
   readonly say: (line: string) => void;
 };
 
@@ -38,7 +44,7 @@ const pollMs = 100;
 
 /** Resolves when everything of Twinrun is ready. */
 export async function startPlatform(options: PlatformOptions): Promise<Platform> {
-  const { kinds, say } = options;
+  const { kinds, containerDisks = [], say } = options;
   const launcher = await provideLauncherImage(say);
   const images = [launcher.archive, ...(await provideTwinrunImages(say))];
   const disks: Record<string, string> = {};
@@ -48,6 +54,9 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
     if (rootDisk !== undefined) {
       disks[kind] = rootDisk;
     }
+  }
+  for (const kind of containerDisks) {
+    images.push(await provideContainerDisk(kind));
   }
   const lab = await startLab({ images, say });
   let kubevirt: LabKubevirt | undefined;

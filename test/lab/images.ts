@@ -116,7 +116,8 @@ async function tryLink(own: string, path: string): Promise<boolean> {
     await link(own, path);
     return true;
   } catch (cause) {
-    if (cause instanceof Error && "code" in cause && cause.code === "EEXIST") {
+    // Within Jest, Node's own errors are of another Error than ours.
+    if ((cause as NodeJS.ErrnoException).code === "EEXIST") {
       return false;
     }
     throw cause;

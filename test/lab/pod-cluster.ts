@@ -29,6 +29,15 @@ const LAST_LINES = 30;
 const pairsPath = `/apis/${API_VERSION}/namespaces/${namespace}/guestpairs`;
 
 export type SideSeen = NonNullable<GuestPairStatus["sides"]>[number];
+/** What a disk of the guest is in its pods; one that is not told is a raw file on a volume. */
+export type PodDisk =
+  /** A qcow2 image in the pod over the file of the host, as KubeVirt makes it of a containerDisk. */
+  | { readonly tag: "overlay" }
+  /** A raw file that KubeVirt makes in the pod. */
+  | { readonly tag: "settings" }
+  | { readonly tag: "device"; readonly paths: Readonly<Record<PairHost, string>> };
+export type PodDisks = Readonly<Record<string, PodDisk>>;
+
 export type PairSeen = Readonly<Record<PairHost, SideSeen | undefined>>;
 
 export class PodCluster {
@@ -36,6 +45,7 @@ export class PodCluster {
   readonly plane: ControlPlane;
   readonly guest: PlacedGuest;
   readonly #tls: LabCertificates;
+  readonly #podDisks: PodDisks;
   readonly quorum: Supervised;
   readonly agents: Readonly<Record<PairHost, Supervised>>;
   readonly #relays: Readonly<Record<PairHost, Supervised>>;
@@ -46,8 +56,14 @@ export class PodCluster {
   readonly shapes: string[] = [];
   #keeping: NodeJS.Timeout | undefined;
 
-  constructor(parts: Pick<PodCluster, "lab" | "plane" | "guest"> & { readonly tls: PodCluster["tls"] }) {
+  constructor(
+    parts: Pick<PodCluster, "lab" | "plane" | "guest"> & {
+      readonly tls: PodCluster["tls"];
+      readonly podDisks: PodDisks;
+    },
+  ) {
     const { lab } = parts;
+    this.#podDisks = parts.podDisks;
     this.lab = lab;
     this.plane = parts.plane;
     this.guest = parts.guest;
@@ -89,6 +105,7 @@ export class PodCluster {
       ...{ guest: this.guest.name, mode: "FaultTolerant", roles: { term: 1, primary: nodeName("a") }, sides },
       ...{
         disks: this.guest.specs.a.disks.map(({ id }) => id),
+        podDisks: Object.keys(this.#podDisks).filter((id) => this.#podDisks[id]?.tag !== "device"),
         port: 7500,
         checkpoint: {},
         failover: { detectionTimeoutMs: 1_000 },
@@ -199,13 +216,17 @@ export class PodCluster {
     this.shapes.push(`${shape} on ${host}`);
     writeFileSync(spec.serialLog, "", { flag: "a" });
     const owned = [spec.serialLog, ...spec.disks.map(({ path }) => path)];
-    owned.forEach((path) => {
+    const devices = Object.values(this.#podDisks).flatMap((disk) => (disk.tag === "device" ? [disk.paths[host]] : []));
+    [...owned, ...devices].forEach((path) => {
       chownSync(path, QEMU_USER, QEMU_USER);
     });
+    const toPod = (argument: string): string =>
+      Object.entries(this.#podDisks).reduce((text, [id, disk]) => placeInPod(text, id, disk, host), argument);
     const pod = new LauncherPod({
       ...{ guest: this.guest.name, node: nodeName(host), shape },
       root: join(this.lab.diskDirectory(host), `pod-${this.shapes.length}`),
-      qemuArgs: listGuestArguments(spec).map((argument) => nameAsLibvirt(argument, host)),
+      qemuArgs: listGuestArguments(spec).map((argument) => nameAsLibvirt(toPod(argument), host)),
+      prepare: spec.disks.flatMap(({ id, path }) => prepareDisk(id, path, this.#podDisks[id])).join("\n"),
       mounts: [...owned, dirname(spec.image.kernel)],
       prefix: ["ip", "netns", "exec", this.lab.namespaceOf(host)],
     });
@@ -282,10 +303,35 @@ export class PodCluster {
   }
 }
 
+/** Where KubeVirt keeps what is written to a containerDisk. */
+export const overlayPathOf = (id: string): string => `/var/run/kubevirt-ephemeral-disks/disk-data/${id}/disk.qcow2`;
+
+function prepareDisk(id: string, path: string, disk: PodDisk | undefined): readonly string[] {
+  const overlay = overlayPathOf(id);
+  return disk?.tag === "overlay"
+    ? [`mkdir -p ${dirname(overlay)}`, `qemu-img create -q -f qcow2 -b ${path} -F raw ${overlay}`]
+    : [];
+}
+
+/** The argument of a raw file, for what the disk is in the pod. */
+function placeInPod(argument: string, id: string, disk: PodDisk, host: PairHost): string {
+  const place = (driver: string, format: string, path: string): string =>
+    argument
+      .replace(new RegExp(`^driver=file,(node-name=${id}-file),filename=[^,]+`), `driver=${driver},$1,filename=${path}`)
+      .replace(new RegExp(`^driver=raw,(node-name=${id}),`), `driver=${format},$1,`);
+  switch (disk.tag) {
+    case "overlay":
+      return place("file", "qcow2", overlayPathOf(id));
+    case "device":
+      return place("host_device", "raw", disk.paths[host]);
+    case "settings":
+      return argument;
+  }
+}
+
 /** Devices as the hook's VMIs have them; nodes numbered as libvirt does, and not alike on both sides. */
 function nameAsLibvirt(argument: string, host: PairHost): string {
-  const numbers = host === "a" ? { 0: 1, 1: 2 } : { 0: 4, 1: 3 };
-  const number = (disk: string): number => numbers[disk === "0" ? 0 : 1];
+  const number = (disk: string): number => (host === "a" ? 1 + Number(disk) : 9 - Number(disk));
   return argument
     .replace(/disk(\d)-device/, (_, disk: string) => `ua-disk${disk}`)
     .replace(
@@ -299,6 +345,11 @@ function nameAsLibvirt(argument: string, host: PairHost): string {
 }
 
 /** Makes the certificates and the configuration of everything; starts nothing. */
-export async function createPodCluster(lab: Lab, plane: ControlPlane, guest: PlacedGuest): Promise<PodCluster> {
-  return new PodCluster({ lab, plane, guest, tls: await issueCertificates(lab) });
+export async function createPodCluster(
+  lab: Lab,
+  plane: ControlPlane,
+  guest: PlacedGuest,
+  podDisks: PodDisks = {},
+): Promise<PodCluster> {
+  return new PodCluster({ lab, plane, guest, podDisks, tls: await issueCertificates(lab) });
 }

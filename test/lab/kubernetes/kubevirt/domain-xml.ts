@@ -9,10 +9,12 @@ import {
   type VmiInterface,
   type VmiVolume,
   cloudInitPathOf,
+  containerDiskPathOf,
   countVcpus,
   diskPathOf,
   domainNameOf,
   emptyDiskPathOf,
+  overlayPathOf,
   podPaths,
   readMemoryBytes,
 } from "./vmi.ts";
@@ -20,13 +22,16 @@ import { tapNameOf } from "./interfaces.ts";
 
 type Attributes = Readonly<Record<string, string | number | undefined>>;
 
-export function encodeDomain(vmi: Vmi): string {
+/** Of the images of containerDisks, by volume. */
+export type ImageFormats = ReadonlyMap<string, string>;
+
+export function encodeDomain(vmi: Vmi, formats: ImageFormats = new Map()): string {
   const { uid } = vmi.metadata;
   const content = [
     element("name", {}, [escapeText(domainNameOf(vmi))]),
     element("memory", { unit: "b" }, [String(readMemoryBytes(vmi.spec))]),
     ...encodeFirmware(vmi),
-    element("devices", {}, encodeDevices(vmi)),
+    element("devices", {}, encodeDevices(vmi, formats)),
     element("clock", { offset: "utc", adjustment: "reset" }),
     `<metadata><kubevirt xmlns="http://kubevirt.io"><uid>${uid}</uid><graceperiod><deletionGracePeriodSeconds>${
       vmi.spec.terminationGracePeriodSeconds ?? 30
@@ -79,7 +84,7 @@ function encodeProcessor({ spec }: Vmi): string[] {
 const isNamedModel = (model: string | undefined): model is string =>
   model !== undefined && model !== "host-model" && model !== "host-passthrough";
 
-function encodeDevices(vmi: Vmi): string[] {
+function encodeDevices(vmi: Vmi, formats: ImageFormats): string[] {
   const { spec, metadata } = vmi;
   const { devices } = spec.domain;
   const ownDirectory = `${podPaths.private}/${metadata.uid}`;
@@ -92,7 +97,7 @@ function encodeDevices(vmi: Vmi): string[] {
     element("controller", { type: "virtio-serial", index: 0, model: "virtio-non-transitional" }),
     ...(devices.autoattachGraphicsDevice === false ? [] : encodeGraphics(ownDirectory)),
     ...(devices.autoattachMemBalloon === false ? [element("memballoon", { model: "none" })] : encodeBalloon(vmi)),
-    ...(devices.disks ?? []).map((disk) => encodeDisk(vmi, disk, letters)),
+    ...(devices.disks ?? []).map((disk) => encodeDisk(vmi, disk, { letters, formats })),
     ...(devices.autoattachSerialConsole === false ? [] : encodeSerial(ownDirectory)),
     ...(devices.rng === undefined ? [] : encodeRandom()),
   ];
@@ -142,7 +147,9 @@ function encodeInterface(vmi: Vmi, nic: VmiInterface): string {
   ]);
 }
 
-function encodeDisk(vmi: Vmi, disk: VmiDisk, letters: Map<string, number>): string {
+type DiskContext = { readonly letters: Map<string, number>; readonly formats: ImageFormats };
+
+function encodeDisk(vmi: Vmi, disk: VmiDisk, { letters, formats }: DiskContext): string {
   const isCdrom = disk.cdrom !== undefined;
   const bus = busOf(disk);
   const volume = (vmi.spec.volumes ?? []).find(({ name }) => name === disk.name);
@@ -151,12 +158,22 @@ function encodeDisk(vmi: Vmi, disk: VmiDisk, letters: Map<string, number>): stri
   return element("disk", { device, type: "file", model }, [
     element("source", { file: locateVolume(vmi, disk.name, volume) }),
     element("target", { bus, dev: nextDevice(bus, letters), tray: isCdrom ? "closed" : undefined }),
-    element("driver", { ...driverOf(volume, disk), name: "qemu", type: "raw" }),
+    element("driver", { ...driverOf(volume, disk), name: "qemu", type: isQcow2(volume) ? "qcow2" : "raw" }),
     ...(disk.serial === undefined ? [] : [element("serial", {}, [escapeText(disk.serial)])]),
     ...(isCdrom || disk.disk?.readonly === true ? [element("readonly")] : []),
     element("alias", { name: `ua-${disk.name}` }),
+    ...(volume?.containerDisk === undefined ? [] : [encodeBacking(vmi, disk.name, formats.get(disk.name) ?? "raw")]),
   ]);
 }
+
+const isQcow2 = (volume: VmiVolume | undefined): boolean =>
+  volume?.containerDisk !== undefined || volume?.emptyDisk !== undefined;
+
+const encodeBacking = ({ spec }: Vmi, volume: string, format: string): string =>
+  element("backingStore", { type: "file" }, [
+    element("format", { type: format }),
+    element("source", { file: containerDiskPathOf(spec, volume) }),
+  ]);
 
 const busOf = ({ cdrom, disk }: VmiDisk): string =>
   (cdrom === undefined ? disk?.bus : cdrom.bus) ?? (cdrom === undefined ? "virtio" : "sata");
@@ -179,6 +196,9 @@ function driverOf(volume: VmiVolume | undefined, disk: VmiDisk): Attributes {
 function locateVolume(vmi: Vmi, name: string, volume: VmiVolume | undefined): string {
   if (volume?.cloudInitNoCloud !== undefined) {
     return cloudInitPathOf(vmi);
+  }
+  if (volume?.containerDisk !== undefined) {
+    return overlayPathOf(name);
   }
   return volume?.emptyDisk === undefined ? diskPathOf(name) : emptyDiskPathOf(name);
 }

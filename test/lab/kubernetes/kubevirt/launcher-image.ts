@@ -14,7 +14,7 @@ import { cp, link, mkdir, readdir, readFile, rm, symlink, writeFile } from "node
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { Failure } from "../../../../src/lib/failure.ts";
-import { type GuestKind } from "../../guests.ts";
+import { defaultDiskBytes, type GuestKind } from "../../guests.ts";
 import { provideImage } from "../../images.ts";
 import { findDebianRoot } from "../programs.ts";
 import {
@@ -49,6 +49,9 @@ export const launcherImageName = "docker.io/lab/virt-launcher:1";
 export const kernelImageOf = (kind: GuestKind): string => `docker.io/lab/guest-${kind}:1`;
 export const kernelPaths = { kernelPath: "/boot/vmlinuz", initrdPath: "/boot/initrd.img" } as const;
 
+/** An image for containerDisks, as they are found in registries: one qcow2 file in /disk. */
+export const containerDiskImage = "docker.io/lab/container-disk:1";
+
 const recipe = join(import.meta.dirname, "launcher/recipe.sh");
 const programPath = "usr/share/virt-launcher";
 
@@ -67,13 +70,7 @@ export async function provideLauncherImage(say: Say = () => undefined): Promise<
 
 /** The docker-archive of {@link kernelImageOf}. */
 export async function provideKernelImage(kind: GuestKind, say: Say = () => undefined): Promise<string> {
-  const debian = findDebianRoot();
-  if (debian === undefined) {
-    throw new LauncherImageFailure(
-      { code: "DebianNotUnpacked" },
-      "there is no busybox: make lab-binaries PROGRAMS=debian",
-    );
-  }
+  const debian = requireDebian();
   const { kernel, initrd } = await provideImage(kind, say);
   // The folder of a guest image is named by the hash of its recipe.
   return provideArchive(`guest-${kind}`, [kernel, kernelImageOf(kind)], async (directory) => {
@@ -86,6 +83,34 @@ export async function provideKernelImage(kind: GuestKind, say: Say = () => undef
     await run("chmod", ["-R", "a+rX", root]);
     writeArchive(directory, kernelImageOf(kind), [await makeLayer(directory, root, "layer.tar")]);
   });
+}
+
+/** The docker-archive of {@link containerDiskImage}: as large as the disk of a guest of this kind, with something on it. */
+export async function provideContainerDisk(kind: GuestKind): Promise<string> {
+  const bytes = String(defaultDiskBytes[kind]);
+  return provideArchive("container-disk", [bytes, containerDiskImage], async (directory) => {
+    const root = join(directory, "root");
+    const raw = join(directory, "disk.raw");
+    await mkdir(join(root, "disk"), { recursive: true });
+    await mkdir(join(root, "bin"));
+    await writeFile(raw, Buffer.alloc(4 << 20, "container disk "));
+    await run("truncate", ["--size", bytes, raw]);
+    await run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", raw, join(root, "disk/disk.img")]);
+    await cp(join(requireDebian(), "bin/busybox"), join(root, "bin/busybox"));
+    await run("chmod", ["-R", "a+rX", root]);
+    writeArchive(directory, containerDiskImage, [await makeLayer(directory, root, "layer.tar")]);
+  });
+}
+
+function requireDebian(): string {
+  const debian = findDebianRoot();
+  if (debian === undefined) {
+    throw new LauncherImageFailure(
+      { code: "DebianNotUnpacked" },
+      "there is no busybox: make lab-binaries PROGRAMS=debian",
+    );
+  }
+  return debian;
 }
 
 /** The folder with base.tar and what recipe.sh found out, built now if it never was. */

@@ -5,6 +5,7 @@ import {
   type Resources,
   type Vmi,
   type VmiVolume,
+  containerDiskPathOf,
   countVcpus,
   hookSidecarsAnnotation,
   parseQuantity,
@@ -66,7 +67,10 @@ export function planLauncherPod(vmi: Vmi, options: PodOptions): object {
       priorityClassName: spec.priorityClassName,
       readinessGates: [{ conditionType: unpausedGate }],
       securityContext: { runAsUser: user, runAsGroup: user, runAsNonRoot: true, fsGroup: user },
-      initContainers: planKernelBoot(vmi, isGuaranteed(resources)),
+      initContainers: [
+        ...planKernelBoot(vmi, isGuaranteed(resources)),
+        ...planContainerDisks(vmi, isGuaranteed(resources)),
+      ],
       containers: [
         planCompute(vmi, { image: options.launcherImage, sidecarCount: sidecars.length, resources }),
         ...sidecars.map((sidecar, index) => planSidecar(sidecar, index, isGuaranteed(resources))),
@@ -191,6 +195,26 @@ function planKernelBoot({ spec }: Vmi, isLimited: boolean): object[] {
       volumeMounts: [{ name: "kernel-boot", mountPath: podPaths.kernelBoot }],
     },
   ];
+}
+
+/** KubeVirt mounts the image's file where the launcher looks for it; the lab copies it. There is one in /disk. */
+function planContainerDisks({ spec }: Vmi, isLimited: boolean): object[] {
+  const limits = { cpu: "100m", memory: "64M" };
+  return (spec.volumes ?? []).flatMap(({ name, containerDisk }) =>
+    containerDisk === undefined
+      ? []
+      : [
+          {
+            name: `volume${name}`,
+            image: containerDisk.image,
+            imagePullPolicy: containerDisk.imagePullPolicy ?? "IfNotPresent",
+            command: ["/bin/busybox", "sh", "-ec", `/bin/busybox cp /disk/* ${containerDiskPathOf(spec, name)}`],
+            resources: isLimited ? { limits, requests: limits } : {},
+            securityContext: { ...dropAll, capabilities: { drop: ["ALL"] } },
+            volumeMounts: [{ name: "container-disks", mountPath: podPaths.containerDisks }],
+          },
+        ],
+  );
 }
 
 function planVolumes(vmi: Vmi): object[] {

@@ -59,6 +59,7 @@ export type VmiVolume = {
   readonly persistentVolumeClaim?: { readonly claimName: string };
   readonly dataVolume?: { readonly name: string };
   readonly emptyDisk?: { readonly capacity: string };
+  readonly containerDisk?: { readonly image: string; readonly imagePullPolicy?: string };
   readonly cloudInitNoCloud?: CloudInit;
 };
 
@@ -168,7 +169,12 @@ export const podPaths = {
 } as const;
 
 export const diskPathOf = (volume: string): string => `${podPaths.disks}/${volume}/disk.img`;
-export const emptyDiskPathOf = (volume: string): string => `${podPaths.ephemeral}/empty-disks/${volume}/disk.img`;
+export const emptyDiskPathOf = (volume: string): string => `${podPaths.libvirt}/empty-disks/${volume}.qcow2`;
+/** What the guest writes to a containerDisk. */
+export const overlayPathOf = (volume: string): string => `${podPaths.ephemeral}/disk-data/${volume}/disk.qcow2`;
+/** The image underneath; it has the number of its volume. */
+export const containerDiskPathOf = ({ volumes = [] }: VmiSpec, volume: string): string =>
+  `${podPaths.containerDisks}/disk_${volumes.findIndex(({ name }) => name === volume)}.img`;
 export const cloudInitPathOf = ({ metadata: { namespace, name } }: Vmi): string =>
   `${podPaths.ephemeral}/cloud-init-data/${namespace}/${name}/noCloud.iso`;
 

@@ -130,8 +130,8 @@ class Launcher {
     const vmi = JSON.parse(body) as Vmi;
     this.#graceMs = (vmi.spec.terminationGracePeriodSeconds ?? defaultGraceSeconds) * 1_000;
     mkdirSync(`${podPaths.private}/${vmi.metadata.uid}`, { recursive: true });
-    writeVolumeFiles(vmi);
-    let xml = await this.#hooks.onDefineDomain(encodeDomain(vmi), body);
+    const formats = writeVolumeFiles(vmi);
+    let xml = await this.#hooks.onDefineDomain(encodeDomain(vmi, formats), body);
     if (isCalledAgain(vmi)) {
       xml = await this.#hooks.onDefineDomain(xml, body);
     }

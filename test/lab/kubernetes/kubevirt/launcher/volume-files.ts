@@ -1,8 +1,20 @@
 /** The files of a VMI's disks that virt-launcher makes itself before it starts QEMU. */
 import { execFileSync } from "node:child_process";
-import { closeSync, existsSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
+import { randomUUID } from "node:crypto";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
-import { cloudInitPathOf, diskPathOf, emptyDiskPathOf, parseQuantity, podPaths } from "../vmi.ts";
+import { type ImageFormats } from "../domain-xml.ts";
+import { cloudInitPathOf, containerDiskPathOf, diskPathOf, emptyDiskPathOf, overlayPathOf } from "../vmi.ts";
+import { parseQuantity, podPaths } from "../vmi.ts";
 import { type CloudInit, type Vmi, type VmiVolume } from "../vmi.ts";
 
 type VolumeStatus = {
@@ -12,18 +24,39 @@ type VolumeStatus = {
 
 const mib = 1024 * 1024;
 
-export function writeVolumeFiles(vmi: Vmi): void {
+/** Returns the formats of the images underneath containerDisks. */
+export function writeVolumeFiles(vmi: Vmi): ImageFormats {
+  const formats = new Map<string, string>();
   for (const volume of vmi.spec.volumes ?? []) {
     writeVolumeFile(vmi, volume);
+    if (volume.containerDisk !== undefined) {
+      formats.set(volume.name, writeOverlay(vmi, volume.name));
+    }
   }
+  return formats;
+}
+
+function writeOverlay({ spec }: Vmi, volume: string): string {
+  const [overlay, image] = [overlayPathOf(volume), containerDiskPathOf(spec, volume)];
+  const info = execFileSync("qemu-img", ["info", "--output=json", image], { encoding: "utf8" });
+  const { format } = JSON.parse(info) as { readonly format: string };
+  mkdirSync(dirname(overlay), { recursive: true });
+  execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", image, "-F", format, overlay], { stdio: "inherit" });
+  chmodSync(overlay, 0o640);
+  return format;
+}
+
+function writeEmptyDisk(volume: string, bytes: number): void {
+  const path = emptyDiskPathOf(volume);
+  mkdirSync(dirname(path), { recursive: true });
+  execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", path, String(bytes - (bytes % mib))], { stdio: "inherit" });
 }
 
 function writeVolumeFile(vmi: Vmi, volume: VmiVolume): void {
   if (volume.persistentVolumeClaim !== undefined || volume.dataVolume !== undefined) {
     writeSparseFile(diskPathOf(volume.name), () => readClaimBytes(vmi, volume.name));
   } else if (volume.emptyDisk !== undefined) {
-    const { capacity } = volume.emptyDisk;
-    writeSparseFile(emptyDiskPathOf(volume.name), () => parseQuantity(capacity));
+    writeEmptyDisk(volume.name, parseQuantity(volume.emptyDisk.capacity));
   } else if (volume.cloudInitNoCloud !== undefined) {
     writeCloudInit(vmi, volume.name, volume.cloudInitNoCloud);
   }
@@ -54,15 +87,15 @@ function writeCloudInit(vmi: Vmi, name: string, source: CloudInit): void {
   mkdirSync(directory, { recursive: true });
   const { metadata, spec } = vmi;
   const hostname = spec.hostname ?? metadata.name;
-  const identity = { "instance-id": `${metadata.name}.${metadata.namespace}`, "local-hostname": hostname };
+  const identity = { "instance-id": spec.domain.firmware?.uuid ?? randomUUID(), "local-hostname": hostname };
   writeFileSync(join(directory, "meta-data"), JSON.stringify(identity));
   writeFileSync(join(directory, "user-data"), source.userData ?? readSecret(name, "userdata") ?? "");
   const networkData = source.networkData ?? readSecret(name, "networkdata");
   if (networkData !== undefined) {
     writeFileSync(join(directory, "network-config"), networkData);
   }
-  const args = ["-as", "mkisofs", "-quiet", "-volid", "cidata", "-joliet", "-rock", "-output", path, directory];
-  execFileSync("xorriso", args, { stdio: "inherit" });
+  const form = ["-volid", "cidata", "-joliet", "-rock", "-partition_cyl_align", "on"];
+  execFileSync("xorriso", ["-as", "mkisofs", "-quiet", "-output", path, ...form, directory], { stdio: "inherit" });
 }
 
 function readSecret(volume: string, key: string): string | undefined {
