@@ -1,0 +1,66 @@
+import { expect, test } from "@jest/globals";
+import { buildReport } from "../../test/build/engine-report.ts";
+import { buildReportedSide } from "../../test/build/guest-pair-rows.ts";
+import { buildGuestPair } from "../../test/build/resources.ts";
+import { parseGuestPair } from "../api/guest-pair.ts";
+import { type PairReport } from "./cluster-objects.ts";
+import { type PairView, viewPair } from "./pair-view.ts";
+import { type Observed } from "./protected-vm-plan.ts";
+
+const nowMs = Date.parse("2026-11-27T13:00:00Z");
+const at = (offsetMs: number): string => new Date(nowMs + offsetMs).toISOString();
+
+const isReady = (isTrue: boolean): object => ({
+  conditions: [{ type: "Ready", status: isTrue ? "True" : "Unknown", lastTransitionTime: at(-20_000) }],
+});
+
+/** Both nodes ready or not, agents on both, and what the agents said last. */
+function view(sides: readonly PairReport[], areReady = true): PairView {
+  const nodes = ["node-a", "node-b"].map((name) => ({ metadata: { name }, status: isReady(areReady) }));
+  const agents = nodes.map(({ metadata }) => ({
+    spec: { nodeName: metadata.name },
+    metadata: {},
+    status: isReady(true),
+  }));
+  const protectedVm = { metadata: { namespace: "shop", uid: "u" }, spec: {} };
+  const observed = { protectedVm, nodes, agents, findVmi: () => undefined, nowMs } as unknown as Observed;
+  return viewPair(observed, parseGuestPair(buildGuestPair({}, { sides }), "pair"));
+}
+
+const inSync = { type: "InSync", status: "True", reason: "Protected", message: "", lastTransitionTime: at(0) } as const;
+
+const report = (node: string, said: Parameters<typeof buildReport>[0], ageMs: number): PairReport => ({
+  ...buildReportedSide(node, buildReport({ primaryNode: "node-a", ...said })),
+  reportedAt: at(-ageMs),
+});
+
+test("a standby that its primary is in sync with is there, though its node is taken for lost and it had no news for long", () => {
+  const primary = { ...report("node-a", {}, 5_000), conditions: [inSync] };
+  const seen = view([primary, report("node-b", { role: "standby" }, 90_000)], false);
+  expect(seen).toMatchObject({ isInSync: true, primary: { node: "node-a" }, standby: { node: "node-b" } });
+});
+
+test("one that is silent is no standby where nobody is in sync with it", () => {
+  const primary = { ...report("node-a", { state: "alone" }, 5_000), conditions: [] };
+  expect(view([primary, report("node-b", { role: "standby" }, 90_000)], false).standby).toBeUndefined();
+});
+
+test.each([
+  { when: "the engine that ran the guest is being replaced", said: { role: "starting", state: "stopping" }, is: true },
+  { when: "it was fenced, for the other side has the guest", said: { role: "fenced", state: "ended" }, is: true },
+  { when: "the other side is on its way to run it", said: { role: "standby", state: "activating" }, is: true },
+  { when: "a standby waits", said: { role: "standby", state: "waiting" }, is: false },
+] as const)("between two engines: $when", ({ said, is }) => {
+  const waiting = report("node-b", { role: "standby", state: "waiting" }, 1_000);
+  expect(view([report("node-a", said, 1_000), waiting]).isBetween).toBe(is);
+  // What was said long ago is no news of a change.
+  expect(view([report("node-a", said, 60_000), waiting]).isBetween).toBe(false);
+});
+
+test("a side that asks for another QEMU has none that could go on", () => {
+  const asking = {
+    ...report("node-a", { role: "starting", state: "running" }, 1_000),
+    wantedShape: "primary" as const,
+  };
+  expect(view([asking]).isBetween).toBe(false);
+});
