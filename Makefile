@@ -5,7 +5,9 @@ SETUP := bash config/tools/setup.sh
 FOR_HOSTS := packages modules shim guests
 FOR_LAB := packages modules shim kubernetes,launcher,guests
 FOR_ALL := packages modules shim kubernetes,launcher,guests,qemu10
-JEST := $(NODEJS) --disable-warning=ExperimentalWarning --experimental-vm-modules node_modules/jest/bin/jest.js \
+# Node says of several things that work that they may change.
+QUIET := $(NODEJS) --disable-warning=ExperimentalWarning
+JEST := $(QUIET) --experimental-vm-modules node_modules/jest/bin/jest.js \
   -c config/tools/jest.mjs
 DEPCRUISE := $(NODEJS) node_modules/dependency-cruiser/bin/dependency-cruiser.mjs \
   --config config/tools/dependency-cruiser.mjs --output-type err-long
@@ -89,7 +91,7 @@ kubernetes: for-lab ## The tests against a real Kubernetes: custom resources, a 
 	@$(NODEJS) test/main.ts kubernetes
 
 e2e: $(if $(filter existing,$(CLUSTER)),modules,for-lab) ## Every fault of a cluster of three nodes; CLUSTER=existing: on yours
-	@$(NODEJS) $(if $(filter existing,$(CLUSTER)),test/demo/chapters/existing.ts --faults all,test/main.ts e2e e2e-long)
+	@$(QUIET) $(if $(filter existing,$(CLUSTER)),test/demo/chapters/existing.ts --faults all,test/main.ts e2e e2e-long)
 
 lab: for-lab ## A Kubernetes of three nodes on this machine with Twinrun on it, to try things; it says how
 	@$(LAB) up
@@ -116,7 +118,7 @@ soak: for-hosts ## Kill processes, hosts and links at random, KILLS=30 of them; 
 	@$(NODEJS) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 demo: $(or $(NEEDS_$(CHAPTER)),for-lab) ## A node loses power, clients do not notice; CHAPTER=hosts: without a cluster
-	@$(NODEJS) test/demo/chapters/$(CHAPTER).ts
+	@$(QUIET) test/demo/chapters/$(CHAPTER).ts
 
 traces: modules ## Replay what the engines of make soak and make demo wrote down through the protocol machine
 	@$(NODEJS) test/traces/main.ts build
