@@ -67,7 +67,7 @@ const clientPrefix = orElse(CLIENT, `kubectl exec --stdin ${place} client --`);
 type Fault = {
   readonly what: string;
   readonly command: (vm: ProtectedVm) => string;
-  /** Whether another node runs the guest afterwards. */
+  /** Whether another side runs the guest afterwards. */
   readonly moves: boolean;
   /** Part of the demo as well. */
   readonly shown?: true;
@@ -195,13 +195,13 @@ class CountingClient {
 
 const readVm = (): ProtectedVm => readJson("get", "protectedvm", name, "--namespace", namespace) as ProtectedVm;
 
-/** Ready, on another node than `before` when that is told. */
-async function waitUntilReady(before?: string): Promise<ProtectedVm> {
+/** Ready, in this term of the pair or a later one. */
+async function waitUntilReady(term = 0): Promise<ProtectedVm> {
   const deadlineMs = Date.now() + readyMsMax;
   for (;;) {
     const vm = readVm();
     const isReady = vm.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") === true;
-    if (isReady && vm.status?.primary?.node !== before) {
+    if (isReady && (vm.status?.term ?? 0) >= term) {
       return vm;
     }
     if (Date.now() > deadlineMs) {
@@ -247,7 +247,7 @@ async function tell(): Promise<boolean> {
       await shell.show(command(before));
       // What is said right after a fault is what was before it.
       await sleep(3_000);
-      await waitUntilReady(moves ? before.status?.primary?.node : undefined);
+      await waitUntilReady((before.status?.term ?? 0) + Number(moves));
       await shell.show(`kubectl twinrun status ${place}`);
       await client.waitForReplies(50);
     }
