@@ -166,7 +166,7 @@ function describeLab(lab: KubernetesLab): string {
   return [
     "The lab runs, with Twinrun on it. In this directory:",
     "",
-    `  . ${path("env")}${" ".repeat(30 - path("env").length)}# kubectl, kubectl twinrun and helm for this lab`,
+    `  ${`. ${path("env")}`.padEnd(30)} # kubectl, kubectl twinrun and helm for this lab`,
     `  kubectl apply --filename ${path("guest.yaml")}`,
     `  kubectl wait --namespace ${tenantNamespace} protectedvm/${guest.name} --for condition=Ready --timeout 5m`,
     "  kubectl twinrun status --all-namespaces",
