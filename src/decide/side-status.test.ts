@@ -239,6 +239,11 @@ describe("when it is written", () => {
       report: { checkpoint: { ...checkpoint, perSecond: 12 } },
       decision: "withFigures",
     },
+    {
+      when: "only a p99 doubles",
+      report: { addedLatency: { ...buildReport().addedLatency, p99Ms: 90 } },
+      decision: "no",
+    },
     { when: "a figure wavers", report: { checkpoint: { ...checkpoint, perSecond: 30 } }, decision: "no" },
     { when: "a round trip doubles that is none", report: { links: [{ ...link, rttMs: 0.9 }] }, decision: "no" },
     { when: "a copy comes along", report: { syncPercent: 98 }, decision: "withFigures" },

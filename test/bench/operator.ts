@@ -30,6 +30,8 @@ import { type Figure } from "./row.ts";
 const idleCount = 200;
 const crowdCount = 2_000;
 const idleSeconds = 60;
+/** What was new has been compiled and written by then. */
+const settleSeconds = 45;
 const tenantNamespace = "shop";
 /** To make them all takes minutes on two cores. */
 const patienceMs = 900_000;
@@ -69,7 +71,7 @@ async function measureIdle(stage: Stage, count: number): Promise<Figure[]> {
   const { bench } = stage;
   const readyAfterMs = await stage.grow(count, readSample());
   bench.say(`${count} ProtectedVMs are Ready after ${readyAfterMs} ms`);
-  await sleep(bench.durationMs(15));
+  await sleep(bench.durationMs(settleSeconds));
   const { pid } = stage.operator;
   const [before, writesBefore] = [readProcessorSeconds(pid), await stage.readWritesCount()];
   const fromMs = performance.now();
