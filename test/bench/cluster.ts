@@ -156,7 +156,9 @@ const isOf = (name: string | undefined, guest: string): boolean => name?.startsW
 function listPairPhases(sides: readonly Side[]): readonly Phase[] {
   const primary = sides.find(({ role }) => role === "primary");
   const inSync = primary?.conditions.find(({ type }) => type === "InSync");
-  const attached = sides.filter(({ role }) => role === "primary" || role === "standby").length === 2;
+  // An engine has a role before it has its QEMU, whose memory is followed from then on.
+  const isServed = sides.every(({ wantedShape }) => wantedShape === undefined) && primary?.tracker !== "none";
+  const attached = isServed && primary !== undefined && sides.some(({ role }) => role === "standby");
   return [
     ...(attached ? (["engines"] as const) : []),
     ...(inSync?.reason === "Synchronising" ? (["copying"] as const) : []),
