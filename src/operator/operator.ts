@@ -9,6 +9,7 @@ import { LeaderElection, type ElectionEnd, type Leadership } from "../kube/leade
 import { WorkQueue } from "../kube/work-queue.ts";
 import { type Log } from "../telemetry/log.ts";
 import { startCertificates } from "./certificates/certificates.ts";
+import { keepRollingEtcd } from "./etcd-roller.ts";
 import { KubeProtectedVmCluster } from "./kube-protected-vm-cluster.ts";
 import { ObjectCaches } from "./object-caches.ts";
 import { OperatorMetrics } from "./operator-metrics.ts";
@@ -111,6 +112,7 @@ export class Operator {
     queue.start();
     const certificates = startCertificates(cluster, { namespace: settings.namespace, log });
     const sitesQueue = this.#startSites(() => leadership.isCertain());
+    const rolling = keepRollingEtcd({ cluster, namespace: settings.namespace, log, signal: leadership.signal });
     await new Promise<void>((resolve) => {
       leadership.signal.addEventListener("abort", () => {
         resolve();
@@ -120,7 +122,7 @@ export class Operator {
     this.#queue = undefined;
     this.#sitesQueue = undefined;
     this.metrics.setLeader(false);
-    await Promise.all([queue.stop(), sitesQueue.stop(), certificates.stop()]);
+    await Promise.all([queue.stop(), sitesQueue.stop(), certificates.stop(), rolling]);
     await events.stop();
   }
 
