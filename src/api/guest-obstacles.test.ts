@@ -49,6 +49,27 @@ describe("a guest that cannot, or less well", () => {
       field: `${devices}.filesystems`,
       code: "DeviceWritesMemoryFromOutside",
     },
+    {
+      when: "a CD of a claim that the other side would look for among all tenants'",
+      spec: {
+        ...withDevices({ disks: [{ name: "system", cdrom: {} }] }),
+        volumes: [{ name: "system", ephemeral: { persistentVolumeClaim: { claimName: "somebody-else-a1b2c3" } } }],
+      },
+      field: "spec.volumes[0]",
+      code: "ObjectIsOfTheNamespace",
+    },
+    {
+      when: "the token of an account",
+      spec: withDisk({ cdrom: {} }, { serviceAccount: { serviceAccountName: "default" } }),
+      field: "spec.volumes[0]",
+      code: "ObjectIsOfTheNamespace",
+    },
+    {
+      when: "a volume of KubeVirt's own tools",
+      spec: { domain: {}, utilityVolumes: [{ name: "dump", claimName: "somebody-else-a1b2c3" }] },
+      field: "spec.utilityVolumes[0]",
+      code: "ObjectIsOfTheNamespace",
+    },
     { when: "a GPU", spec: withDevices({ gpus: [{}] }), field: `${devices}.gpus`, code: "DeviceIsOfTheHost" },
     {
       when: "a device of the host",
@@ -128,8 +149,8 @@ describe("a guest that cannot, or less well", () => {
     {
       when: "an ephemeral disk",
       spec: withDisk(asDisk, { ephemeral: {} }),
-      field: `${devices}.disks[0]`,
-      code: "DiskNotRaw",
+      field: "spec.volumes[0]",
+      code: "ObjectIsOfTheNamespace",
     },
     {
       when: "a file of the host",

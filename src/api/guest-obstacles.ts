@@ -13,12 +13,12 @@ export type GuestObstacle = {
     | "DeviceWritesMemoryFromOutside"
     | "DeviceIsOfTheHost"
     | "DeviceStateIsElsewhere"
-    | "DiskNotRaw"
     | "DiskIsShared"
     | "HugePages"
     | "LivenessProbe"
     | "MemoryEncrypted"
     | "MultipleQueues"
+    | "ObjectIsOfTheNamespace"
     | "OutputCannotBeHeld"
     /** It can be protected, but connections to this address end when the guest moves. */
     | "AddressBelongsToPod"
@@ -43,6 +43,7 @@ export function listGuestObstacles(spec: Json): readonly GuestObstacle[] {
     ...listDeviceObstacles(objectAt(domain, "devices")),
     ...listInterfaceObstacles(spec),
     ...listDiskObstacles(spec),
+    ...listNamespaceObstacles(spec),
     ...(spec["livenessProbe"] === undefined ? [] : [livenessProbe]),
   ];
 }
@@ -229,13 +230,6 @@ function findVolumeObstacle(volume: Json, isWritten: boolean): Omit<GuestObstacl
       message: "is a file of one node (hostDisk)",
     };
   }
-  if (isWritten && volume["ephemeral"] !== undefined) {
-    return {
-      ...{ code: "DiskNotRaw", severity: "refused" },
-      message: "is ephemeral: it is written to an image in the pod over a claim that only one side has",
-      remedy: "name the claim as persistentVolumeClaim, or attach it as cdrom if it is only read",
-    };
-  }
   const claim = { ...objectAt(volume, "persistentVolumeClaim"), ...objectAt(volume, "dataVolume") };
   if (claim["hotpluggable"] === true) {
     return {
@@ -246,4 +240,29 @@ function findVolumeObstacle(volume: Json, isWritten: boolean): Omit<GuestObstacl
   }
   const pod = isWritten ? POD_IMAGES.find((kind) => volume[kind] !== undefined) : undefined;
   return pod === undefined ? undefined : livesInPod(pod);
+}
+
+/** Volumes and fields that name objects of the guest's namespace which the operator does not bring along to the second side's. */
+const OF_THE_NAMESPACE: readonly { readonly list: string; readonly kind?: string; readonly what: string }[] = [
+  { list: "volumes", kind: "ephemeral", what: "a PersistentVolumeClaim (ephemeral)" },
+  { list: "volumes", kind: "memoryDump", what: "a PersistentVolumeClaim (memoryDump)" },
+  { list: "volumes", kind: "serviceAccount", what: "a ServiceAccount" },
+  { list: "utilityVolumes", what: "a PersistentVolumeClaim" },
+  { list: "resourceClaims", what: "a ResourceClaim" },
+];
+
+function listNamespaceObstacles(spec: Json): readonly GuestObstacle[] {
+  return OF_THE_NAMESPACE.flatMap(({ list, kind, what }) =>
+    listAt(spec, list).flatMap((item, index): GuestObstacle[] =>
+      kind !== undefined && item[kind] === undefined
+        ? []
+        : [
+            {
+              ...{ code: "ObjectIsOfTheNamespace", severity: "refused", field: `spec.${list}[${index}]` },
+              message: `${nameOf(item)} names ${what} of this namespace, and the guest's second side is in another`,
+              remedy: `remove it from ${list}`,
+            },
+          ],
+    ),
+  );
 }

@@ -110,7 +110,7 @@ export function planReturn({ virtualMachine, vmis }: Observed, guest: string): r
   }
   const { metadata } = virtualMachine;
   const original = metadata.annotations?.[ORIGINAL_ANNOTATION];
-  const spec = parsePatch(original);
+  const spec = dropMarks(parsePatch(original));
   const own: readonly Action[] =
     original === undefined
       ? []
@@ -128,6 +128,18 @@ function parsePatch(text: string | undefined): Json {
   } catch {
     return {}; // Somebody edited it; what is left is the person's.
   }
+}
+
+/** The annotation is in its owner's hands, and we write with rights of our own: nothing in it may make a side of somebody's guest. */
+function dropMarks(patch: Json): Json {
+  const metadata = readObject(patch, "template", "metadata");
+  const dropped = Object.entries(metadata).map(([field, values]) => {
+    const names = isJson(values) ? Object.keys(values).filter((name) => name.startsWith("twinrun.dev/")) : [];
+    return [field, isJson(values) ? { ...values, ...Object.fromEntries(names.map((name) => [name, null])) } : values];
+  });
+  return dropped.length === 0
+    ? patch
+    : { ...patch, template: { ...readObject(patch, "template"), metadata: Object.fromEntries(dropped) as Json } };
 }
 
 /** The shape stays: the hook may be asked for this instance's domain once more. */

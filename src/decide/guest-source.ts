@@ -4,6 +4,7 @@ import { listGuestObstacles } from "../api/guest-obstacles.ts";
 import { present } from "../lib/assert.ts";
 import { isJson, type Json, readObject, readObjects, readPath, readText } from "../lib/json-merge.ts";
 import { type VirtualMachine } from "./cluster-objects.ts";
+import { listHookSidecars } from "./hook-sidecars.ts";
 import { type HookMode, type Observed } from "./protected-vm-plan.ts";
 
 export type GuestSource = {
@@ -25,7 +26,8 @@ export function findSource(observed: Observed): SourceChoice {
   if (choice.tag === "stalled") {
     return choice;
   }
-  const obstacle = findObstacle(choice.source.spec, observed.settings.hookMode);
+  const { spec, annotations } = choice.source;
+  const obstacle = findObstacle(spec, observed.settings.hookMode) ?? findSidecarObstacle(annotations);
   return obstacle === undefined
     ? choice
     : { tag: "stalled", reason: "NotProtectable", message: `the guest cannot be protected: ${obstacle}` };
@@ -90,6 +92,17 @@ function findBindingObstacle(spec: Json, hookMode: HookMode): string | undefined
   const interfaces = readObjects(spec, "domain", "devices", "interfaces");
   return hookMode === "NetworkBinding" && !interfaces.some((each) => isJson(each["bridge"]) || isJson(each["binding"]))
     ? "it has no interface with bridge binding, by which Twinrun's hook would get at it; add one or install with hook.mode=Sidecar"
+    : undefined;
+}
+
+/** Beside the second side such a name would be that of somebody else's. */
+function findSidecarObstacle(annotations: GuestSource["annotations"]): string | undefined {
+  const names = listHookSidecars(annotations).some(
+    (each) => isJson(each) && (isJson(each["pvc"]) || isJson(each["configMap"])),
+  );
+  return names
+    ? "a hook sidecar of its own names a ConfigMap or PersistentVolumeClaim, which is not where its second side is; " +
+        "put what it needs into the sidecar's image"
     : undefined;
 }
 

@@ -64,6 +64,12 @@ export type Observed = {
 /** As it is applied: the status is the agents'. */
 export type DesiredPair = Omit<GuestPair, "status">;
 
+/** What every object that is made for a guest carries. */
+export type Marks = {
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+};
+
 export type DeletableKind = "VirtualMachineInstance" | "PersistentVolumeClaim" | "DataVolume" | "GuestPair";
 
 /** Each is safe to repeat. Of those that take away what may be missed a plan holds at most one, the last. */
@@ -79,7 +85,7 @@ export type Action =
       readonly kind: "Secret" | "ConfigMap";
       readonly source: ObjectName;
       readonly target: ObjectName;
-      readonly metadata: Json;
+      readonly metadata: Marks;
     }
   /** A JSON merge patch, with the version it was worked out from where that matters. */
   | {

@@ -18,24 +18,27 @@ const IN_CREDENTIALS: typeof IN_VOLUMES = [
   { kind: "Secret", path: ["sshPublicKey", "source", "secret", "secretName"] },
   { kind: "Secret", path: ["userPassword", "source", "secret", "secretName"] },
 ];
+const IN_SPEC: typeof IN_VOLUMES = [
+  { kind: "Secret", path: ["domain", "firmware", "kernelBoot", "container", "imagePullSecret"] },
+];
 const PLACES = [
   { list: "volumes", paths: IN_VOLUMES },
   { list: "accessCredentials", paths: IN_CREDENTIALS },
 ];
 
 export function listReferences(spec: Json): readonly Reference[] {
-  const found = PLACES.flatMap(({ list, paths }) =>
-    readObjects(spec, list).flatMap((item) =>
-      paths.flatMap(({ kind, path }) => {
-        const name = readText(item, ...path);
-        return name === undefined ? [] : [{ kind, name }];
-      }),
-    ),
-  );
+  const inLists = PLACES.flatMap(({ list, paths }) => readObjects(spec, list).flatMap((item) => listAt(item, paths)));
+  const found = [...inLists, ...listAt(spec, IN_SPEC)];
   return found.filter(
     ({ kind, name }, index) => found.findIndex((each) => each.kind === kind && each.name === name) === index,
   );
 }
+
+const listAt = (item: Json, paths: typeof IN_VOLUMES): readonly Reference[] =>
+  paths.flatMap(({ kind, path }) => {
+    const name = readText(item, ...path);
+    return name === undefined ? [] : [{ kind, name }];
+  });
 
 /** The spec with other names in it. */
 export function renameReferences(spec: Json, rename: (name: string) => string): Json {
@@ -45,7 +48,8 @@ export function renameReferences(spec: Json, rename: (name: string) => string): 
     );
     return [list, items] as const;
   });
-  return { ...spec, ...Object.fromEntries(lists) };
+  const renamed = { ...spec, ...Object.fromEntries(lists) };
+  return IN_SPEC.reduce((at, { path }) => renameAt(at, path, rename), renamed);
 }
 
 function renameAt(item: Json, path: readonly string[], rename: (name: string) => string): Json {

@@ -113,6 +113,30 @@ describe("the twin recipe", () => {
     expect(encodeInstance(recipe({ source: { ...source, ...adopted } }), first)).toEqual(adopted);
   });
 
+  test("after an upgrade an adopted one has the new hook in place of the old, and whatever else it had", () => {
+    const hooksOf = (image: string, annotations: Readonly<Record<string, string>>): unknown[] => {
+      const hook = { image, mode: "Sidecar" } as const;
+      const { annotations: given } = encodeInstance(recipe({ source: { ...source, annotations }, hook }), first);
+      return JSON.parse(given["hooks.kubevirt.io/hookSidecars"] ?? "") as unknown[];
+    };
+    const others = JSON.stringify([{ image: "registry:5000/other:1" }]);
+    const before = JSON.stringify(hooksOf("registry:5000/hook:1", { "hooks.kubevirt.io/hookSidecars": others }));
+    const after = hooksOf(`registry:5000/hook@sha256:${"a".repeat(64)}`, { "hooks.kubevirt.io/hookSidecars": before });
+    expect(after).toEqual([
+      expect.objectContaining({ image: `registry:5000/hook@sha256:${"a".repeat(64)}` }),
+      { image: "registry:5000/other:1" },
+    ]);
+  });
+
+  test("names the Secret of a kernel image as that of its own side", () => {
+    const container = { image: "kernels:1", imagePullSecret: "pull" };
+    const spec = { ...source.spec, domain: { firmware: { kernelBoot: { container } } } };
+    const [one, other] = [first, second].map((side) => encodeVmi(recipe({ source: { ...source, spec } }), side));
+    const path = ["domain", "firmware", "kernelBoot", "container"];
+    expect(readPath(one?.spec, ...path)).toEqual(container);
+    expect(readPath(other?.spec, ...path)).toEqual({ ...container, imagePullSecret: "pull-bbbbbb" });
+  });
+
   test("with a network binding the hook comes by the interface, not by an annotation", () => {
     const bound = encodeVmi(recipe({ hook: { image: "twinrun/hook", mode: "NetworkBinding" } }), first);
     expect(bound.metadata.annotations).not.toHaveProperty(["hooks.kubevirt.io/hookSidecars"]);

@@ -11,10 +11,11 @@ import { isJson, type Json, mergeJson, readObject, readObjects, readText } from 
 import { type ObjectMeta, type OwnerReference } from "../api/object-meta.ts";
 import { type ObjectName, type Vmi } from "./cluster-objects.ts";
 import { type Machine } from "./common-machine.ts";
+import { HOOK_ANNOTATION, listHookSidecars } from "./hook-sidecars.ts";
 import { macOf, sideName, uuidOf } from "./guest-names.ts";
 import { isMemoryPluggable, readMemory, readSockets } from "./guest-size.ts";
 import { type GuestSource } from "./guest-source.ts";
-import { type HookMode } from "./protected-vm-plan.ts";
+import { type HookMode, type Marks } from "./protected-vm-plan.ts";
 import { renameReferences } from "./references.ts";
 
 export type TwinRecipe = {
@@ -43,7 +44,6 @@ export type TwinSide = {
   readonly volumes: ReadonlyMap<string, Json>;
 };
 
-const HOOK_ANNOTATION = "hooks.kubevirt.io/hookSidecars";
 const NETWORK_BINDING = "twinrun";
 
 export function encodeVmi(recipe: TwinRecipe, side: TwinSide): Vmi {
@@ -62,10 +62,7 @@ export function encodeVmi(recipe: TwinRecipe, side: TwinSide): Vmi {
 }
 
 /** The operator finds its objects again by these. */
-export function encodeMarks({ guest, namespace, name }: GuestIdentity): {
-  readonly labels: Readonly<Record<string, string>>;
-  readonly annotations: Readonly<Record<string, string>>;
-} {
+export function encodeMarks({ guest, namespace, name }: GuestIdentity): Marks {
   return {
     labels: { [GUEST_LABEL]: guest },
     annotations: { [vmiAnnotations.protectedVm]: `${namespace}/${name}` },
@@ -106,21 +103,16 @@ function encodeHook({ hook, source }: TwinRecipe): Readonly<Record<string, strin
   if (hook.mode === "NetworkBinding") {
     return {};
   }
-  const others = parseList(source.annotations[HOOK_ANNOTATION]).filter(
-    (each) => readText(each, "image") !== hook.image,
+  // In an adopted VirtualMachine there is our own already, perhaps of an earlier version.
+  const others = listHookSidecars(source.annotations).filter(
+    (each) => repositoryOf(readText(each, "image") ?? "") !== repositoryOf(hook.image),
   );
   const own = { args: ["--version", "v1alpha3"], image: hook.image, imagePullPolicy: "IfNotPresent" };
   return { [HOOK_ANNOTATION]: JSON.stringify([own, ...others]) };
 }
 
-function parseList(text: string | undefined): readonly unknown[] {
-  try {
-    const parsed: unknown = JSON.parse(text ?? "[]");
-    return Array.isArray(parsed) ? parsed : [];
-  } catch {
-    return []; // KubeVirt refuses it in words of its own.
-  }
-}
+/** Without tag and digest. */
+const repositoryOf = (image: string): string => image.replace(/@.*$/, "").replace(/:[^:/]*$/, "");
 
 function encodeSpec({ source, identity, machine, hook }: TwinRecipe, side: TwinSide): Json {
   const { spec } = source;
@@ -129,8 +121,7 @@ function encodeSpec({ source, identity, machine, hook }: TwinRecipe, side: TwinS
   const { interfaces, networks } = encodeNetworks(spec, identity, { side, mode: hook.mode });
   const own =
     side.vmi.namespace === identity.namespace ? spec : renameReferences(spec, (name) => sideName(name, side.mark));
-  return mergeJson(spec, {
-    ...(own === spec ? {} : { accessCredentials: own["accessCredentials"] }),
+  return mergeJson(own, {
     hostname: readText(spec, "hostname") ?? hostnameOf(source.virtualMachine?.metadata.name ?? identity.name),
     startStrategy: "Paused",
     evictionStrategy: "External",

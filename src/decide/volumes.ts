@@ -3,6 +3,7 @@
  * other side receives a copy of everything that was ever written, so it gets empty ones, as large as the originals.
  */
 import { type ProtectedVmSpec } from "../api/protected-vm.ts";
+import { GUEST_LABEL } from "../api/vmi-contract.ts";
 import { present } from "../lib/assert.ts";
 import { isJson, type Json, mergeJson, readObject, readPath, readText } from "../lib/json-merge.ts";
 import { type Claim, type ClusterObject, type DataVolume, type ObjectName } from "./cluster-objects.ts";
@@ -87,7 +88,7 @@ function planVolume(observed: Observed, input: VolumeInput, { volume, original }
     source: usesDataVolume ? { dataVolume: { name: name.name } } : { persistentVolumeClaim: { claimName: name.name } },
   };
   if (present !== undefined) {
-    return { ...part, ...checkPresent(present) };
+    return { ...part, ...checkPresent(present), ...(isOurs ? checkOwner(present, input) : {}) };
   }
   return isOurs
     ? { ...part, ...planMissing(observed, input, { volume, original }) }
@@ -99,6 +100,16 @@ function checkPresent({ metadata, status }: DataVolume | Claim): Pick<VolumePart
   return phase === "Failed" || phase === "Lost"
     ? { trouble: `volume ${metadata.namespace ?? ""}/${metadata.name} is ${phase}; look at its events, then delete it` }
     : {};
+}
+
+/** Names of second sides are made from what tenants choose, and all tenants' are in one namespace. */
+function checkOwner({ metadata }: DataVolume | Claim, { identity }: VolumeInput): Pick<VolumePart, "trouble"> {
+  const guest = metadata.labels?.[GUEST_LABEL] ?? identity.guest;
+  return guest === identity.guest
+    ? {}
+    : {
+        trouble: `volume ${metadata.namespace ?? ""}/${metadata.name} is another guest's; give this one's volume another name`,
+      };
 }
 
 /** KubeVirt makes the DataVolumes of a VirtualMachine when that is started. */

@@ -265,6 +265,11 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       throw new SourceMissing({ code: "SourceMissing" }, says);
     }
     const { data, binaryData, type } = found;
+    const held = await cluster.read<KubeObject>({ kind: resource, ...target });
+    if (held !== undefined && held.metadata.labels?.[GUEST_LABEL] !== metadata.labels[GUEST_LABEL]) {
+      const says = `${kind} ${target.namespace}/${target.name} is another guest's; give ${source.name} another name`;
+      throw new SourceMissing({ code: "SourceMissing" }, says);
+    }
     await cluster.apply<KubeObject>(
       { apiVersion: "v1", kind, metadata: { ...target, ...metadata }, ...defined({ data, binaryData, type }) },
       FIELD_MANAGER,
