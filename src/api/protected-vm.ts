@@ -1,10 +1,9 @@
 /**
  * ProtectedVM: a virtual machine and the level of availability its owner asks for.
  *
- * What one object can know is in the schema and its CEL rules. What it cannot know (does the VirtualMachine exist, is it
- * protected already, are there two fit nodes) needs other objects; a ValidatingAdmissionPolicy sees only the one that is
- * written, and the answer changes with time anyway. So there is no policy, and the condition Stalled says it (conditions.ts,
- * StalledReason).
+ * What one object can know is in the schema and its CEL rules. That a VirtualMachine is protected already is said by a policy of
+ * the chart (policies/one-protection.yaml). What else it cannot know (does the VirtualMachine exist, are there two fit nodes)
+ * changes with time, and the condition Stalled says it (conditions.ts, StalledReason).
  *
  * Unknown fields are for the API server to refuse (kubectl asks it to); here they are ignored.
  */

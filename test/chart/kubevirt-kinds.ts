@@ -3,6 +3,7 @@ const kinds = [
   { kind: "VirtualMachineInstance", plural: "virtualmachineinstances" },
   { kind: "VirtualMachine", plural: "virtualmachines" },
   { kind: "VirtualMachineInstanceMigration", plural: "virtualmachineinstancemigrations" },
+  { kind: "VirtualMachineInstanceReplicaSet", plural: "virtualmachineinstancereplicasets" },
 ];
 
 export const kubevirtCrds = kinds.map(({ kind, plural }) => ({

@@ -5,7 +5,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -31,6 +31,8 @@ const pairs = `${twinrun}/namespaces/${systemNamespace}/guestpairs`;
 const shop = "shop";
 const vmis = (namespace: string): string => `/apis/kubevirt.io/v1/namespaces/${namespace}/virtualmachineinstances`;
 const vms = `/apis/kubevirt.io/v1/namespaces/${shop}/virtualmachines`;
+const replicaSets = `/apis/kubevirt.io/v1/namespaces/${shop}/virtualmachineinstancereplicasets`;
+const leases = (namespace: string): string => `/apis/coordination.k8s.io/v1/namespaces/${namespace}/leases`;
 const migrations = `/apis/kubevirt.io/v1/namespaces/${shop}/virtualmachineinstancemigrations`;
 const requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 const policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
@@ -51,6 +53,8 @@ const virtController: Caller = {
   user: "system:serviceaccount:kubevirt:kubevirt-controller",
   groups: ["system:masters"],
 };
+
+const virtHandler: Caller = { user: "system:serviceaccount:kubevirt:kubevirt-handler", groups: ["system:masters"] };
 
 let plane: ControlPlane;
 
@@ -204,7 +208,10 @@ async function waitForPolicies(): Promise<void> {
   });
 
   test("the API server finds nothing wrong with the expressions of the policies", async () => {
-    for (const name of ["agent-reports", "crd-deletion", "guest-marks", "guest-migrations", "guest-records"]) {
+    for (const name of [
+      ...["agent-reports", "crd-deletion", "guest-marks", "guest-migrations"],
+      ...["one-protection", "guest-records"],
+    ]) {
       let policy: Json = {};
       do {
         policy = await ask("GET", `${policies}/twinrun-${name}`);
@@ -217,6 +224,22 @@ async function waitForPolicies(): Promise<void> {
         name,
       });
     }
+  });
+
+  test("each account may do what rights.txt says, and nothing else", async () => {
+    const accounts = { operator, agent: agentOf("node-a"), quorum, tenant };
+    const lines: string[] = [];
+    for (const [name, caller] of Object.entries(accounts)) {
+      for (const namespace of [systemNamespace, "twinrun-guests", shop, "kube-system"]) {
+        lines.push(`${name} in ${namespace}`, ...(await listRights(caller, namespace)).map((line) => `  ${line}`));
+      }
+    }
+    const path = join(import.meta.dirname, "rights.txt");
+    const text = `${lines.join("\n")}\n`;
+    if (process.env["UPDATE"] === "1") {
+      writeFileSync(path, text);
+    }
+    expect(text).toBe(readFileSync(path, "utf8"));
   });
 
   describe("an agent", () => {
@@ -298,7 +321,6 @@ async function waitForPolicies(): Promise<void> {
   });
 
   describe("the quorum", () => {
-    const leases = (namespace: string): string => `/apis/coordination.k8s.io/v1/namespaces/${namespace}/leases`;
     const lease = (name: string): Json => ({ apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { name } });
 
     test("keeps records in Leases of its namespace", async () => {
@@ -484,6 +506,41 @@ async function waitForPolicies(): Promise<void> {
       expectDone(await send(administrator, "PATCH", `${vms}/web-z`, run));
     });
 
+    test("lets KubeVirt make such a VirtualMachine or replica set, as a clone or a restored snapshot would be", async () => {
+      const clone = "clone a protected VirtualMachine without them (spec.template.annotationFilters";
+      expectRefused(await send(virtController, "POST", vms, { body: vm("web-clone", guestMarks) }), clone);
+      const replicas = { ...vm("web-set", guestMarks), kind: "VirtualMachineInstanceReplicaSet" };
+      expectRefused(await send(administrator, "POST", replicaSets, { body: replicas }), clone);
+      expectDone(await send(administrator, "POST", `${replicaSets}?dryRun=All`, { body: { ...replicas, spec: {} } }));
+    });
+
+    test("takes those marks for a right of every part of KubeVirt", async () => {
+      expectRefused(
+        await send(virtHandler, "POST", vmis(shop), { body: vmi("web-h", guestMarks) }),
+        "Twinrun's to write",
+      );
+      await send(operator, "POST", vmis(shop), { body: vmi("web-h", guestMarks) }).then(expectDone);
+      const patch = { body: { metadata: { annotations: { "twinrun.dev/guest": "other" } } }, type: jsonMergePatch };
+      expectRefused(await send(virtController, "PATCH", `${vmis(shop)}/web-h`, patch), "Twinrun's to write");
+      const status = { body: { status: { phase: "Running" } }, type: jsonMergePatch };
+      expectDone(await send(virtHandler, "PATCH", `${vmis(shop)}/web-h`, status));
+      expectDone(await send(administrator, "DELETE", `${vmis(shop)}/web-h`));
+    });
+
+    test("writes what undoes an adoption", async () => {
+      const says = "annotation twinrun.dev/original is Twinrun's to write";
+      const original = { "twinrun.dev/original": JSON.stringify({ template: { metadata: guestMarks } }) };
+      const made = { ...vm("web-o"), metadata: { name: "web-o", annotations: original } };
+      expectRefused(await send(tenant, "POST", vms, { body: made }), rbac);
+      expectRefused(await send(administrator, "POST", vms, { body: made }), says);
+      expectDone(await send(administrator, "POST", vms, { body: vm("web-o") }));
+      const patch = { body: { metadata: { annotations: original } }, type: jsonMergePatch };
+      expectRefused(await send(administrator, "PATCH", `${vms}/web-o`, patch), says);
+      expectDone(await send(operator, "PATCH", `${vms}/web-o`, patch));
+      const run = { body: { spec: { runStrategy: "Halted" } }, type: jsonMergePatch };
+      expectDone(await send(virtController, "PATCH", `${vms}/web-o`, run));
+    });
+
     test("live-migrates a protected guest; others may be", async () => {
       const migration = (vmiName: string): Json => ({
         apiVersion: "kubevirt.io/v1",
@@ -501,15 +558,54 @@ async function waitForPolicies(): Promise<void> {
       const says = "guest shop.web is protected: delete every ProtectedVM first";
       expectRefused(await send(administrator, "DELETE", `${crds}/protectedvms.twinrun.dev`), says);
       expectRefused(await send(administrator, "DELETE", `${crds}/guestpairs.twinrun.dev`), says);
+      expectRefused(await send(administrator, "DELETE", `${crds}?dryRun=All`), says);
     });
 
-    test("deletes the quorum's record of a guest while it is protected", async () => {
-      const records = `/apis/coordination.k8s.io/v1/namespaces/${systemNamespace}/leases`;
+    test("deletes the namespaces of Twinrun then; others may be", async () => {
+      const says = "guest shop.web is protected: delete every ProtectedVM first";
+      for (const name of [systemNamespace, "twinrun-guests"]) {
+        expectRefused(await send(administrator, "DELETE", `/api/v1/namespaces/${name}`), says);
+      }
+      expectDone(await send(administrator, "DELETE", `/api/v1/namespaces/${shop}?dryRun=All`));
+    });
+
+    test("protects a VirtualMachine twice", async () => {
+      const own = `${twinrun}/namespaces/${shop}/protectedvms`;
+      const of = (name: string, machine: string): Json => ({
+        ...buildProtectedVm({ virtualMachineTemplate: undefined, virtualMachineRef: { name: machine } }),
+        metadata: { name, namespace: shop },
+      });
+      await ask("POST", own, of("one", "db"));
+      const other = { body: of("other", "db") };
+      let answer: ApiAnswer;
+      do {
+        await sleep(100); // The policy is asked with a copy of what there is.
+        answer = await send(tenant, "POST", `${own}?dryRun=All`, other);
+      } while (answer.status < 300);
+      expect(answer).toMatchObject({ status: 422 });
+      expect((answer.body as { message: string }).message).toContain(
+        "spec.virtualMachineRef.name: VirtualMachine db is protected by ProtectedVM one already: change that one, or delete it first",
+      );
+      expectDone(await send(tenant, "POST", `${own}?dryRun=All`, { body: of("other", "web") }));
+      expectDone(
+        await send(tenant, "POST", `${twinrun}/namespaces/${shop}/protectedvms?dryRun=All`, {
+          body: buildProtectedVm(),
+        }),
+      );
+      await ask("DELETE", `${own}/one`);
+    });
+
+    test("deletes or changes the quorum's record of a guest while it is protected", async () => {
+      const records = leases(systemNamespace);
       const record = (name: string, guest: string): Json =>
         inSystem({ metadata: { name, labels: { "twinrun.dev/guest": guest } } });
       await ask("POST", records, record("guest-shop.web", "shop.web"));
       await ask("POST", records, record("guest-gone", "gone"));
       expectRefused(await send(administrator, "DELETE", `${records}/guest-shop.web`), "delete its ProtectedVM instead");
+      expectRefused(await send(administrator, "DELETE", records), "delete its ProtectedVM instead");
+      const patch = { body: { metadata: { annotations: { a: "b" }, labels: null } }, type: jsonMergePatch };
+      expectRefused(await send(administrator, "PATCH", `${records}/guest-shop.web`, patch), "delete its ProtectedVM");
+      expectDone(await send(quorum, "PATCH", `${records}/guest-shop.web?dryRun=All`, patch));
       expectDone(await send(administrator, "DELETE", `${records}/guest-gone`));
       expectDone(await send(operator, "DELETE", `${records}/guest-shop.web`));
     });
@@ -596,6 +692,33 @@ async function waitForPolicies(): Promise<void> {
     expectRefused(await send(operator, "GET", `${twinrun}/protectedvms`), rbac);
   });
 });
+
+type ResourceRule = {
+  readonly verbs: readonly string[];
+  readonly apiGroups?: readonly string[];
+  readonly resources?: readonly string[];
+  readonly resourceNames?: readonly string[];
+};
+
+/** What the API server says that the caller may do, but for what everybody may: ask about himself. */
+async function listRights(caller: Caller, namespace: string): Promise<string[]> {
+  const body = { apiVersion: "authorization.k8s.io/v1", kind: "SelfSubjectRulesReview", spec: { namespace } };
+  const answer = await send(caller, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", { body });
+  expectDone(answer);
+  const { resourceRules } = (answer.body as { status: { resourceRules: readonly ResourceRule[] } }).status;
+  const lines = resourceRules.flatMap(({ verbs, apiGroups = [], resources = [], resourceNames = [] }) =>
+    apiGroups.flatMap((group) =>
+      resources
+        .filter((resource) => !resource.startsWith("selfsubject"))
+        .map((resource) => {
+          const names = resourceNames.length === 0 ? "" : ` ${resourceNames.join(",")}`;
+          return `${group === "" ? "" : `${group}/`}${resource}${names}: ${[...verbs].sort().join(" ")}`;
+        }),
+    ),
+  );
+  const own = lines.filter((line) => caller !== tenant || line.startsWith("twinrun.dev/"));
+  return [...new Set(own)].sort();
+}
 
 /** Of a key that was thrown away. */
 const certificateRequest = [
