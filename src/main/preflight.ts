@@ -1,7 +1,11 @@
 /**
  * What the chart asks of the cluster, in a pod of its own:
  *
- *   node src/main/preflight.ts uninstall          before it is removed (hook pre-delete): fails while there is a ProtectedVM
+ *   node src/main/preflight.ts uninstall [--keep-by COMMAND]
+ *                                                 before it is removed (hook pre-delete): fails while there is a ProtectedVM, and
+ *                                                 says by which command Helm takes the chart for installed again
+ *   node src/main/preflight.ts cleanup --namespace NAMESPACE --remove KIND/NAME...
+ *                                                 after it was removed (hook post-delete): what its processes made there goes
  *   node src/main/preflight.ts installation --namespace NAMESPACE [--quorum-service NAME] [--quorum HOST:PORT]... [--patience-ms MS]
  *       --cert FILE --key FILE --ca FILE          `helm test`: operator and agents are ready, every replica of the quorum
  *                                                 answers this certificate and reaches its store
@@ -13,7 +17,7 @@ import { parseArgs } from "node:util";
 import { type EndpointSlice, listQuorumEndpoints } from "../decide/quorum-endpoints.ts";
 import { Cluster } from "../kube/cluster.ts";
 import { hasKubeCode } from "../kube/kube-failure.ts";
-import { kindOf, type KubeObject } from "../kube/kube-object.ts";
+import { kindOf, type KubeObject, type ResourceKind } from "../kube/kube-object.ts";
 import { Failure } from "../lib/failure.ts";
 import { QUORUM_TIMING } from "../net/quorum-connection.ts";
 import { QuorumLink } from "../net/quorum-link.ts";
@@ -23,6 +27,8 @@ import type { Endpoint } from "../protocol/assignment.ts";
 const text = { type: "string" } as const;
 const FLAGS = {
   namespace: text,
+  "keep-by": text,
+  remove: { type: "string", multiple: true },
   "quorum-service": text,
   quorum: { type: "string", multiple: true },
   cert: text,
@@ -69,14 +75,47 @@ async function checkUninstall(flags: Flags): Promise<Finding[]> {
     return [{ isGood: true, says: "there is no ProtectedVM" }];
   }
   const names = items.map(({ metadata: { namespace = "", name } }) => `${namespace}/${name}`);
+  const keepBy = flags["keep-by"];
   const remedy =
-    "delete them first, which leaves their virtual machines running: kubectl delete protectedvms --all --namespace ...";
+    "delete them first (kubectl delete protectedvms --all --namespace ...): adopted VirtualMachines run on, guests from a " +
+    `template end${keepBy === undefined ? "" : `; to keep the chart instead: ${keepBy}`}`;
   return [
     {
       isGood: false,
       says: `ProtectedVMs are still there: ${names.slice(0, 5).join(", ")}${names.length > 5 ? ", ..." : ""}; ${remedy}`,
     },
   ];
+}
+
+const removableKinds: Readonly<Record<string, ResourceKind>> = {
+  Secret: kindOf("v1", "Secret"),
+  ConfigMap: kindOf("v1", "ConfigMap"),
+  PersistentVolumeClaim: kindOf("v1", "PersistentVolumeClaim"),
+  Lease: kindOf("coordination.k8s.io/v1", "Lease"),
+};
+
+/** What is not there is as good as removed. */
+async function cleanUp(flags: Flags): Promise<Finding[]> {
+  const { namespace, remove = [] } = flags;
+  if (namespace === undefined) {
+    throw new UsageFailure({ code: "BadFlag" }, "cleanup needs --namespace");
+  }
+  const cluster = openCluster(flags);
+  const refs = remove.map((given) => {
+    const [of = "", name = ""] = given.split("/");
+    const kind = removableKinds[of];
+    if (kind === undefined || name === "") {
+      throw new UsageFailure(
+        { code: "BadFlag" },
+        `--remove ${given} is no KIND/NAME of ${Object.keys(removableKinds).join(", ")}`,
+      );
+    }
+    return { kind, namespace, name };
+  });
+  for (const ref of refs) {
+    await cluster.remove(ref);
+  }
+  return [{ isGood: true, says: `removed ${remove.join(", ")}` }];
 }
 
 async function checkInstallation(flags: Flags): Promise<Finding[]> {
@@ -171,10 +210,15 @@ async function check(): Promise<Finding[]> {
   switch (positionals.join(" ")) {
     case "uninstall":
       return await checkUninstall(values);
+    case "cleanup":
+      return await cleanUp(values);
     case "installation":
       return await checkInstallation(values);
     default:
-      throw new UsageFailure({ code: "BadFlag" }, "usage: node src/main/preflight.ts uninstall | installation FLAG...");
+      throw new UsageFailure(
+        { code: "BadFlag" },
+        "usage: node src/main/preflight.ts uninstall | cleanup FLAG... | installation FLAG...",
+      );
   }
 }
 

@@ -78,6 +78,7 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
       "DaemonSet twinrun-agent",
       "Deployment twinrun-operator",
       "Deployment twinrun-quorum",
+      "Job twinrun-cleanup",
       "Job twinrun-uninstall",
       "Pod twinrun-test",
       "StatefulSet twinrun-etcd-0",

@@ -39,8 +39,16 @@ export type PlatformOptions = {
 
 export const systemNamespace = "twinrun";
 export const tenantNamespace = "shop";
-const chart = join(import.meta.dirname, "../../charts/twinrun");
+export const chart = join(import.meta.dirname, "../../charts/twinrun");
 const pollMs = 100;
+
+/** Of the chart on the lab. */
+export function chartValues(store: PlatformOptions["store"]): {
+  readonly quorum: { readonly store: string; readonly etcd: object };
+} {
+  const [repository = "", tag = ""] = etcdImage.split(/:(?=[^:]*$)/);
+  return { quorum: { store, etcd: { image: { repository, tag }, storageClassName: "lab-local" } } };
+}
 
 /** Resolves when everything of Twinrun is ready. */
 export async function startPlatform(options: PlatformOptions): Promise<Platform> {
@@ -91,19 +99,19 @@ export class Installation {
 
   /** Installs the chart, or upgrades it, and waits for everything of Twinrun. */
   async installChart(values: object, say: (line: string) => void): Promise<void> {
-    await this.helm(["upgrade", "--install", "twinrun", chart], values);
+    await this.helm(["upgrade", "--install", "twinrun", chart, "--create-namespace"], values);
     await this.#waitForPods(say);
   }
 
-  /** Runs Helm in the system namespace; throws what it said when it failed. */
-  async helm(command: readonly string[], values: object = {}): Promise<string> {
+  /** Runs Helm in the system namespace, with values where the command takes any; throws what it said when it failed. */
+  async helm(command: readonly string[], values?: object): Promise<string> {
     const program = present(requirePrograms(["helm"]).get("helm"), "helm");
     const directory = mkdtempSync(join(tmpdir(), "twinrun-helm-"));
     try {
       const path = join(directory, "values.json");
-      writeFileSync(path, JSON.stringify(values));
-      const place = ["--kubeconfig", this.kubeconfigPath, "--namespace", systemNamespace, "--create-namespace"];
-      const args = [...command, ...place, "--values", path];
+      writeFileSync(path, JSON.stringify(values ?? {}));
+      const place = ["--kubeconfig", this.kubeconfigPath, "--namespace", systemNamespace];
+      const args = [...command, ...place, ...(values === undefined ? [] : ["--values", path])];
       return await collectOutput(
         spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] }),
         ["helm", ...args],
@@ -206,10 +214,8 @@ export class Platform extends Installation {
       metadata: { name: "lan", namespace: tenantNamespace },
       spec: { config: JSON.stringify({ cniVersion: "0.3.1", type: "bridge", bridge: lanBridge }) },
     } as KubeObject);
-    const [repository = "", tag = ""] = etcdImage.split(/:(?=[^:]*$)/);
-    const etcd = { image: { repository, tag }, storageClassName: "lab-local" };
     say(`helm install twinrun, quorum store ${store}`);
-    await this.installChart({ quorum: { store, etcd } }, say);
+    await this.installChart(chartValues(store), say);
   }
 }
 

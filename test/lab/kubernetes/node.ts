@@ -44,7 +44,7 @@ const patienceMs = 120_000;
 
 type Running = { readonly record: LabRecord; readonly init: ChildProcess; readonly initPid?: number };
 
-const containerdSocket = "/run/containerd/containerd.sock";
+export const containerdSocket = "/run/containerd/containerd.sock";
 
 /** It has no power until {@link boot}. Its network is the caller's to make before that, and to remove after {@link kill}. */
 export class LabNode {
