@@ -37,9 +37,11 @@ export function buildReportedSide(node: string, report: EngineReport): StatusSid
   return JSON.parse(JSON.stringify(side)) as StatusSide;
 }
 
+const reported = buildReportedSide("node-a", buildReport());
 const [primary, standby] = [
   {
-    ...buildReportedSide("node-a", buildReport()),
+    ...reported,
+    conditions: reported.conditions.map((condition) => ({ ...condition, observedGeneration: 1 })),
     lastTakeover: { cause: "silent", at, durationMs: 580, term: 2, epoch: 9 },
   },
   buildReportedSide("node-b", buildReport({ role: "standby", primaryNode: "", lagMs: null, takeoversCount: 0 })),
@@ -53,6 +55,22 @@ export const guestPairRows: ResourceRows = {
   taken: [
     { when: "a new pair", object: buildGuestPair() },
     { when: "a guest without disks", object: buildGuestPair({ disks: [] }) },
+    {
+      when: "several links and disks",
+      object: buildGuestPair({
+        sides: ["node-a", "node-b"].map((node) =>
+          buildSide(node, { links: ["fast", "slow"].map((name) => ({ name, host: `${name}.${node}.example` })) }),
+        ),
+        disks: ["system", "data"],
+      }),
+    },
+    {
+      when: "a contract of its own",
+      object: buildGuestPair({
+        checkpoint: { maxAddedLatencyMs: 20, minIntervalMs: 10, maxIntervalMs: 100 },
+        failover: { detectionTimeoutMs: 300 },
+      }),
+    },
     { when: "a pair that is given up", object: buildGuestPair({ intent: "Release" }) },
     {
       when: "a side that waits for its QEMU",
@@ -76,6 +94,20 @@ export const guestPairRows: ResourceRows = {
     { when: "two sides on one node", spec: { sides: [a, a] }, path: "spec.sides" },
     { when: "a disk twice", spec: { disks: ["system", "system"] }, path: "spec.disks" },
     { when: "an intent that is none", spec: { intent: "Forget" }, path: "spec.intent" },
+    { when: "three sides", spec: { sides: [a, buildSide("node-b"), buildSide("node-c")] }, path: "spec.sides" },
+    {
+      when: "a side without its instance",
+      spec: { sides: [{ ...a, vmi: undefined }, buildSide("node-b")] },
+      path: "spec.sides[0].vmi",
+    },
+    { when: "a port of 0", spec: { port: 0 }, path: "spec.port" },
+    { when: "no disks", spec: { disks: undefined }, path: "spec.disks" },
+    { when: "a role that is none", status: { sides: [{ ...primary, role: "owner" }] }, path: "status.sides[0].role" },
+    {
+      when: "an output that is none",
+      status: { sides: [{ ...primary, outputMode: "ajar" }] },
+      path: "status.sides[0].outputMode",
+    },
     {
       when: "different links",
       spec: { sides: [a, buildSide("node-b", { links: [{ name: "other", host: "h" }] })] },

@@ -34,7 +34,55 @@ export const protectedVmRows: ResourceRows = {
       object: buildProtectedVm({
         storage: {
           first: { storageClassName: "fast-a", sizePolicy: "Request" },
-          second: { storageClassName: "fast-b", accessModes: ["ReadWriteOncePod"] },
+          second: { storageClassName: "fast-b", accessModes: ["ReadWriteOncePod"], sizePolicy: "Capacity" },
+        },
+      }),
+    },
+    {
+      when: "a template with volumes, labels and annotations",
+      object: buildProtectedVm({
+        virtualMachineRef: undefined,
+        virtualMachineTemplate: {
+          spec: {
+            dataVolumeTemplates: [{ metadata: { name: "system" }, spec: { source: { blank: {} } } }],
+            template: {
+              metadata: { labels: { app: "web" }, annotations: { note: "mine" }, creationTimestamp: null },
+              spec: {
+                domain: { devices: { hostDevices: [], disks: [{ name: "system" }] }, cpu: { cores: 2 } },
+                volumes: [{ name: "system", dataVolume: { name: "system" } }],
+              },
+            },
+          },
+        },
+      }),
+    },
+    {
+      when: "a selector of several labels",
+      object: buildProtectedVm({ placement: { nodeSelector: { "kubernetes.io/os": "linux", zone: "a" } } }),
+    },
+    {
+      when: "the longest names of nodes",
+      object: buildProtectedVm({ placement: { nodes: ["a".repeat(63), "b.c-d"] } }),
+    },
+    {
+      when: "the narrowest contract",
+      object: buildProtectedVm({
+        checkpoint: { maxAddedLatencyMs: 1, minIntervalMs: 1, maxIntervalMs: 1 },
+        failover: { detectionTimeoutMs: 50, reprotect: "Manual" },
+      }),
+    },
+    {
+      when: "the widest contract",
+      object: buildProtectedVm({
+        checkpoint: { maxAddedLatencyMs: 60_000, minIntervalMs: 60_000, maxIntervalMs: 60_000 },
+        failover: { detectionTimeoutMs: 60_000, reprotect: "Automatic" },
+      }),
+    },
+    {
+      when: "every access mode that can be written",
+      object: buildProtectedVm({
+        storage: {
+          first: { accessModes: ["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"], sizePolicy: "Capacity" },
         },
       }),
     },
@@ -46,7 +94,9 @@ export const protectedVmRows: ResourceRows = {
         {
           observedGeneration: 3,
           conditions,
+          guest: "web-0a1b2c3d",
           term: 2,
+          standby: { node: "node-a", vmi: { namespace: "twinrun-guests", name: "web-a" } },
           primary: { node: "node-b", vmi: { namespace: "shop", name: "web-b" } },
           checkpoint: {
             perSecond: 19.6,
@@ -156,6 +206,79 @@ export const protectedVmRows: ResourceRows = {
       when: "an unknown answer to a loss",
       spec: { failover: { reprotect: "Never" } },
       path: "spec.failover.reprotect",
+    },
+    { when: "a mode that is a number", spec: { mode: 1 }, path: "spec.mode" },
+    {
+      when: "a name that no object has",
+      spec: { virtualMachineRef: { name: "Web_1" } },
+      path: "spec.virtualMachineRef.name",
+    },
+    { when: "an empty name", spec: { virtualMachineRef: { name: "" } }, path: "spec.virtualMachineRef.name" },
+    { when: "nodes as a text", spec: { placement: { nodes: "a,b" } }, path: "spec.placement.nodes" },
+    {
+      when: "a node of too long a name",
+      spec: { placement: { nodes: ["a", "b".repeat(64)] } },
+      path: "spec.placement.nodes[1]",
+    },
+    {
+      when: "a label that is no text",
+      spec: { placement: { nodeSelector: { a: true } } },
+      path: "spec.placement.nodeSelector.a",
+    },
+    {
+      when: "a policy of sizes that is none",
+      spec: { storage: { second: { sizePolicy: "Double" } } },
+      path: "spec.storage.second.sizePolicy",
+    },
+    {
+      when: "a class that no object can be",
+      spec: { storage: { first: { storageClassName: "Fast" } } },
+      path: "spec.storage.first.storageClassName",
+    },
+    { when: "storage that is a list", spec: { storage: [] }, path: "spec.storage" },
+    {
+      when: "a latency of over a minute",
+      spec: { checkpoint: { maxAddedLatencyMs: 60_001 } },
+      path: "spec.checkpoint.maxAddedLatencyMs",
+    },
+    {
+      when: "an interval that is a text",
+      spec: { checkpoint: { maxIntervalMs: "1s" } },
+      path: "spec.checkpoint.maxIntervalMs",
+    },
+    {
+      when: "a shortest interval of 0",
+      spec: { checkpoint: { minIntervalMs: 0 } },
+      path: "spec.checkpoint.minIntervalMs",
+    },
+    {
+      when: "a detection time of over a minute",
+      spec: { failover: { detectionTimeoutMs: 60_001 } },
+      path: "spec.failover.detectionTimeoutMs",
+    },
+    {
+      when: "annotations of the template that are no texts",
+      spec: {
+        virtualMachineRef: undefined,
+        virtualMachineTemplate: { spec: { template: { metadata: { annotations: { a: 1 } }, spec: { domain: {} } } } },
+      },
+      path: "spec.virtualMachineTemplate.spec.template.metadata.annotations.a",
+    },
+    {
+      when: "a template without the machine",
+      spec: { virtualMachineRef: undefined, virtualMachineTemplate: { spec: {} } },
+      path: "spec.virtualMachineTemplate.spec.template",
+    },
+    { when: "a term below 0", status: { term: -1 }, path: "status.term" },
+    {
+      when: "more than all of a disk",
+      status: { disks: [{ name: "system", syncPercent: 101 }] },
+      path: "status.disks[0].syncPercent",
+    },
+    {
+      when: "a failover at no time",
+      status: { lastFailover: { cause: "x", at: "yesterday", epoch: 1 } },
+      path: "status.lastFailover.at",
     },
     { when: "a condition twice", status: { conditions: [...conditions, ...conditions] }, path: "status.conditions" },
   ],

@@ -11,6 +11,7 @@ import { customResources } from "../../../src/api/custom-resources.ts";
 import { guestPairResource, parseGuestPair } from "../../../src/api/guest-pair.ts";
 import { parseProtectedVm, protectedVmResource } from "../../../src/api/protected-vm.ts";
 import { parseSplitSitePair, splitSitePairResource } from "../../../src/api/split-site-pair.ts";
+import { encodeStructural } from "../../../src/api/structural.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { buildReport } from "../../build/engine-report.ts";
 import { buildReportedSide, guestPairRows } from "../../build/guest-pair-rows.ts";
@@ -77,6 +78,38 @@ const kinds = [
       });
     },
   );
+
+  test("is asked about enough: 60 bad objects, 20 good ones, and in these every field there is", () => {
+    const bad = kinds.flatMap(({ rows }) => [
+      ...rows.refused,
+      ...rows.changes.filter(({ refused }) => refused !== undefined),
+    ]);
+    expect(bad.length).toBeGreaterThanOrEqual(60);
+    expect(kinds.flatMap(({ rows }) => rows.taken).length).toBeGreaterThanOrEqual(20);
+    for (const { resource, rows } of kinds) {
+      const { spec, status } = resource;
+      const fields = listFields({ properties: { spec: encodeStructural(spec), status: encodeStructural(status) } });
+      const given = new Set(rows.taken.flatMap(({ object }) => listGiven(object)));
+      // A probe may only be left out.
+      const missing = fields.filter((field) => !given.has(field) && !field.endsWith(".livenessProbe"));
+      expect(missing).toEqual([]);
+    }
+  });
+
+  test("fills in what is left out as kubectl explain says", async () => {
+    const path = collectionOf(protectedVmResource);
+    const filled = await expectStatus(201, "POST", `${path}?dryRun=All`, buildProtectedVm());
+    const side = { accessModes: ["ReadWriteOnce"], sizePolicy: "Capacity" };
+    expect(filled["spec"]).toEqual({
+      mode: "FaultTolerant",
+      virtualMachineRef: { name: "web" },
+      placement: { nodes: ["node-a", "node-b"] },
+      storage: { first: side, second: side },
+      checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1_000 },
+      failover: { detectionTimeoutMs: 500, reprotect: "Automatic" },
+    });
+    expect(kubectl("explain", "protectedvm.spec.checkpoint.maxAddedLatencyMs")).toContain("in milliseconds");
+  });
 
   describe.each(kinds)("of a $kind takes", ({ resource, parse, rows }) => {
     test.each(rows.taken)("$when, and makes the same of it as zod", async ({ object }) => {
@@ -167,7 +200,7 @@ const kinds = [
         ];
         const vmTable = [
           ["NAME", "MODE", "READY", "REASON", "PRIMARY", "STANDBY", "AGE", "IN-SYNC", "TERM", "LATENCY-P99"],
-          ["web", "FaultTolerant", "True", "Protected", "node-b", "", age, "", "2", "21.5"],
+          ["web", "FaultTolerant", "True", "Protected", "node-b", "node-a", age, "", "2", "21.5"],
         ];
         for (const name of ["guestpairs", ...guestPairResource.shortNames]) {
           expect(readTable("get", name)).toEqual(pairTable);
@@ -253,6 +286,28 @@ async function withStored<T>(
 
 async function writeStatus(resource: CustomResource, stored: Stored, status: Json): Promise<void> {
   await expectStatus(200, "PUT", `${pathOf(resource, stored.metadata)}/status`, { ...stored, status });
+}
+
+type SchemaPart = { readonly [keyword: string]: unknown };
+
+/** Paths of all properties below, items of lists as the list. Where anything may be, nothing is listed. */
+function listFields(schema: SchemaPart, path = ""): string[] {
+  const items = schema["items"] as SchemaPart | undefined;
+  const own = Object.entries((schema["properties"] ?? {}) as Readonly<Record<string, SchemaPart>>);
+  return [
+    ...(items === undefined ? [] : listFields(items, path)),
+    ...own.flatMap(([name, child]) => [`${path}.${name}`, ...listFields(child, `${path}.${name}`)]),
+  ];
+}
+
+function listGiven(value: unknown, path = ""): string[] {
+  if (Array.isArray(value)) {
+    return value.flatMap((item: unknown) => listGiven(item, path));
+  }
+  const entries = typeof value === "object" && value !== null ? Object.entries(value) : [];
+  return entries.flatMap(([name, child]) =>
+    child === undefined ? [] : [`${path}.${name}`, ...listGiven(child, `${path}.${name}`)],
+  );
 }
 
 const findTaken = (wanted: string): ResourceObject =>
