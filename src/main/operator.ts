@@ -65,7 +65,9 @@ async function work(flags: OperatorFlags, log: ProcessLog): Promise<number> {
   const pass = openFailPoints(process.env, () => {
     process.kill(process.pid, "SIGKILL");
   });
-  const operator = new Operator({ cluster, settings: flags.settings, identity: flags.identity, pass, log });
+  const { settings, identity } = flags;
+  const usesCertManager = flags.authority === "cert-manager";
+  const operator = new Operator({ cluster, settings, usesCertManager, identity, pass, log });
   const stopping = new AbortController();
   const stop = (signal: string): void => {
     log.info({ signal }, "operator stops");

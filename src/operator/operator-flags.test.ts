@@ -13,6 +13,7 @@ describe("the operator's flags", () => {
         hookMode: "Sidecar",
         ports: { low: 7_100, high: 8_099 },
       },
+      authority: "operator",
       identity: "operator-0",
       kubeconfig: undefined,
       health: undefined,

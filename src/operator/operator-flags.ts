@@ -8,6 +8,8 @@ import { type Address } from "./operator-endpoint.ts";
 
 export type OperatorFlags = {
   readonly settings: OperatorSettings;
+  /** Who makes the authorities of the installation. */
+  readonly authority: Authority;
   readonly identity: string;
   readonly kubeconfig: string | undefined;
   readonly health: Address | undefined;
@@ -18,10 +20,13 @@ export type OperatorFlags = {
 
 export class FlagFailure extends Failure<{ readonly code: "BadFlag"; readonly flag: string }> {}
 
+const AUTHORITIES = ["operator", "cert-manager"] as const;
+export type Authority = (typeof AUTHORITIES)[number];
 const HOOK_MODES: readonly HookMode[] = ["Sidecar", "NetworkBinding"];
 
 export const OPERATOR_USAGE = `usage: node src/main/operator.ts --namespace NAMESPACE --identity NAME --hook-image IMAGE
     [--guests-namespace NAMESPACE] [--hook-mode ${HOOK_MODES.join("|")}] [--ports LOW-HIGH] [--kubeconfig FILE]
+    [--authority ${AUTHORITIES.join("|")}]
     [--health HOST:PORT] [--metrics HOST:PORT [--cert FILE --key FILE --ca FILE]] [--log-level ${LOG_LEVELS.join("|")}]`;
 
 const TEXT = { type: "string" } as const;
@@ -32,6 +37,7 @@ const OPTIONS = {
   "guests-namespace": TEXT,
   "hook-mode": TEXT,
   ports: TEXT,
+  authority: TEXT,
   kubeconfig: TEXT,
   health: TEXT,
   metrics: TEXT,
@@ -62,6 +68,7 @@ export function parseOperatorFlags(args: readonly string[]): OperatorFlags {
       hookMode: parseChoice(values, "hook-mode", HOOK_MODES),
       ports: parsePorts(values.ports ?? "7100-8099"),
     },
+    authority: parseChoice(values, "authority", AUTHORITIES),
     identity: required(values, "identity"),
     kubeconfig: values.kubeconfig,
     health: parseAddress(values, "health"),

@@ -19,6 +19,8 @@ import { SplitSitePairReconciler } from "./split-site-pair-reconciler.ts";
 export type OperatorOptions = {
   readonly cluster: Cluster;
   readonly settings: OperatorSettings;
+  /** Whether cert-manager makes the authorities of the installation. */
+  readonly usesCertManager: boolean;
   /** Different for every process that ever ran. */
   readonly identity: string;
   /** Called after every action, by its tag. */
@@ -81,7 +83,7 @@ export class Operator {
   }
 
   async #lead(leadership: Leadership): Promise<void> {
-    const { cluster, settings, identity, log, pass } = this.#options;
+    const { cluster, settings, usesCertManager, identity, log, pass } = this.#options;
     const events = new EventRecorder({ cluster, controller: "twinrun.dev/operator", instance: identity, log });
     const view = new KubeProtectedVmCluster({
       ...{ cluster, caches: this.#caches, events, settings },
@@ -110,7 +112,9 @@ export class Operator {
     addAll();
     const resync = setInterval(addAll, RESYNC_MS);
     queue.start();
-    const certificates = startCertificates(cluster, { namespace: settings.namespace, log });
+    const certificates = startCertificates(cluster, {
+      ...{ namespace: settings.namespace, isOfCertManager: usesCertManager, log },
+    });
     const sitesQueue = this.#startSites(() => leadership.isCertain());
     const rolling = keepRollingEtcd({ cluster, namespace: settings.namespace, log, signal: leadership.signal });
     await new Promise<void>((resolve) => {

@@ -65,6 +65,7 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
     ["a standard that is none", { guests: { podSecurity: "open" } }, "/guests/podSecurity"],
     ["a relative directory", { agent: { stateDirectory: "var" } }, "/agent/stateDirectory"],
     ["a mode of the hook that is none", { hook: { mode: "Webhook" } }, "/hook/mode"],
+    ["a duration without its unit", { certManager: { duration: "10" } }, "/certManager/duration"],
     ["a log level that is none", { agent: { logLevel: "loud" } }, "/agent/logLevel"],
   ])("refuses %s and names it", (_when, values, place) => {
     const { status, stderr } = templateChart(values);
@@ -134,6 +135,39 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
       (arg) => /^--([a-z-]+)=/.exec(arg)?.[1],
     );
     expect(flags.filter((flag) => !new RegExp(`^  "?${flag ?? "none"}"?: (text|[{])`, "m").test(known))).toEqual([]);
+  });
+
+  test("leaves authorities to cert-manager where that is wanted", () => {
+    const kinds = (values: Json): string[] =>
+      ofKind(renderChart(values), "Certificate").map(
+        ({ metadata, spec }) => `${metadata.name} ${String(spec?.["isCA"])}`,
+      );
+    expect(kinds({})).toEqual([]);
+    expect(kinds({ certManager: { enabled: true } })).toEqual(["twinrun-ca true", "twinrun-etcd-ca true"]);
+    expect(kinds({ certManager: { enabled: true }, quorum: { store: "lease" } })).toEqual(["twinrun-ca true"]);
+    const { containers } = findPodSpec(renderChart({ certManager: { enabled: true } }), "Deployment twinrun-operator");
+    expect(containers[0]?.args).toContain("--authority=cert-manager");
+  });
+
+  test("lets in what its processes listen for, and nothing else", () => {
+    const objects = renderChart();
+    const listening = listPodSpecs(objects)
+      .filter(({ spec }) => spec["hostNetwork"] !== true)
+      .flatMap(({ name, spec }) =>
+        spec.containers.flatMap(({ args = [], command = [] }) =>
+          [...args, ...command].flatMap((each) => {
+            const port = /^--(?:listen[a-z-]*|health|metrics)=(?:https:[/][/])?0[.]0[.]0[.]0:([0-9]+)$/.exec(each)?.[1];
+            return port === undefined ? [] : [`${/(operator|quorum|etcd)/.exec(name)?.[1] ?? name} ${port}`];
+          }),
+        ),
+      );
+    const letIn = ofKind(objects, "NetworkPolicy").flatMap(({ metadata, spec }) =>
+      (spec?.["ingress"] as { readonly ports: readonly { readonly port: number }[] }[]).flatMap(({ ports }) =>
+        ports.map(({ port }) => `${metadata.name.replace("twinrun-", "")} ${port}`),
+      ),
+    );
+    expect([...new Set(letIn)].sort()).toEqual([...new Set(listening)].sort());
+    expect(letIn.length).toBeGreaterThanOrEqual(5);
   });
 
   test("bounds the memory of everything that is not a guest's", () => {

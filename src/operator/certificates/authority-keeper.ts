@@ -17,6 +17,7 @@ import { makeAuthority, makeCertificate, nameAuthority, type PemPair } from "../
 import { type Log } from "../../telemetry/log.ts";
 import {
   type Authority,
+  AuthorityFailure,
   type AuthorityPair,
   decodeAuthority,
   encodeAuthority,
@@ -45,6 +46,8 @@ export type AuthorityKeeperOptions = {
   readonly secret: string;
   /** A ConfigMap with the bundle as ca.crt, for those who may read no Secret. */
   readonly configMap?: string | undefined;
+  /** Whether nobody but cert-manager makes the authority. */
+  readonly isOfCertManager?: boolean | undefined;
   readonly timing: CertificateTiming;
   readonly nowMs: () => number;
   readonly log: Log;
@@ -103,12 +106,22 @@ export class AuthorityKeeper {
     if (action === "none") {
       return authority;
     }
+    if (action === "create") {
+      this.#assertOwn(name);
+    }
     log.info({ secret: name, action }, "the authority changes");
     if (action === "create") {
       return this.#store(await this.#makeFirst());
     }
     const changed = await this.#change(present(authority, "an authority to change"), action);
     return this.#store(changed, secret?.metadata.resourceVersion);
+  }
+
+  #assertOwn(name: string): void {
+    if (this.#options.isOfCertManager === true) {
+      const says = `cert-manager is to make Secret ${name}: kubectl describe certificates --namespace ${this.#options.namespace}`;
+      throw new AuthorityFailure({ code: "AuthorityMissing", secret: name }, says);
+    }
   }
 
   async #viewAuthority(authority: Authority | undefined): Promise<AuthorityState> {

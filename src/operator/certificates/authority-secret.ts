@@ -30,7 +30,10 @@ export type Authority = {
   readonly isRotationAsked: boolean;
 };
 
-export class AuthorityFailure extends Failure<{ readonly code: "AuthorityDamaged"; readonly secret: string }> {}
+export class AuthorityFailure extends Failure<{
+  readonly code: "AuthorityDamaged" | "AuthorityMissing";
+  readonly secret: string;
+}> {}
 
 const signingSince = "twinrun.dev/signing-since";
 const rotate = "twinrun.dev/rotate-authority";

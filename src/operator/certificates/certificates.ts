@@ -22,6 +22,8 @@ export type CertificatesOptions = {
   readonly namespace: string;
   /** The name of the agents' service account in that namespace. */
   readonly agentAccount?: string | undefined;
+  /** Whether the authorities are made and renewed by cert-manager, and not here. */
+  readonly isOfCertManager?: boolean | undefined;
   readonly log: Log;
   readonly timing?: Partial<CertificateTiming & { readonly checkEveryMs: number }> | undefined;
   readonly nowMs?: (() => number) | undefined;
@@ -60,9 +62,9 @@ const leaves: readonly LeafSecret[] = [
 ];
 
 export function startCertificates(cluster: CertificatesCluster, options: CertificatesOptions): Certificates {
-  const { namespace, log, nowMs = Date.now, agentAccount = AGENT_ACCOUNT } = options;
+  const { namespace, log, nowMs = Date.now, agentAccount = AGENT_ACCOUNT, isOfCertManager } = options;
   const timing = { ...defaultTiming, ...options.timing };
-  const shared = { namespace, nowMs, log };
+  const shared = { namespace, nowMs, log, isOfCertManager };
   const own = new AuthorityKeeper(cluster, { ...shared, secret: CA_NAME, configMap: CA_NAME, timing });
   // Published nowhere, so no successor ever begins to sign.
   const etcdTiming = { ...timing, authorityMs: etcdAuthorityMs };

@@ -13,7 +13,7 @@ import { kindOf, type KubeObject } from "../../../src/kube/kube-object.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { isIssuedBy, readCertificate, readCertificates } from "../../../src/net/certificate.ts";
 import { CertificateDirectory } from "../../../src/net/certificate-directory.ts";
-import { makeRequest } from "../../../src/net/pki.ts";
+import { makeAuthority, makeRequest } from "../../../src/net/pki.ts";
 import { connectSecurely } from "../../../src/net/secure-connect.ts";
 import { SecureListener } from "../../../src/net/secure-listener.ts";
 import { TlsCredentials } from "../../../src/net/tls.ts";
@@ -397,6 +397,22 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("certificates on 
       expect(readCertificates(await readBundle()).length).toBe(2);
       const annotations = (await readSecret("twinrun-ca"))?.metadata.annotations ?? {};
       expect(annotations["twinrun.dev/rotate-authority"]).toBeUndefined();
+    });
+
+    test("is waited for where cert-manager is to make it", async () => {
+      const started = startOperator({ isOfCertManager: true });
+      await expect(started.keep()).rejects.toThrow("cert-manager is to make Secret twinrun-ca");
+      expect(await readSecret("twinrun-ca")).toBeUndefined();
+      const { certPem, keyPem } = await makeAuthority("twinrun-ca", 30 * 86_400);
+      const data = { "tls.crt": certPem, "tls.key": keyPem, "ca.crt": certPem };
+      await create(plane, `/api/v1/namespaces/${namespace}/secrets`, {
+        metadata: { name: "twinrun-ca", annotations: { "cert-manager.io/certificate-name": "twinrun-ca" } },
+        type: "kubernetes.io/tls",
+        stringData: data,
+      });
+      await started.keep();
+      expect(isIssuedBy(textOf(await readSecret("twinrun-quorum-tls"), "tls.crt"), certPem)).toBe(true);
+      expect(textOf(await readSecret("twinrun-ca"), "tls.crt")).toBe(certPem);
     });
 
     test("of cert-manager's making signs, and stays as it is", async () => {
