@@ -4,6 +4,8 @@
  * meanwhile, and one client counts that never reconnects.
  */
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { kindOf, type KubeObject, type ResourceKind } from "../../src/kube/kube-object.ts";
 import { type Client, startClient } from "../lab/clients/client-process.ts";
@@ -209,6 +211,23 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
   );
 
   test(
+    "a pod of a tenant gets nothing from any port of Twinrun, with no certificate, its own or a stolen one",
+    async () => {
+      const targets = await listPorts(platform, guest);
+      const said = await knock(platform, targets);
+      say(said);
+      const answers = said.split("\n").map((line) => /^(\S+) ([^:]+): (.*)$/.exec(line)?.slice(1) ?? []);
+      expect(answers.length).toBe(targets.length * 4);
+      // A node's certificate is good for what is every node's, and for nothing of a guest that it is no side of.
+      const isMeant = (name = "", way = ""): boolean =>
+        way === "certificate of another node" && name.endsWith("-metrics");
+      const given = answers.filter(([name, way, what]) => what !== "0 bytes" && !isMeant(name, way));
+      expect(given).toEqual([]);
+    },
+    stepMsMax,
+  );
+
+  test(
     "an upgrade replaces every pod, and the client sees nothing",
     async () => {
       const [image, hook] = [await nameByDigest(platform, twinrunImage), await nameByDigest(platform, hookImage)];
@@ -283,6 +302,65 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
     stepMsMax,
   );
 });
+
+type Place = KubeObject & {
+  readonly spec?: { readonly clusterIP?: string; readonly port?: number };
+  readonly status?: {
+    readonly podIP?: string;
+    readonly addresses?: readonly { readonly type: string; readonly address: string }[];
+  };
+};
+
+/** `NAME=HOST:PORT` of everything that listens for Twinrun's own. */
+async function listPorts(platform: Platform, name: string): Promise<string[]> {
+  const list = async (apiVersion: string, kind: string, labelSelector?: string): Promise<readonly Place[]> => {
+    const namespace = kind === "Node" ? undefined : systemNamespace;
+    return (await platform.cluster.list<Place>(kindOf(apiVersion, kind), { namespace, labelSelector })).items;
+  };
+  const component = (of: string): string => `app.kubernetes.io/component=${of}`;
+  const vm = await platform.readProtectedVm(name);
+  const pair = (await list("twinrun.dev/v1alpha1", "GuestPair")).find(
+    ({ metadata }) => metadata.name === vm?.status?.guest,
+  );
+  const node = (await list("v1", "Node")).find(({ metadata }) => metadata.name === vm?.status?.standby?.node);
+  const nodeAddress = node?.status?.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "";
+  const [quorum] = await list("v1", "Pod", component("quorum"));
+  const [operator] = await list("v1", "Pod", component("operator"));
+  const [etcd] = await list("v1", "Service", component("etcd"));
+  return [
+    `heartbeat=${nodeAddress}:7001`,
+    `agent-metrics=${nodeAddress}:9443`,
+    `engine=${nodeAddress}:${pair?.spec?.port ?? 0}`,
+    `quorum=${quorum?.status?.podIP ?? ""}:7000`,
+    `operator-metrics=${operator?.status?.podIP ?? ""}:9443`,
+    `etcd-clients=${etcd?.spec?.clusterIP ?? ""}:2379`,
+    `etcd-peers=${etcd?.spec?.clusterIP ?? ""}:2380`,
+  ];
+}
+
+/** In a pod of the tenant's, with the certificate of node-c, which is no side of the guest. */
+async function knock(platform: Platform, targets: readonly string[]): Promise<string> {
+  const script = readFileSync(join(import.meta.dirname, "knock.ts"), "utf8");
+  const stolen = async (file: string): Promise<string> =>
+    await platform.lab.nodeExec("node-c", ["sh", "-c", `cat /var/lib/twinrun/pki/current/${file}`]);
+  const env = [
+    { name: "CERT", value: await stolen("tls.crt") },
+    { name: "KEY", value: await stolen("tls.key") },
+  ];
+  const args = ["--input-type=module-typescript", "--eval", script, "--", ...targets];
+  const ref = { kind: pods, namespace: tenantNamespace, name: "knock" };
+  await platform.cluster.create({
+    ...{ apiVersion: "v1", kind: "Pod", metadata: { name: ref.name, namespace: tenantNamespace } },
+    spec: { restartPolicy: "Never", containers: [{ name: "knock", image: twinrunImage, args, env }] },
+  } as KubeObject);
+  for (;;) {
+    const phase = (await platform.cluster.read<Pod>(ref))?.status?.phase ?? "";
+    if (["Succeeded", "Failed"].includes(phase)) {
+      return (await platform.cluster.readText(ref, "log", {})).trim();
+    }
+    await sleep(500);
+  }
+}
 
 /** By group and version. */
 const namespacedPlurals: Readonly<Record<string, readonly string[]>> = {
