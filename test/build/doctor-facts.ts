@@ -1,4 +1,5 @@
 /** What doctor looks at, for tests: a cluster in which nothing is wrong; each test spreads one difference. */
+import { customResources } from "../../src/api/custom-resources.ts";
 import { type ClusterFacts, type GuestFacts } from "../../src/cli/facts.ts";
 import {
   known,
@@ -95,7 +96,7 @@ export function buildClusterFacts(difference: Partial<ClusterFacts> = {}): Clust
   return {
     ...{ nowMs, ownVersion: "0.1.0", systemNamespace: "twinrun" },
     kubernetesVersion: known("v1.34.4"),
-    resources: known(new Set(["protectedvms.twinrun.dev", "guestpairs.twinrun.dev"])),
+    resources: known(new Set(customResources.map(({ plural }) => `${plural}.twinrun.dev`))),
     kubevirts: known([calmKubeVirt]),
     workloads: known(calmWorkloads),
     pods: known(nodes.flatMap((node) => [buildPod("agent", node), buildPod("quorum", node)])),

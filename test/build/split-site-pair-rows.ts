@@ -23,7 +23,13 @@ export const splitSitePairRows: ResourceRows = {
       when: "a status",
       object: buildSplitSitePair(
         {},
-        { observedGeneration: 1, conditions: [condition], sites, guestsCount: 3, roundTripMs: 4.5 },
+        {
+          observedGeneration: 1,
+          conditions: [{ ...condition, observedGeneration: 1 }],
+          sites,
+          guestsCount: 3,
+          roundTripMs: 4.5,
+        },
       ),
     },
   ],
