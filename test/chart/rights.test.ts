@@ -10,17 +10,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type PeerIdentity } from "../../src/net/peer-identity.ts";
+import { present } from "../../src/lib/assert.ts";
 import { createAuthority, issueCertificate } from "../../src/net/pki.ts";
 import { buildReportedSide } from "../build/guest-pair-rows.ts";
 import { buildReport } from "../build/engine-report.ts";
 import { buildGuestPair, buildProtectedVm } from "../build/resources.ts";
 import { type ApiAnswer, applyPatch } from "../lab/kubernetes/api-client.ts";
 import { type ControlPlane, startControlPlane } from "../lab/kubernetes/control-plane.ts";
-import { findRemedy } from "../lab/kubernetes/programs.ts";
-import { chartPath, type Json, renderChart, runHelm, systemNamespace } from "./chart.ts";
+import { findPrograms, findRemedy } from "../lab/kubernetes/programs.ts";
+import { chartPath, type Json, parseObjects, renderChart, runHelm, systemNamespace } from "./chart.ts";
 import { kubevirtCrds } from "./kubevirt-kinds.ts";
+import { kustomizeBasePath } from "./kustomize.ts";
 
-const remedy = findRemedy(["etcd", "kube-apiserver", "kube-controller-manager", "helm"]);
+const remedy = findRemedy(["etcd", "kube-apiserver", "kube-controller-manager", "helm", "kubectl"]);
 if (remedy !== undefined) {
   process.stderr.write(`SKIPPED in rights.test.ts: ${remedy}\n`);
 }
@@ -690,6 +692,28 @@ async function waitForPolicies(): Promise<void> {
     await ask("GET", `${crds}/protectedvms.twinrun.dev`);
     expect(await plane.admin.send("GET", `${policies}/twinrun-guest-marks`)).toMatchObject({ status: 404 });
     expectRefused(await send(operator, "GET", `${twinrun}/protectedvms`), rbac);
+  });
+
+  test("the kustomize base is taken whole by the server, and a second time changes nothing", async () => {
+    const apply = (): string => {
+      const kubectl = present(findPrograms(["kubectl"]).get("kubectl"), "kubectl");
+      const args = ["apply", "--server-side", "--force-conflicts", "--kustomize", "config/kustomize/base"];
+      const { status, stdout, stderr } = spawnSync(kubectl, [...args, "--kubeconfig", plane.kubeconfigPath], {
+        ...{ cwd: root, encoding: "utf8" },
+      });
+      expect({ status, stderr }).toMatchObject({ status: 0 });
+      return stdout;
+    };
+    expect(apply().trim().split("\n").length).toBe(
+      parseObjects(readFileSync(kustomizeBasePath, "utf8")).length + 1, // The namespace of the system.
+    );
+    const read = async (): Promise<string> =>
+      ((await ask("GET", `/apis/apps/v1/namespaces/${systemNamespace}/daemonsets/twinrun-agent`))["metadata"] as Json)[
+        "generation"
+      ] as string;
+    const before = await read();
+    apply();
+    expect(await read()).toBe(before);
   });
 });
 
