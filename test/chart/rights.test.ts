@@ -604,7 +604,7 @@ async function waitForPolicies(): Promise<void> {
       await ask("POST", records, record("guest-shop.web", "shop.web"));
       await ask("POST", records, record("guest-gone", "gone"));
       expectRefused(await send(administrator, "DELETE", `${records}/guest-shop.web`), "delete its ProtectedVM instead");
-      expectRefused(await send(administrator, "DELETE", records), "delete its ProtectedVM instead");
+      expectRefused(await send(administrator, "DELETE", `${records}?dryRun=All`), "delete its ProtectedVM instead");
       const patch = { body: { metadata: { annotations: { a: "b" }, labels: null } }, type: jsonMergePatch };
       expectRefused(await send(administrator, "PATCH", `${records}/guest-shop.web`, patch), "delete its ProtectedVM");
       expectDone(await send(quorum, "PATCH", `${records}/guest-shop.web?dryRun=All`, patch));

@@ -112,7 +112,9 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
 
   test("gives the processes flags that they take", () => {
     const argsOf = (values: Json, name: string): string[] => {
-      const [script, ...args] = findPodSpec(renderChart(values), name).containers[0]?.args ?? [];
+      const all = findPodSpec(renderChart(values), name).containers[0]?.args ?? [];
+      // What comes first is Node's own.
+      const [script, ...args] = all.slice(all.findIndex((each) => !each.startsWith("--")));
       expect(existsSync(join(root, script ?? ""))).toBe(true);
       // What kubelet puts in.
       return args.map((arg) =>
