@@ -311,30 +311,29 @@ type Place = KubeObject & {
   };
 };
 
+/** Of a node, a pod or a Service. */
+function addressOf(place: Place | undefined): string {
+  const { addresses, podIP } = place?.status ?? {};
+  const onNode = addresses?.find(({ type }) => type === "InternalIP")?.address;
+  return onNode ?? podIP ?? place?.spec?.clusterIP ?? "";
+}
+
 /** `NAME=HOST:PORT` of everything that listens for Twinrun's own. */
 async function listPorts(platform: Platform, name: string): Promise<string[]> {
-  const list = async (apiVersion: string, kind: string, labelSelector?: string): Promise<readonly Place[]> => {
-    const namespace = kind === "Node" ? undefined : systemNamespace;
-    return (await platform.cluster.list<Place>(kindOf(apiVersion, kind), { namespace, labelSelector })).items;
+  const find = async (kind: ResourceKind, isMeant: (place: Place) => boolean): Promise<Place | undefined> => {
+    const scope = kind.namespaced ? { namespace: systemNamespace } : {};
+    return (await platform.cluster.list<Place>(kind, scope)).items.find(isMeant);
   };
-  const component = (of: string): string => `app.kubernetes.io/component=${of}`;
-  const vm = await platform.readProtectedVm(name);
-  const pair = (await list("twinrun.dev/v1alpha1", "GuestPair")).find(
-    ({ metadata }) => metadata.name === vm?.status?.guest,
-  );
-  const node = (await list("v1", "Node")).find(({ metadata }) => metadata.name === vm?.status?.standby?.node);
-  const nodeAddress = node?.status?.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "";
-  const [quorum] = await list("v1", "Pod", component("quorum"));
-  const [operator] = await list("v1", "Pod", component("operator"));
-  const [etcd] = await list("v1", "Service", component("etcd"));
+  const { guest: of, standby } = (await platform.readProtectedVm(name))?.status ?? {};
+  const pair = await find(kindOf("twinrun.dev/v1alpha1", "GuestPair"), ({ metadata }) => metadata.name === of);
+  const node = addressOf(await find(kindOf("v1", "Node"), ({ metadata }) => metadata.name === standby?.node));
+  const quorum = addressOf(await find(pods, (pod) => componentOf(pod) === "quorum"));
+  const operator = addressOf(await find(pods, (pod) => componentOf(pod) === "operator"));
+  const etcd = addressOf(await find(kindOf("v1", "Service"), (service) => componentOf(service) === "etcd"));
   return [
-    `heartbeat=${nodeAddress}:7001`,
-    `agent-metrics=${nodeAddress}:9443`,
-    `engine=${nodeAddress}:${pair?.spec?.port ?? 0}`,
-    `quorum=${quorum?.status?.podIP ?? ""}:7000`,
-    `operator-metrics=${operator?.status?.podIP ?? ""}:9443`,
-    `etcd-clients=${etcd?.spec?.clusterIP ?? ""}:2379`,
-    `etcd-peers=${etcd?.spec?.clusterIP ?? ""}:2380`,
+    ...[`heartbeat=${node}:7001`, `agent-metrics=${node}:9443`, `engine=${node}:${pair?.spec?.port ?? 0}`],
+    ...[`quorum=${quorum}:7000`, `operator-metrics=${operator}:9443`],
+    ...[`etcd-clients=${etcd}:2379`, `etcd-peers=${etcd}:2380`],
   ];
 }
 
