@@ -14,6 +14,7 @@ const calm: GuestWish = {
   object: { namespace: "twinrun", name: "web", generation: 1 },
   roles: { term: 1, primary: "host-a" },
   failoverFrom: undefined,
+  isStartAsked: false,
 };
 const status: GuestStatus = {
   guest: "web",
@@ -54,6 +55,9 @@ function open(): PairWishes {
     failGuest: (): boolean => {
       done.push("fail");
       return true;
+    },
+    startEnded: (): void => {
+      done.push("start");
     },
   };
   return new PairWishes({ node: "host-a", runDirectory: directory, control, log: silentLog });

@@ -1,6 +1,6 @@
 /**
- * Carries out what GuestPairs wish for beside their assignments (decide/guest-wish.ts): planned changes of sides, and failovers
- * that somebody asked for.
+ * Carries out what GuestPairs wish for beside their assignments (decide/guest-wish.ts): planned changes of sides, failovers that
+ * somebody asked for, and the start of a guest that shut itself down.
  *
  * That a failover was carried out outlives the agent, as failover.json in the guest's run directory, until nobody asks for it
  * any more: a guest must not lose its QEMU twice for one wish.
@@ -18,6 +18,7 @@ export interface WishControl {
   readGuest(guest: string): GuestStatus | undefined;
   requestSwitchover(guest: string): Promise<SwitchoverAnswer> | undefined;
   failGuest(guest: string): boolean;
+  startEnded(guest: string): unknown;
 }
 
 export type PairWishesOptions = {
@@ -68,7 +69,7 @@ export class PairWishes {
     if (wish === undefined || status === undefined) {
       return;
     }
-    const { peerNode, report, enginePid } = status;
+    const { peerNode, report, enginePid, supervision } = status;
     const actions = planWish({
       node: this.#options.node,
       peerNode,
@@ -77,6 +78,7 @@ export class PairWishes {
       enginePid,
       askedKey: this.#askedKeys.get(guest),
       hasFailedOver: existsSync(this.#failoverPath(guest)),
+      isResting: supervision === "ended",
     });
     for (const action of actions) {
       this.#apply(wish, action);
@@ -94,6 +96,10 @@ export class PairWishes {
         writeStateFile(this.#failoverPath(guest), { version: 1 });
         this.#options.log.warn({ guest }, "killing the guest's QEMU, as its GuestPair asks; the peer takes over");
         this.#options.control.failGuest(guest);
+        break;
+      case "startGuest":
+        this.#options.log.info({ guest }, "starting the guest again, as its GuestPair asks");
+        this.#options.control.startEnded(guest);
         break;
       case "forgetSwitchover":
         this.#forgetSwitchover(guest);

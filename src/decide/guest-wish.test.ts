@@ -8,6 +8,7 @@ const wish: GuestWish = {
   object: { namespace: "twinrun", name: "web", generation: 3 },
   roles: { term: 1, primary: "host-a" },
   failoverFrom: undefined,
+  isStartAsked: false,
 };
 const toPeer: GuestWish = { ...wish, roles: { term: 4, primary: "host-b" } };
 const calm: WishView = {
@@ -18,6 +19,7 @@ const calm: WishView = {
   enginePid: 7,
   askedKey: undefined,
   hasFailedOver: false,
+  isResting: false,
 };
 const failing: GuestWish = { ...wish, failoverFrom: "host-a" };
 
@@ -73,6 +75,13 @@ test.each<{ when: string; view: Partial<WishView>; tags: string[] }>([
     },
     tags: ["forgetSwitchover"],
   },
+  { when: "a start is asked for a guest that runs", view: { wish: { ...wish, isStartAsked: true } }, tags: [] },
+  {
+    when: "a start is asked for a guest that shut itself down",
+    view: { wish: { ...wish, isStartAsked: true }, isResting: true, report: null },
+    tags: ["startGuest"],
+  },
+  { when: "a guest that shut itself down is left alone", view: { isResting: true, report: null }, tags: [] },
   { when: "no engine speaks", view: { wish: toPeer, report: null }, tags: [] },
   {
     when: "a failover from here is asked for",

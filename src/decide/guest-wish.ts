@@ -3,7 +3,7 @@
  *
  * A change of sides waits until the owner is in sync with its peer; then its engine is asked once for the term that was wished
  * for (once more by each engine that comes after). A failover is carried out once for each time that it is asked for: who asks
- * takes the annotation away, and only then it may be asked for again.
+ * takes the annotation away, and only then it may be asked for again. A guest that rests is started for as long as that is asked.
  */
 import { type EngineReport } from "../protocol/assignment.ts";
 import { type GuestWish } from "./pair-assignment.ts";
@@ -18,18 +18,22 @@ export type WishView = {
   /** Of the switchover that was asked for last; see {@link WishAction}. */
   readonly askedKey: string | undefined;
   readonly hasFailedOver: boolean;
+  /** It shut itself down. */
+  readonly isResting: boolean;
 };
 
 export type WishAction =
   /** `key` tells this request from others. */
   | { readonly tag: "requestSwitchover"; readonly key: string }
   | { readonly tag: "failGuest" }
+  | { readonly tag: "startGuest" }
   /** What was carried out, or refused, is not wished for any more. */
   | { readonly tag: "forgetSwitchover" }
   | { readonly tag: "forgetFailover" };
 
 export function planWish(view: WishView): readonly WishAction[] {
-  return [...planSwitchover(view), ...planFailover(view)];
+  const start: readonly WishAction[] = view.isResting && view.wish.isStartAsked ? [{ tag: "startGuest" }] : [];
+  return [...planSwitchover(view), ...planFailover(view), ...start];
 }
 
 function planSwitchover({ wish, report, peerNode, enginePid, askedKey, node }: WishView): readonly WishAction[] {

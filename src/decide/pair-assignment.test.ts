@@ -76,6 +76,7 @@ test("what is wished for comes along", () => {
     object,
     roles: { term: 3, primary: "node-b" },
     failoverFrom: "node-a",
+    isStartAsked: false,
   });
   expect(planned?.assignment).toMatchObject({
     isReleasing: true,

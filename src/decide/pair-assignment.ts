@@ -27,6 +27,8 @@ export type GuestWish = {
   readonly roles: { readonly term: number; readonly primary: string };
   /** The node whose QEMU is to be killed once, if it is the primary and in sync; undefined when nobody asks. */
   readonly failoverFrom: string | undefined;
+  /** Whether a guest that shut itself down is to start again. */
+  readonly isStartAsked: boolean;
 };
 
 export type PlannedGuest = {
@@ -81,6 +83,7 @@ export function planPair(
       object,
       roles,
       failoverFrom: annotations[requestAnnotations.failoverFrom],
+      isStartAsked: annotations[requestAnnotations.start] === "true",
     },
   };
 }

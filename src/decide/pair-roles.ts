@@ -11,7 +11,7 @@
  */
 import { requestAnnotations } from "../api/requests.ts";
 import { type GuestPair } from "../api/guest-pair.ts";
-import { type PairView, peerOf, type SideView } from "./pair-view.ts";
+import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Action, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 
 export type Roles = GuestPair["spec"]["roles"];
@@ -22,6 +22,8 @@ export type RolePlan = {
   readonly rolesAt: string | undefined;
   /** The node that is to lose the guest. */
   readonly failoverFrom: string | undefined;
+  /** Sides that rest because the guest shut itself down are to start it again. */
+  readonly isStartAsked: boolean;
   readonly actions: readonly Action[];
   readonly events: readonly PlannedEvent[];
   /** What is going on, for people; undefined when nothing is. */
@@ -37,6 +39,9 @@ export function planRoles(observed: Observed, view: PairView, handBackTo?: strin
   }
   const annotations = observed.protectedVm.metadata.annotations ?? {};
   const [target, lost] = [annotations[requestAnnotations.switchoverTo], annotations[requestAnnotations.failoverFrom]];
+  if (annotations[requestAnnotations.start] !== undefined) {
+    return planStart(view);
+  }
   if (target !== undefined) {
     return planSwitchover(observed, view, target);
   }
@@ -44,7 +49,17 @@ export function planRoles(observed: Observed, view: PairView, handBackTo?: strin
 }
 
 function keepRoles({ pair: { spec } }: PairView): RolePlan {
-  return { roles: spec.roles, rolesAt: undefined, failoverFrom: undefined, actions: [], events: [], says: undefined };
+  const nothing = { rolesAt: undefined, failoverFrom: undefined, isStartAsked: false, says: undefined };
+  return { roles: spec.roles, ...nothing, actions: [], events: [] };
+}
+
+/** Until the guest runs and no side rests any more: one that is away now would go on resting when it is back. */
+function planStart(view: PairView): RolePlan {
+  const { primary, sides } = view;
+  const isResting = sides.some(({ report }) => report?.role === "ended");
+  return primary === undefined || isCold(primary) || isResting
+    ? { ...keepRoles(view), isStartAsked: true, says: "the guest is started again" }
+    : closeRequest(view, "start", { type: "Normal", reason: "Started", message: `the guest runs on ${primary.node}` });
 }
 
 function planHandBack(observed: Observed, view: PairView, node: string): RolePlan {

@@ -30,6 +30,7 @@ type Frame = {
   readonly port: number;
   readonly notes: GuestNotes;
   readonly failoverFrom: string | undefined;
+  readonly isStartAsked: boolean;
 };
 
 function encodeFrame({ observed, source, identity }: Subject, frame: Frame): DesiredPair {
@@ -37,7 +38,10 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
   const { labels, annotations } = encodeMarks(identity);
   const disks = listCopiedDisks(source);
   const podDisks = disks.filter(({ isOfPod }) => isOfPod).map(({ name }) => name);
-  const request = frame.failoverFrom === undefined ? {} : { [requestAnnotations.failoverFrom]: frame.failoverFrom };
+  const requests = {
+    ...(frame.failoverFrom === undefined ? {} : { [requestAnnotations.failoverFrom]: frame.failoverFrom }),
+    ...(frame.isStartAsked ? { [requestAnnotations.start]: "true" } : {}),
+  };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
     kind: "GuestPair",
@@ -45,7 +49,7 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       name: identity.guest,
       namespace: observed.settings.namespace,
       labels,
-      annotations: { ...annotations, [NOTES_ANNOTATION]: encodeNotes(frame.notes), ...request },
+      annotations: { ...annotations, [NOTES_ANNOTATION]: encodeNotes(frame.notes), ...requests },
     },
     spec: {
       guest: identity.guest,
@@ -83,6 +87,7 @@ export function encodeNewPair(subject: Subject, { first, second, machine }: Plac
     port,
     notes: { first: nodes[0], origin: nodes[0], port, machine },
     failoverFrom: undefined,
+    isStartAsked: false,
   });
 }
 
@@ -135,6 +140,7 @@ export function encodePair(subject: Subject, view: PairView, change: PairChange)
       rolesAt: rolePlan.rolesAt,
     },
     failoverFrom: rolePlan.failoverFrom,
+    isStartAsked: rolePlan.isStartAsked,
   });
 }
 
@@ -170,8 +176,9 @@ function encodeSides(subject: Subject, view: PairView, replacement: Replacement 
 /** Whether somebody changed the pair, or it has to change. */
 export function isApplied(pair: GuestPair, desired: DesiredPair): boolean {
   const isAsked = (name: string): boolean => desired.metadata.annotations?.[name] !== undefined;
-  const request = requestAnnotations.failoverFrom;
-  const hasLeftover = pair.metadata.annotations?.[request] !== undefined && !isAsked(request);
+  const hasLeftover = [requestAnnotations.failoverFrom, requestAnnotations.start].some(
+    (request) => pair.metadata.annotations?.[request] !== undefined && !isAsked(request),
+  );
   return (
     !hasLeftover &&
     hasJson(pair.spec, desired.spec) &&

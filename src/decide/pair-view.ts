@@ -83,6 +83,9 @@ function findStandby(sides: readonly SideView[], primary: SideView, isInSync: bo
   return sides.find((side) => side !== primary && side.report?.role === "standby" && (isInSync || !side.isSilent));
 }
 
+/** The owner has no guest, and makes one from its disks. */
+export const isCold = ({ report }: SideView): boolean => report?.state === "coldWaiting" || report?.state === "booting";
+
 /** A side that needs another QEMU runs nothing. */
 function isBetween({ report, node }: SideView, nowMs: number): boolean {
   if (report === undefined || nowMs - Date.parse(report.reportedAt) > SILENT_AFTER_MS) {

@@ -134,7 +134,8 @@ export type EventReason =
   | "SwitchedOver"
   | "SwitchoverRefused"
   | "FailedOver"
-  | "FailoverRefused";
+  | "FailoverRefused"
+  | "Started";
 
 export type PlannedEvent = {
   readonly type: "Normal" | "Warning";

@@ -11,7 +11,7 @@ import { type ProtectedVmStatus } from "../api/protected-vm.ts";
 import { type SplitSitePair } from "../api/split-site-pair.ts";
 import { isSameJson, readText } from "../lib/json-merge.ts";
 import { type PairReport } from "./cluster-objects.ts";
-import { type PairView, peerOf, type SideView } from "./pair-view.ts";
+import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 import { findRoundTrip } from "./split-sites.ts";
 import { encodeConditions, type Verdict } from "./verdicts.ts";
@@ -59,7 +59,8 @@ function decideReady(findings: Findings): Verdict<ReadyReason> {
     return { status: "False", reason: "Deleting", message: deleting };
   }
   if (view?.hasEnded === true) {
-    const message = "the guest shut itself down; delete the ProtectedVM, or make it again to start the guest";
+    const message =
+      "the guest shut itself down; to start it again annotate the ProtectedVM with twinrun.dev/start=true";
     return { status: "False", reason: "NotRunning", message };
   }
   return view?.primary === undefined ? decideUnready(findings) : decideReadyOf(view, view.primary, findings);
@@ -80,7 +81,7 @@ function decideUnready(findings: Findings): Verdict<ReadyReason> {
 }
 
 function decideReadyOf(view: PairView, primary: SideView, findings: Findings): Verdict<ReadyReason> {
-  if (COLD_STATES.has(primary.report?.state)) {
+  if (isCold(primary)) {
     return decideReadyCold(view, primary, findings);
   }
   if (view.isInSync) {
@@ -101,9 +102,6 @@ function decideAlone({ node }: SideView, findings: Findings, found: string | und
   const message = `the guest runs on ${node} alone${why === undefined ? "" : `: ${why}`}`;
   return { status: "False", reason: "Unprotected", message };
 }
-
-/** The owner has no guest, and makes one from its disks. */
-const COLD_STATES: ReadonlySet<string | undefined> = new Set(["coldWaiting", "booting"]);
 
 function decideReadyCold({ notes }: PairView, { node }: SideView, findings: Findings): Verdict<ReadyReason> {
   if (notes.inSyncTerm === undefined) {

@@ -40,10 +40,7 @@ export function planSideInstance(subject: Subject, view: PairView, side: SideVie
 
 /** The shape of which there has to be an instance; undefined when the side needs none, or has what it needs. */
 function decideShape({ pair, isNew, hasEnded }: PairView, { node, report }: SideView): VmiShape | undefined {
-  if (hasEnded) {
-    return undefined;
-  }
-  if (report?.wantedShape !== undefined || !isNew) {
+  if (report?.wantedShape !== undefined || hasEnded || !isNew) {
     return report?.wantedShape;
   }
   return node === pair.spec.roles.primary ? "primary" : "standby";

@@ -33,6 +33,7 @@ export class SimulatedAgents {
   run(): void {
     for (const pair of this.#cluster.listPairs()) {
       for (const { node } of pair.spec.sides) {
+        this.#wake(pair, node);
         this.#runSide(pair, node);
       }
     }
@@ -44,6 +45,16 @@ export class SimulatedAgents {
       if (key.endsWith(` ${node}`) && side.hasGuest) {
         side.ended = true;
       }
+    }
+  }
+
+  #wake(pair: GuestPair, node: string): void {
+    const side = this.#sideOf(pair, node);
+    if (pair.metadata.annotations?.[requestAnnotations.start] === "true" && side.role === "ended") {
+      Object.assign(side, { ended: false, hasGuest: false, role: "starting", state: "starting" });
+      Object.assign(this.#records.get(pair.spec.guest) ?? {}, { isInSync: false, syncSeconds: 0 });
+      this.#kill(pair, node);
+      this.#cluster.say(node, "does not rest any more");
     }
   }
 
