@@ -80,6 +80,36 @@ describe.each(builds)("$name", (build) => {
     }
   });
 
+  test("a guest that somebody else resumes during a checkpoint stands still until its end", async () => {
+    const path = join(makeDirectory(), "other");
+    const monitor = [
+      "-chardev",
+      `socket,id=other,path=${path},server=on,wait=off`,
+      "-mon",
+      "chardev=other,mode=control",
+    ];
+    const guest = await start({ build, machine: "q35", load: ["memory"], extra: monitor });
+    await guest.waitForTick(5);
+    const other = await connectWithRetry(path, { withinMs: 10_000 });
+    cleanUps.push(() => {
+      other.close();
+    });
+    const checkpointer = await openCheckpointer(guest);
+    const state = Buffer.alloc(STATE_BYTES_MAX);
+    for (let round = 0; round < 8; round++) {
+      const answers: Promise<unknown>[] = [];
+      await checkpointer.capture(() => {
+        // As virt-launcher does once a user has un-paused the guest: KubeVirt's monitor is another.
+        answers.push(other.execute("cont", {}));
+        const before = readMemory(guest);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 30);
+        expect(readMemory(guest).equals(before)).toBe(true);
+      }, state);
+      await Promise.all(answers);
+      await guest.waitForTick(guest.lastTick() + 2);
+    }
+  });
+
   test("300 checkpoints in a row: the guest goes on, own stops are not reported", async () => {
     const guest = await start({ build });
     await guest.waitForTick(5);
