@@ -14,6 +14,7 @@ export type GuestWish = {
   readonly graceSeconds?: number;
   /** `pod`: a containerDisk in place of a volume, with cloud-init and an emptyDisk beside it. */
   readonly disks?: "volume" | "pod";
+  readonly detectionTimeoutMs?: number;
 };
 
 /** As most KubeVirt guests in examples are. */
@@ -24,12 +25,16 @@ const podVolumes = [
 ];
 
 export function buildProtectedGuest(wish: GuestWish): KubeObject {
-  const { name, placement } = wish;
+  const { name, placement, detectionTimeoutMs } = wish;
+  const failover = detectionTimeoutMs === undefined ? {} : { failover: { detectionTimeoutMs } };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
     kind: "ProtectedVM",
     metadata: { name, namespace: tenantNamespace },
-    spec: { mode: "FaultTolerant", placement, virtualMachineTemplate: { spec: buildMachineSpec(wish) }, storage },
+    spec: {
+      ...{ mode: "FaultTolerant", placement, storage, ...failover },
+      virtualMachineTemplate: { spec: buildMachineSpec(wish) },
+    },
   } as KubeObject;
 }
 
