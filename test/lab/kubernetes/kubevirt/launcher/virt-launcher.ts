@@ -41,6 +41,7 @@ const say = (msg: string, more: object = {}): void => {
 
 const domain = `${flags.namespace}_${flags.name}`;
 const defaultGraceSeconds = 30;
+const shutdownAgainMs = 2_000;
 
 class Launcher {
   readonly #hooks: HookSidecars;
@@ -198,11 +199,13 @@ class Launcher {
     if (!this.#isStarted) {
       await this.#end("Destroyed");
     }
-    if (this.#graceMs > 0) {
+    const endsAtMs = performance.now() + this.#graceMs;
+    while (performance.now() < endsAtMs) {
+      // Again until the guest is down, for libvirt refuses while it stands still; the end of QEMU ends this process.
       await runVirsh("shutdown", domain).catch((cause: unknown) => {
         say("no shutdown", { message: String(cause) });
       });
-      await sleep(this.#graceMs); // The end of QEMU ends this process.
+      await sleep(Math.max(0, Math.min(shutdownAgainMs, endsAtMs - performance.now())));
     }
     await runVirsh("destroy", domain);
   }
