@@ -60,6 +60,7 @@ export async function measureCluster(bench: Bench): Promise<Figure[]> {
       applied.push(await measureApply(bench, platform, guest));
     }
     const idle = await measureIdle(bench, platform, before);
+    bench.say(`  idle, per guest: ${JSON.stringify(idle.row.detail?.["perGuest"])}`);
     return [summarizeApply(applied), idle, ...(await measureFailovers(bench, platform))];
   } finally {
     await platform.stop();
