@@ -15,7 +15,7 @@ const disk = (difference: Partial<MachineDisk>): MachineDisk => ({
   ...difference,
 });
 
-const files = { own: (path: string): string => `/proc/7/root${path}` };
+const files = { own: (path: string): string => `/proc/7/root${path}`, isFile: () => false };
 const root = { id: "root", device: "ua-root" };
 
 test("a disk of a plain host is where its assignment says, and QEMU knows it by its id", () => {
@@ -69,6 +69,14 @@ test.each([
 test("a disk of the pod takes the size of the other side's", () => {
   const { disks } = placeDisks([{ ...root, isOfPod: true }], { disks: [disk({ isReadOnly: true })] }, files);
   expect(disks).toMatchObject([{ isElastic: true, isReadOnly: true }]);
+});
+
+test("so does an image file, which KubeVirt makes of another length on each side", () => {
+  const isFile = (path: string): boolean => path === "/proc/7/root/disks/a.img";
+  const place = (path: string): boolean | undefined =>
+    placeDisks([root], { disks: [disk({ path })] }, { ...files, isFile }).disks[0]?.isElastic;
+  expect(place("/disks/a.img")).toBe(true);
+  expect(place("/dev/root")).toBe(false);
 });
 
 test.each([

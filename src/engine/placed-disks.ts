@@ -23,11 +23,16 @@ export type DiskPlacing = {
   readonly missing: readonly string[];
 };
 
-/** `files.own` gives a path of QEMU's as this process has to name it. */
+/**
+ * `files.own` gives a path of QEMU's as this process has to name it.
+ *
+ * An image file in a pod has whatever length KubeVirt gave it: one that was there is enlarged to nine tenths of its claim, one that
+ * was not is as long as the claim. So the two sides' differ, and either may be the longer one.
+ */
 export function placeDisks(
   wanted: readonly DiskAssignment[],
   machine: { readonly disks: readonly MachineDisk[] },
-  files: { own(path: string): string },
+  files: { own(path: string): string; isFile(ownPath: string): boolean },
 ): DiskPlacing {
   const disks: PlacedDisk[] = [];
   const missing: string[] = [];
@@ -49,9 +54,10 @@ export function placeDisks(
       continue;
     }
     const { isReadOnly, bytes } = found;
+    const ownPath = files.own(path);
     disks.push({
-      ...{ id, device: found.node, path: files.own(path), isReadOnly },
-      ...{ isElastic: isOfPod, bytesInQemu: bytes },
+      ...{ id, device: found.node, path: ownPath, isReadOnly },
+      ...{ isElastic: isOfPod || files.isFile(ownPath), bytesInQemu: bytes },
     });
   }
   return { disks, missing };

@@ -4,7 +4,7 @@
  * Sockets and pipes that both use are in one directory that QEMU's user may write to; who prepared this QEMU for us made it.
  * In a pod its path as we name it, /proc/PID/root/..., is some bytes longer than QEMU's: a unix socket's may have 107.
  */
-import { readlinkSync } from "node:fs";
+import { readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { resolveInRoot } from "../lib/rooted-path.ts";
 import { type FoundGuest } from "../protocol/assignment.ts";
@@ -24,6 +24,11 @@ export class QemuFiles {
   /** A path of QEMU's as this process has to name it. */
   own(path: string): string {
     return this.#root === "/" ? path : resolveInRoot(this.#root, path, readLink);
+  }
+
+  /** Whether what is at a path as {@link own} gives it is a regular file; it need not be there. */
+  isFile(ownPath: string): boolean {
+    return statSync(ownPath, { throwIfNoEntry: false })?.isFile() === true;
   }
 
   shared(name: string): SharedPath {
