@@ -90,7 +90,8 @@ const faults: readonly Fault[] = [
     shown: true,
     command: (vm) => {
       const vmi = vmiOf(vm, "primary");
-      const selector = `vm.kubevirt.io/name=${vmi.name}`;
+      const { metadata } = readJson("get", "vmi", vmi.name, "--namespace", vmi.namespace) as KubeObject;
+      const selector = `kubevirt.io/created-by=${metadata.uid ?? ""}`;
       return `kubectl delete pod --namespace ${vmi.namespace} --selector ${selector} --force --grace-period 0`;
     },
   },
