@@ -34,13 +34,13 @@ export const REQUEST_LIMIT_MS = 120_000;
 
 /** `handBackTo`: the node that has to run the guest before the pair can be released. */
 export function planRoles(observed: Observed, view: PairView, handBackTo?: string): RolePlan {
-  if (handBackTo !== undefined) {
-    return planHandBack(observed, view, handBackTo);
-  }
   const annotations = observed.protectedVm.metadata.annotations ?? {};
   const [target, lost] = [annotations[requestAnnotations.switchoverTo], annotations[requestAnnotations.failoverFrom]];
   if (annotations[requestAnnotations.start] !== undefined) {
     return planStart(view);
+  }
+  if (handBackTo !== undefined) {
+    return planHandBack(observed, view, handBackTo);
   }
   if (target !== undefined) {
     return planSwitchover(observed, view, target);

@@ -7,6 +7,7 @@
  *
  * Each pass takes away one thing, and the next one when that is gone.
  */
+import { requestAnnotations } from "../api/requests.ts";
 import { isGoing, type Vmi } from "./cluster-objects.ts";
 import { planReturn } from "./adoption.ts";
 import { LOSS_GRACE_MS, readNodeState } from "./node-fitness.ts";
@@ -27,10 +28,32 @@ export function planDeletion(observed: Observed, guest: string, view: PairView |
     return planRemoval(observed, guest);
   }
   const own = view.sides.find(({ isVirtualMachine }) => isVirtualMachine);
-  if (own === undefined || observed.virtualMachine === undefined || view.hasEnded || own.report?.role === "released") {
-    return { tag: "remove", actions: [deletePair(view)], says: "the agents let go of the guest" };
+  if (own === undefined || observed.virtualMachine === undefined || own.report?.role === "released") {
+    return letGo(view);
+  }
+  if (view.hasEnded) {
+    const last = findLastOwner(view);
+    return last === own.node ? letGo(view) : keepNewerDisks(own, last);
   }
   return view.isNew ? planUnstarted(view, own) : planRelease(view, own);
+}
+
+const letGo = (view: PairView): DeletionStep => ({
+  tag: "remove",
+  actions: [deletePair(view)],
+  says: "the agents let go of the guest",
+});
+
+/** By the quorum's record, as it was read last. */
+const findLastOwner = ({ sides, term }: PairView): string | undefined =>
+  sides.find(({ report }) => report?.term === term)?.report?.primaryNode;
+
+/** It ran on without its VirtualMachine's own side, and what it wrote there would go with that side's volumes. */
+function keepNewerDisks(own: SideView, last = "the other node"): DeletionStep {
+  const says =
+    `the guest shut itself down on ${last}, whose disks may be newer than those of its VirtualMachine: annotate the ` +
+    `ProtectedVM with ${requestAnnotations.start}=true, and it moves back; or delete the VirtualMachine as well`;
+  return { tag: "handBack", node: own.node, says };
 }
 
 function planRelease({ primary, pair, isInSync }: PairView, own: SideView): DeletionStep {
