@@ -485,7 +485,8 @@ function unmountVolumes(directory: string): void {
 /** Of every hierarchy. What was killed in it a moment ago keeps it busy for another. */
 async function removeControlGroup(name: string): Promise<void> {
   const base = "/sys/fs/cgroup";
-  const paths = readdirSync(base).map((hierarchy) => join(base, hierarchy, name));
+  // Itself is the only one of cgroup v2.
+  const paths = ["", ...readdirSync(base)].map((hierarchy) => join(base, hierarchy, name));
   for (let round = 0; round < 200 && paths.some((path) => existsSync(path)); round += 1) {
     paths.forEach(removeEmptyDirectories);
     await sleep(round < 20 ? 5 : 50);

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, readlinkSync, statSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../../src/lib/assert.ts";
 import { removeDeadLabs } from "../hosts.ts";
@@ -26,10 +26,12 @@ const describeLab = remedy === undefined ? describe : describe.skip;
 function listTraces(pid: number): string[] {
   const id = `tr${pid.toString(36)}-`;
   const listIn = (directory: string): string[] =>
-    existsSync(directory) ? readdirSync(directory).map((name) => `${directory}/${name}`) : [];
+    existsSync(directory) && statSync(directory).isDirectory()
+      ? readdirSync(directory).map((name) => `${directory}/${name}`)
+      : [];
   const hierarchies = listIn("/sys/fs/cgroup");
   const processes = listIn("/proc").filter((path) => /[0-9]$/.test(path) && readOwner(path).includes(id));
-  const places = ["/tmp", "/dev/shm", "/run/netns", ...hierarchies].flatMap(listIn);
+  const places = ["/tmp", "/dev/shm", "/run/netns", "/sys/fs/cgroup", ...hierarchies].flatMap(listIn);
   return [...places.filter((path) => path.includes(id)), ...processes];
 }
 

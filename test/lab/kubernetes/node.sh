@@ -5,7 +5,7 @@
 #
 # Root of new mount, PID and UTS namespaces, inside the network namespace of the node. With a PID namespace of its own a node
 # ends as one, and what asks for the host's processes sees the node's; the cgroup keeps kubelets of one machine from
-# taking each other's pods for strangers and deleting them. Needs cgroup v1 with a hierarchy for each controller.
+# taking each other's pods for strangers and deleting them.
 #
 # This script stays as the node's init: it starts what ends anew unless /run/lab/stopped/NAME exists.
 set -euo pipefail
@@ -19,18 +19,41 @@ mount --bind "$DEBIAN_ROOT" /run/lab/debian
 mount --bind "$PROGRAMS" /run/lab/programs
 mount --bind "$directory/var-log" /var/log
 mount --bind "$directory/var-lib" /var/lib
-mount -t tmpfs cgroup /sys/fs/cgroup
-for controller in cpu cpuacct cpuset memory devices freezer blkio pids; do
-  mkdir "/sys/fs/cgroup/$controller"
-  mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
-  mkdir -p "/sys/fs/cgroup/$controller/$cgroup"
-done
-# A new cpuset is empty, and nothing can run in it.
-for list in cpus mems; do
-  cat "/sys/fs/cgroup/cpuset/cpuset.$list" >"/sys/fs/cgroup/cpuset/$cgroup/cpuset.$list"
-done
-# By this it is known which processes are the node's.
-echo $$ >"/sys/fs/cgroup/pids/$cgroup/cgroup.procs"
+
+# By its control group it is known which processes are the node's.
+join_hierarchies() {
+  local controller list
+  mount -t tmpfs cgroup /sys/fs/cgroup
+  for controller in cpu cpuacct cpuset memory devices freezer blkio pids; do
+    mkdir "/sys/fs/cgroup/$controller"
+    mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
+    mkdir -p "/sys/fs/cgroup/$controller/$cgroup"
+  done
+  # A new cpuset is empty, and nothing can run in it.
+  for list in cpus mems; do
+    cat "/sys/fs/cgroup/cpuset/cpuset.$list" >"/sys/fs/cgroup/cpuset/$cgroup/cpuset.$list"
+  done
+  echo $$ >"/sys/fs/cgroup/pids/$cgroup/cgroup.procs"
+}
+
+# In the one hierarchy of cgroup v2 a group whose children have controllers holds no processes: the node's are beside its pods'.
+join_unified() {
+  local root=/sys/fs/cgroup controller
+  mount -t cgroup2 cgroup "$root"
+  mkdir -p "$root/$cgroup"
+  for controller in $(cat "$root/cgroup.controllers"); do
+    echo "+$controller" >"$root/cgroup.subtree_control"
+    echo "+$controller" >"$root/$cgroup/cgroup.subtree_control"
+  done
+  mkdir -p "$root/$cgroup/system"
+  echo $$ >"$root/$cgroup/system/cgroup.procs"
+}
+
+if grep -q ':memory:' /proc/self/cgroup; then
+  join_hierarchies
+else
+  join_unified
+fi
 # Pods with two-way mounts need it. Not before the mounts above, which would then be seen in two places each.
 mount --make-rshared /
 

@@ -7,12 +7,12 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { kindOf, type KubeObject, type ResourceKind } from "../../src/kube/kube-object.ts";
-import { type Client, startClient } from "../lab/clients/client-process.ts";
-import { hookImage, twinrunImage } from "../lab/kubernetes/images.ts";
-import { containerdSocket } from "../lab/kubernetes/node.ts";
-import { findRemedy } from "../lab/kubernetes/programs.ts";
-import { buildProtectedGuest } from "./guest-manifests.ts";
+import { kindOf, type KubeObject, type ResourceKind } from "../../../src/kube/kube-object.ts";
+import { type Client, startClient } from "../../lab/clients/client-process.ts";
+import { hookImage, twinrunImage } from "../../lab/kubernetes/images.ts";
+import { containerdSocket } from "../../lab/kubernetes/node.ts";
+import { findRemedy } from "../../lab/kubernetes/programs.ts";
+import { buildProtectedGuest } from "../guest-manifests.ts";
 import {
   chart,
   chartValues,
@@ -21,7 +21,7 @@ import {
   startPlatform,
   systemNamespace,
   tenantNamespace,
-} from "./platform.ts";
+} from "../platform.ts";
 
 const guest = "counter";
 const address = "10.77.0.61";
@@ -34,7 +34,7 @@ const remedy = findRemedy([
   ...(["kubelet", "kube-proxy", "helm"] as const),
 ]);
 if (remedy !== undefined) {
-  process.stderr.write(`SKIPPED in test/e2e/chart.test.ts: ${remedy}\n`);
+  process.stderr.write(`SKIPPED in test/e2e/long/chart.test.ts: ${remedy}\n`);
 }
 
 const startedAtMs = performance.now();
@@ -284,6 +284,10 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
       }
       await platform.helm(["upgrade", "twinrun", chart, "--reuse-values"], { crds: { keep: false } });
       await platform.helm(["uninstall", "twinrun", "--wait"]);
+      // Pods have their time to end, and their volumes wait for that.
+      while ((await listLeft(platform)).some((left) => /^(pods|persistentvolumeclaims) /.test(left))) {
+        await sleep(500);
+      }
       expect(await listLeft(platform)).toEqual([]);
     },
     stepMsMax,
@@ -339,7 +343,7 @@ async function listPorts(platform: Platform, name: string): Promise<string[]> {
 
 /** In a pod of the tenant's, with the certificate of node-c, which is no side of the guest. */
 async function knock(platform: Platform, targets: readonly string[]): Promise<string> {
-  const script = readFileSync(join(import.meta.dirname, "knock.ts"), "utf8");
+  const script = readFileSync(join(import.meta.dirname, "../knock.ts"), "utf8");
   const stolen = async (file: string): Promise<string> =>
     await platform.lab.nodeExec("node-c", ["sh", "-c", `cat /var/lib/twinrun/pki/current/${file}`]);
   const env = [

@@ -5,16 +5,16 @@
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type ProtectedVm } from "../../src/api/protected-vm.ts";
-import { qemuEnvironment } from "../../src/api/vmi-contract.ts";
-import { present } from "../../src/lib/assert.ts";
-import { startClient } from "../lab/clients/client-process.ts";
-import { defaultDiskBytes } from "../lab/guests.ts";
-import { compareDisks } from "../lab/disk-comparison.ts";
-import { findRemedy } from "../lab/kubernetes/programs.ts";
-import { emptyDiskPathOf, overlayPathOf } from "../lab/kubernetes/kubevirt/vmi.ts";
-import { buildProtectedGuest } from "./guest-manifests.ts";
-import { type Platform, startPlatform } from "./platform.ts";
+import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
+import { qemuEnvironment } from "../../../src/api/vmi-contract.ts";
+import { present } from "../../../src/lib/assert.ts";
+import { startClient } from "../../lab/clients/client-process.ts";
+import { defaultDiskBytes } from "../../lab/guests.ts";
+import { compareDisks } from "../../lab/disk-comparison.ts";
+import { findRemedy } from "../../lab/kubernetes/programs.ts";
+import { emptyDiskPathOf, overlayPathOf } from "../../lab/kubernetes/kubevirt/vmi.ts";
+import { buildProtectedGuest } from "../guest-manifests.ts";
+import { type Platform, startPlatform } from "../platform.ts";
 
 const guest = "picture";
 const address = "10.77.0.70";
@@ -26,7 +26,7 @@ const remedy = findRemedy([
   ...(["kubelet", "kube-proxy", "helm"] as const),
 ]);
 if (remedy !== undefined) {
-  process.stderr.write(`SKIPPED in test/e2e/pod-disks.test.ts: ${remedy}\n`);
+  process.stderr.write(`SKIPPED in test/e2e/long/pod-disks.test.ts: ${remedy}\n`);
 }
 
 const startedAtMs = performance.now();
