@@ -38,10 +38,11 @@ join_hierarchies() {
 
 # In the one hierarchy of cgroup v2 a group whose children have controllers holds no processes: the node's are beside its pods'.
 join_unified() {
-  local root=/sys/fs/cgroup controller
+  local root=/sys/fs/cgroup controller controllers
   mount -t cgroup2 cgroup "$root"
   mkdir -p "$root/$cgroup"
-  for controller in $(cat "$root/cgroup.controllers"); do
+  read -r -a controllers <"$root/cgroup.controllers"
+  for controller in "${controllers[@]}"; do
     echo "+$controller" >"$root/cgroup.subtree_control"
     echo "+$controller" >"$root/$cgroup/cgroup.subtree_control"
   done
