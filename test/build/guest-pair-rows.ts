@@ -55,6 +55,7 @@ export const guestPairRows: ResourceRows = {
   taken: [
     { when: "a new pair", object: buildGuestPair() },
     { when: "a guest without disks", object: buildGuestPair({ disks: [] }) },
+    { when: "a disk that lives in the pod", object: buildGuestPair({ podDisks: ["system"] }) },
     {
       when: "several links and disks",
       object: buildGuestPair({

@@ -7,16 +7,16 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { requestAnnotations } from "../../src/api/requests.ts";
-import { kindOf, type KubeObject, type ObjectRef } from "../../src/kube/kube-object.ts";
-import { present } from "../../src/lib/assert.ts";
-import { isSameJson, readText } from "../../src/lib/json-merge.ts";
-import { healthOf, lua } from "../build/argocd-health.ts";
-import { collectOutput } from "../lab/command-output.ts";
-import { type Client, startClient } from "../lab/clients/client-process.ts";
-import { findRemedy } from "../lab/kubernetes/programs.ts";
-import { buildMachine, buildProtectedGuest } from "./guest-manifests.ts";
-import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "./platform.ts";
+import { requestAnnotations } from "../../../src/api/requests.ts";
+import { kindOf, type KubeObject, type ObjectRef } from "../../../src/kube/kube-object.ts";
+import { present } from "../../../src/lib/assert.ts";
+import { isSameJson, readText } from "../../../src/lib/json-merge.ts";
+import { healthOf, lua } from "../../build/argocd-health.ts";
+import { collectOutput } from "../../lab/command-output.ts";
+import { type Client, startClient } from "../../lab/clients/client-process.ts";
+import { findRemedy } from "../../lab/kubernetes/programs.ts";
+import { buildMachine, buildProtectedGuest } from "../guest-manifests.ts";
+import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
 
 /** The first run builds images; later ones take a minute. */
 const setUpMsMax = 1_500_000;
@@ -33,10 +33,10 @@ const remedy = findRemedy([
   ...(["kubelet", "kube-proxy", "helm", "kubectl"] as const),
 ]);
 if (remedy !== undefined) {
-  process.stderr.write(`SKIPPED in test/e2e/users.test.ts: ${remedy}\n`);
+  process.stderr.write(`SKIPPED in test/e2e/long/users.test.ts: ${remedy}\n`);
 }
 if (lua === undefined) {
-  process.stderr.write("NOT CHECKED in test/e2e/users.test.ts: Argo CD's health, for there is no Lua\n");
+  process.stderr.write("NOT CHECKED in test/e2e/long/users.test.ts: Argo CD's health, for there is no Lua\n");
 }
 
 const startedAtMs = performance.now();
@@ -119,7 +119,7 @@ const kinds = {
 
   /** As a person types it. */
   function twinrun(...args: readonly string[]): Promise<string> {
-    const program = join(import.meta.dirname, "../../src/main/kubectl-twinrun.sh");
+    const program = join(import.meta.dirname, "../../../src/main/kubectl-twinrun.sh");
     const env = { ...process.env, KUBECONFIG: platform.lab.kubeconfigPath };
     const child = spawn(program, args, { env, stdio: ["ignore", "pipe", "pipe"] });
     return collectOutput(child, ["kubectl", "twinrun", ...args], "here");
