@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { kindOf } from "../../src/kube/kube-object.ts";
 import { type Platform, startPlatform, tenantNamespace } from "./platform.ts";
 import { coreFaults, vmis } from "./strikes.ts";
-import { describeOnCluster, type Fault, faultMsMax, say, setUpMsMax, Witness } from "./witness.ts";
+import { describeOnCluster, type Fault, faultMsMax, say, setUpMsMax, testNothingLost, Witness } from "./witness.ts";
 
 const guest = "counter";
 const address = "10.77.0.60";
@@ -58,15 +58,7 @@ describeOnCluster(import.meta.filename)("on a cluster", () => {
     faultMsMax,
   );
 
-  test(
-    "in the end no reply was lost, duplicated or reordered, and no connection broke",
-    async () => {
-      const result = await witness.stop();
-      expect(result.faults).toEqual([]);
-      expect(result.connectionsSurvived).toBe(4);
-    },
-    faultMsMax,
-  );
+  testNothingLost(() => witness);
 
   test(
     "a ProtectedVM that is deleted leaves nothing",

@@ -2,6 +2,7 @@
  * A protected guest and the client that watches it: four connections that are never made anew, and a count of every reply that
  * was lost, duplicated or reordered. What is done to the cluster is a fault; after each the guest must be protected again.
  */
+import { expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ProtectedVm } from "../../src/api/protected-vm.ts";
 import { assert } from "../../src/lib/assert.ts";
@@ -121,4 +122,17 @@ export class Witness {
     say(`${result.repliesCount} replies, longest wait ${result.longestGap?.ms ?? 0} ms`);
     return result;
   }
+}
+
+/** The verdict on everything that was done before; asked for when it runs, for a witness begins in a test. */
+export function testNothingLost(witness: () => Witness): void {
+  test(
+    "in the end no reply was lost, duplicated or reordered, and no connection broke",
+    async () => {
+      const result = await witness().stop();
+      expect(result.faults).toEqual([]);
+      expect(result.connectionsSurvived).toBe(4);
+    },
+    faultMsMax,
+  );
 }

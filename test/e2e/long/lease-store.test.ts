@@ -7,7 +7,7 @@ import { kindOf } from "../../../src/kube/kube-object.ts";
 import { collectOutput } from "../../lab/command-output.ts";
 import { type Platform, startPlatform, systemNamespace } from "../platform.ts";
 import { coreFaults, kubectl } from "../strikes.ts";
-import { describeOnCluster, faultMsMax, say, setUpMsMax, Witness } from "../witness.ts";
+import { describeOnCluster, faultMsMax, say, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
 
 const root = join(import.meta.dirname, "../../..");
 const address = "10.77.0.61";
@@ -72,13 +72,5 @@ describeOnCluster(import.meta.filename)("on a cluster whose quorum has its recor
     expect(said).toMatch(/is protected, and this is what keeps it from running twice/);
   });
 
-  test(
-    "in the end no reply was lost, duplicated or reordered, and no connection broke",
-    async () => {
-      const result = await witness.stop();
-      expect(result.faults).toEqual([]);
-      expect(result.connectionsSurvived).toBe(4);
-    },
-    faultMsMax,
-  );
+  testNothingLost(() => witness);
 });

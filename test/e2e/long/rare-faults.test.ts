@@ -11,7 +11,16 @@ import { kindOf, type KubeObject } from "../../../src/kube/kube-object.ts";
 import { startClient } from "../../lab/clients/client-process.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
 import { component, cyclePower, deletePods, kubectl } from "../strikes.ts";
-import { describeOnCluster, type Fault, faultMsMax, say, type Scene, setUpMsMax, Witness } from "../witness.ts";
+import {
+  describeOnCluster,
+  type Fault,
+  faultMsMax,
+  say,
+  type Scene,
+  setUpMsMax,
+  testNothingLost,
+  Witness,
+} from "../witness.ts";
 
 const guest = "counter";
 const address = "10.77.0.62";
@@ -195,15 +204,7 @@ describeOnCluster(import.meta.filename)("on a cluster, rarely,", () => {
     faultMsMax,
   );
 
-  test(
-    "in the end no reply was lost, duplicated or reordered, and no connection broke",
-    async () => {
-      const result = await witness.stop();
-      expect(result.faults).toEqual([]);
-      expect(result.connectionsSurvived).toBe(4);
-    },
-    faultMsMax,
-  );
+  testNothingLost(() => witness);
 
   test(
     "both nodes of a pair lose power: the guest boots anew on one side only, and that is said",
