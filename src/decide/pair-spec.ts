@@ -3,6 +3,7 @@ import { type GuestPair } from "../api/guest-pair.ts";
 import { requestAnnotations } from "../api/requests.ts";
 import { hasJson } from "../lib/json-merge.ts";
 import { type ClusterNode } from "./cluster-objects.ts";
+import { findFreePort } from "./engine-ports.ts";
 import { type GuestNotes, encodeNotes, NOTES_ANNOTATION } from "./guest-notes.ts";
 import { sideMark, sideName } from "./guest-names.ts";
 import { type GuestSource, listCopiedDisks } from "./guest-source.ts";
@@ -68,14 +69,14 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
 
 export type Placed = Extract<Placement, { tag: "placed" }>;
 
-/** For a guest that has none yet; undefined when every port is taken. */
+/** For a guest that has none yet; undefined when its nodes have no port left that is free on both. */
 export function encodeNewPair(subject: Subject, { first, second, machine }: Placed): DesiredPair | undefined {
   const { observed } = subject;
-  const port = findFreePort(observed);
+  const nodes = [first.metadata.name, second.metadata.name] as const;
+  const port = findFreePort(observed.settings.ports, observed.usedPorts, nodes);
   if (port === undefined) {
     return undefined;
   }
-  const nodes = [first.metadata.name, second.metadata.name] as const;
   const [ofFirst, ofSecond] = pairLinks(first, second);
   return encodeFrame(subject, {
     roles: { term: 1, primary: nodes[0] },
@@ -91,15 +92,6 @@ export function encodeNewPair(subject: Subject, { first, second, machine }: Plac
   });
 }
 
-function findFreePort({ settings: { ports }, usedPorts }: Observed): number | undefined {
-  for (let port = ports.low; port <= ports.high; port += 1) {
-    if (!usedPorts.has(port)) {
-      return port;
-    }
-  }
-  return undefined;
-}
-
 type NewSide = Pick<SideView, "node" | "place" | "isOrigin"> & { readonly links: readonly Link[] };
 
 function encodeSide({ observed, source, identity }: Subject, { node, place, links, isOrigin }: NewSide): PairSide {
@@ -112,8 +104,8 @@ function encodeSide({ observed, source, identity }: Subject, { node, place, link
   return { node, vmi, links: [...links] };
 }
 
-/** A node that takes the place of a lost one. */
-export type Replacement = { readonly lost: SideView; readonly node: ClusterNode };
+/** A node that takes the place of a lost one, and the port of the guest's engines from then on. */
+export type Replacement = { readonly lost: SideView; readonly node: ClusterNode; readonly port: number };
 
 export type PairChange = {
   readonly rolePlan: RolePlan;
@@ -124,17 +116,18 @@ export type PairChange = {
 /** The pair of a guest that has one. */
 export function encodePair(subject: Subject, view: PairView, change: PairChange): DesiredPair {
   const { rolePlan, intent, replacement } = change;
-  const { pair, notes } = view;
+  const { notes } = view;
   const sides = encodeSides(subject, view, replacement);
+  const port = replacement?.port ?? ownPort(view);
   return encodeFrame(subject, {
     roles: moveRoles(rolePlan.roles, view, sides),
     sides,
     intent,
-    port: notes.port ?? pair.spec.port,
+    port,
     notes: {
       first: replacement?.lost.place === "first" ? replacement.node.metadata.name : notes.first,
       origin: replacement?.lost.isOrigin === true ? undefined : notes.origin,
-      port: notes.port ?? pair.spec.port,
+      port,
       machine: notes.machine,
       inSyncTerm: view.isInSync ? view.term : notes.inSyncTerm,
       rolesAt: rolePlan.rolesAt,
@@ -143,6 +136,9 @@ export function encodePair(subject: Subject, view: PairView, change: PairChange)
     isStartAsked: rolePlan.isStartAsked,
   });
 }
+
+/** As it was given, should somebody have changed it. */
+export const ownPort = ({ pair, notes }: PairView): number => notes.port ?? pair.spec.port;
 
 /** Roles have to name a side. Whoever runs the guest is meant, in a term that changes nothing, or the next that is allowed. */
 function moveRoles(

@@ -13,6 +13,7 @@ import {
   type VirtualMachine,
   type Vmi,
 } from "./cluster-objects.ts";
+import { type PortRange, type UsedPorts } from "./engine-ports.ts";
 
 export type HookMode = "Sidecar" | "NetworkBinding";
 
@@ -23,7 +24,8 @@ export type OperatorSettings = {
   readonly guestsNamespace: string;
   readonly hookImage: string;
   readonly hookMode: HookMode;
-  readonly ports: { readonly low: number; readonly high: number };
+  /** Of engines, on every node. */
+  readonly ports: PortRange;
 };
 
 export type Observed = {
@@ -53,7 +55,7 @@ export type Observed = {
   /** Whether the cluster has CDI. */
   readonly hasDataVolumes: boolean;
   /** Of other pairs. */
-  readonly usedPorts: ReadonlySet<number>;
+  readonly usedPorts: UsedPorts;
   /** How many sides of guests each node has. */
   readonly load: ReadonlyMap<string, number>;
   /** What the API server refused the last time, in its words; a person has to see to it. */

@@ -12,12 +12,21 @@
  */
 import { guestNameOf } from "./guest-names.ts";
 import { type ClusterNode, type Vmi } from "./cluster-objects.ts";
+import { findFreePort, isFree } from "./engine-ports.ts";
 import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from "./adoption.ts";
 import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
 import { planMarks } from "./marks.ts";
 import { LOSS_GRACE_MS } from "./node-fitness.ts";
 import { planRoles } from "./pair-roles.ts";
-import { encodeNewPair, encodePair, findReplaceable, isApplied, type Replacement, type Subject } from "./pair-spec.ts";
+import {
+  encodeNewPair,
+  encodePair,
+  findReplaceable,
+  isApplied,
+  ownPort,
+  type Replacement,
+  type Subject,
+} from "./pair-spec.ts";
 import { isLost, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
 import { decidePlacement, decideReplacement, type PlacementInput, sayPairUnknown } from "./placement.ts";
 import { isMeant, type PlacementRule, resolvePlacement } from "./placement-rule.ts";
@@ -109,13 +118,15 @@ function planCreation(subject: Subject): PartialPlan {
   if (placement.tag === "stalled") {
     return { actions: [], findings: { stalled: placement }, events: [] };
   }
+  const [first, second] = [placement.first.metadata.name, placement.second.metadata.name];
   const pair = encodeNewPair(subject, placement);
   if (pair === undefined) {
     const { low, high } = observed.settings.ports;
-    const message = `every port from ${low} to ${high} has a guest; install Twinrun with a larger range`;
+    const message =
+      `${first} and ${second} have no port from ${low} to ${high} that is free on both: install Twinrun with a larger ` +
+      "range (agent.enginePorts), or place the guest on other nodes";
     return { actions: [], findings: { stalled: { reason: "PortsMissing", message } }, events: [] };
   }
-  const [first, second] = [placement.first.metadata.name, placement.second.metadata.name];
   return {
     actions: [{ tag: "applyPair", pair }],
     findings: { waitsFor: "the GuestPair" },
@@ -194,7 +205,13 @@ function findReplacement(subject: Subject, view: PairView): Replacement | undefi
   }
   const places = { lost: lost.node, stays: peerOf(view, lost).node };
   const node = decideReplacement(encodePlacementInput(subject, undefined), places, view.notes.machine);
-  return node === undefined ? undefined : { lost, node };
+  const port = node === undefined ? undefined : findPort(observed, ownPort(view), [places.stays, node.metadata.name]);
+  return node === undefined || port === undefined ? undefined : { lost, node, port };
+}
+
+/** The guest's own where that is free: the peer is new to its engines in any case, so another port costs nothing. */
+function findPort({ settings, usedPorts }: Observed, own: number, nodes: readonly string[]): number | undefined {
+  return isFree(own, usedPorts, nodes) ? own : findFreePort(settings.ports, usedPorts, nodes);
 }
 
 /** A side that is in sync is there, whatever its node's conditions say. */

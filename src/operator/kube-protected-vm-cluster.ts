@@ -4,6 +4,7 @@ import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../a
 import { parseSplitSitePair, type SplitSitePair } from "../api/split-site-pair.ts";
 import { GUEST_LABEL } from "../api/vmi-contract.ts";
 import { type ObjectName, type Vmi } from "../decide/cluster-objects.ts";
+import { isFree, listUsedPorts } from "../decide/engine-ports.ts";
 import { guestNameOf, recordLeaseName } from "../decide/guest-names.ts";
 import {
   type Action,
@@ -95,7 +96,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       hasDataVolumes: caches.hasDataVolumes,
       // Only a guest that is placed needs these two.
       get usedPorts() {
-        return new Set(others().map(({ spec }) => spec.port));
+        return listUsedPorts(others());
       },
       get load() {
         return countSides(others());
@@ -238,11 +239,11 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
 
   async #applyPair(pair: DesiredPair, nowMs: number): Promise<void> {
     const { name } = pair.metadata;
-    const isTaken = this.#listPairs().some(
-      ({ metadata, spec }) => metadata.name !== name && spec.port === pair.spec.port,
-    );
-    if (isTaken) {
-      throw new Outdated({ code: "Outdated" }, `port ${pair.spec.port} was given to another guest in the same moment`);
+    const { port, sides } = pair.spec;
+    const used = listUsedPorts(this.#listPairs().filter(({ metadata }) => metadata.name !== name));
+    const nodes = sides.map(({ node }) => node);
+    if (!isFree(port, used, nodes)) {
+      throw new Outdated({ code: "Outdated" }, `port ${port} was given to another guest in the same moment`);
     }
     const before = this.#applied.get(name);
     // Seen by others from now on, so that none of them takes the same port.

@@ -58,6 +58,17 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
     ["a digest that is none", { image: { digest: "latest" } }, "/image/digest"],
     ["an empty repository", { hook: { image: { repository: "" } } }, "/hook/image/repository"],
     ["a port out of range", { agent: { heartbeatPort: 70_000 } }, "/agent/heartbeatPort"],
+    ["a range of ports without its end", { agent: { enginePorts: { last: null } } }, "/agent/enginePorts"],
+    [
+      "a range of ports that ends before it begins",
+      { agent: { enginePorts: { first: 8_100 } } },
+      "first must not be greater",
+    ],
+    [
+      "a port that engines may be given",
+      { agent: { heartbeatPort: 7_500 } },
+      "agent.heartbeatPort is 7500, which is one of agent.enginePorts",
+    ],
     ["an endpoint without a port", { quorum: { externalEndpoints: ["10.0.0.9"] } }, "/quorum/externalEndpoints/0"],
     ["an etcd that is no URL", { quorum: { etcd: { endpoints: ["10.0.0.9:2379"] } } }, "/quorum/etcd/endpoints/0"],
     ["a prefix without its slash", { quorum: { etcd: { prefix: "twinrun" } } }, "/quorum/etcd/prefix"],
@@ -126,6 +137,7 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
         guestsNamespace: "twinrun-guests",
         hookImage: expect.stringContaining("twinrun-hook:"),
         hookMode: "Sidecar",
+        ports: { low: 7_100, high: 8_099 },
       },
     });
     const lease = argsOf({ quorum: { store: "lease" } }, "Deployment twinrun-quorum");

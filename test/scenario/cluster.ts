@@ -17,6 +17,7 @@ import {
   type VirtualMachine,
   type Vmi,
 } from "../../src/decide/cluster-objects.ts";
+import { listUsedPorts } from "../../src/decide/engine-ports.ts";
 import { guestNameOf } from "../../src/decide/guest-names.ts";
 import { type Action, type Observed, type PlannedEvent } from "../../src/decide/protected-vm-plan.ts";
 import { FINALIZER } from "../../src/decide/protected-vm.ts";
@@ -40,6 +41,8 @@ export class SimulatedCluster implements ProtectedVmCluster {
   /** Kinds whose creation is refused, with the server's words. */
   readonly refusals = new Map<string, string>();
   hasDataVolumes = true;
+  /** Of engines. */
+  ports = { low: 7_100, high: 8_099 };
   /** What the operator did last. */
   lastAct = "";
 
@@ -222,7 +225,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
         guestsNamespace: GUESTS,
         hookImage: "twinrun/hook:test",
         hookMode: "Sidecar",
-        ports: { low: 7_100, high: 8_099 },
+        ports: this.ports,
       },
       virtualMachine: this.get("VirtualMachine", vmName) as VirtualMachine | undefined,
       rivals: this.#listRivals(protectedVm),
@@ -239,7 +242,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
       findClaim: (each) => this.get("PersistentVolumeClaim", each),
       findDataVolume: (each) => this.get("DataVolume", each),
       hasDataVolumes: this.hasDataVolumes,
-      usedPorts: new Set(pairs.filter(({ metadata }) => metadata.name !== guest).map(({ spec }) => spec.port)),
+      usedPorts: listUsedPorts(pairs.filter(({ metadata }) => metadata.name !== guest)),
       load: this.#countSides(pairs),
       refusal: memory.refusal,
       nowMs,

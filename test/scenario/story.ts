@@ -16,6 +16,8 @@
  *   crash-always                                 from here on the operator dies after every single action
  *   wait SECONDS
  *   objects                                      prints what there is
+ *   port-range LOW HIGH                          the operator gives engines other ports from here on
+ *   ports                                        prints which guest has which
  */
 import { vmiAnnotations } from "../../src/api/vmi-contract.ts";
 import { type Json, mergeJson, readObjects } from "../../src/lib/json-merge.ts";
@@ -150,6 +152,13 @@ export class Story {
         this.#isDeadly = true;
       },
       wait: ([seconds = "1"]) => this.#wait(Number(seconds)),
+      "port-range": ([low = "", high = ""]) => {
+        this.#cluster.ports = { low: Number(low), high: Number(high) };
+      },
+      ports: () => {
+        const given = this.#cluster.listPairs().map(({ metadata, spec }) => `${metadata.name} ${spec.port}`);
+        this.#cluster.say("ports", given.join(", "));
+      },
       objects: () => {
         this.#cluster.say("there is", this.#cluster.names().join(", ") || "nothing");
       },

@@ -61,6 +61,21 @@ requiredDuringSchedulingIgnoredDuringExecution:
 {{- if and .Values.quorum.install (eq .Values.quorum.store "etcd") (not .Values.quorum.etcd.endpoints) -}}yes{{- end -}}
 {{- end -}}
 
+{{/* FIRST-LAST. Takes the agent's values. */}}
+{{- define "twinrun.enginePorts" -}}
+{{- $first := int .enginePorts.first -}}
+{{- $last := int .enginePorts.last -}}
+{{- if gt $first $last -}}
+{{- fail (printf "agent.enginePorts: first is %d and last is %d; first must not be greater" $first $last) -}}
+{{- end -}}
+{{- range $name, $port := dict "heartbeatPort" .heartbeatPort "metricsPort" .metricsPort -}}
+{{- if and (ge (int $port) $first) (le (int $port) $last) -}}
+{{- fail (printf "agent.%s is %d, which is one of agent.enginePorts; choose another port, or a range without it" $name (int $port)) -}}
+{{- end -}}
+{{- end -}}
+{{ $first }}-{{ $last }}
+{{- end -}}
+
 {{/* Asks for a file that the process touches while it is well (src/quorum/health-files.ts). Takes the file's name. */}}
 {{- define "twinrun.probe" -}}
 exec: { command: [sh, -c, 'test -n "$(find /run/twinrun/{{ . }} -mmin -1)"'] }
