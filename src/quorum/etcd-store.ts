@@ -28,7 +28,7 @@ export type EtcdTls = {
 };
 
 export type EtcdOptions = {
-  /** `http://host:2379` or `https://…`, in order of preference; the one that answered last is asked first. */
+  /** `http://host:2379` or `https://…`, in order of preference; the one that answered last is asked first, the others when it is late. */
   readonly urls: readonly string[];
   readonly tls?: EtcdTls | undefined;
   readonly prefix?: string | undefined;
@@ -41,6 +41,7 @@ export type EtcdOptions = {
 type Attempt =
   | { readonly tag: "answered"; readonly body: unknown }
   | { readonly tag: "failed"; readonly maybeDone: boolean; readonly why: string };
+type Arrival = { readonly member: number; readonly attempt: Attempt };
 type KeyValue = { readonly value?: string; readonly mod_revision?: string };
 
 const PREFIX = "/twinrun/quorum/";
@@ -48,6 +49,8 @@ const ATTEMPT_TIMEOUT_MS = 400;
 /** Less than a node waits for an answer, so that it hears what is wrong. */
 const TIMEOUT_MS = 900;
 const PAUSE_MS = 20;
+/** A healthy member answers within its disk's and the network's time; then the next is asked as well. */
+const HEDGE_MS = 80;
 const RELOAD_EVERY_MS = 60_000;
 const WHYS_MAX = 4;
 const ANSWER_BYTES_MAX = 1024 * 1024;
@@ -134,30 +137,45 @@ export class EtcdStore implements RecordStore {
     return encodeBase64(this.#prefix + guest);
   }
 
-  /** Tries the members in turn until one answers or the time is up. */
+  /**
+   * Asks the members in turn until one answers or the time is up: the next as soon as one has failed, or has not answered for a
+   * while. A member whose host has just lost power says nothing, and a takeover must not wait for the discovery of that.
+   */
   async #ask(path: string, body: unknown): Promise<Attempt> {
     const deadlineMs = performance.now() + this.#timeoutMs;
-    const text = JSON.stringify(body);
-    let maybeDone = false;
+    const isTimeLeft = (): boolean => performance.now() + PAUSE_MS < deadlineMs;
+    const pending = new Map<number, Promise<Arrival>>();
     const whys = new Set<string>();
-    for (;;) {
-      const index = this.#preferred;
-      // The pause before may have ended late: then there is still one attempt, a short one.
-      const timeoutMs = Math.min(this.#attemptTimeoutMs, Math.max(1, deadlineMs - performance.now()));
-      const attempt = await this.#try(new URL(path, this.#urls[index]), text, timeoutMs);
+    let maybeDone = false;
+    for (let next = this.#preferred; pending.size > 0 || isTimeLeft();) {
+      if (!pending.has(next) && isTimeLeft()) {
+        const timeoutMs = Math.min(this.#attemptTimeoutMs, deadlineMs - performance.now());
+        pending.set(next, this.#tryMember(next, { path, text: JSON.stringify(body), timeoutMs }));
+        next = (next + 1) % this.#urls.length;
+      }
+      const arrival = await firstWithin(HEDGE_MS, [...pending.values()]);
+      if (arrival === undefined) {
+        continue;
+      }
+      const { member, attempt } = arrival;
+      pending.delete(member);
       if (attempt.tag === "answered") {
+        this.#preferred = member;
         return attempt;
       }
       maybeDone ||= attempt.maybeDone;
       whys.add(attempt.why);
-      if (this.#preferred === index) {
-        this.#preferred = (index + 1) % this.#urls.length;
-      }
-      if (performance.now() + PAUSE_MS >= deadlineMs) {
-        return { tag: "failed", maybeDone, why: [...whys].slice(0, WHYS_MAX).join("; ") };
-      }
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
+    return { tag: "failed", maybeDone, why: [...whys].slice(0, WHYS_MAX).join("; ") };
+  }
+
+  async #tryMember(
+    member: number,
+    call: { readonly path: string; readonly text: string; readonly timeoutMs: number },
+  ): Promise<Arrival> {
+    const attempt = await this.#try(new URL(call.path, this.#urls[member]), call.text, call.timeoutMs);
+    return { member, attempt };
   }
 
   #try(url: URL, body: string, timeoutMs: number): Promise<Attempt> {
@@ -210,6 +228,19 @@ export class EtcdStore implements RecordStore {
       });
       request.end(body);
     });
+  }
+}
+
+/** Undefined when none has arrived in that time. */
+async function firstWithin(ms: number, arrivals: readonly Promise<Arrival>[]): Promise<Arrival | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, ms, undefined);
+  });
+  try {
+    return await Promise.race([...arrivals, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -50,6 +50,19 @@ const codeOf = (promise: Promise<unknown>): Promise<string> =>
   );
 
 describe("an etcd that misbehaves", () => {
+  test("a member that says nothing is not waited for", async () => {
+    const way = await openSwallower(present(one.urls[0], "url"));
+    const urls = [way.url, present(one.urls[0], "url")];
+    const store = new EtcdStore({ urls, attemptTimeoutMs: 60_000, timeoutMs: 120_000 });
+    const record = aRecord({ guest: "hedged" });
+    await store.read("hedged");
+    way.freeze();
+    expect(await store.compareAndSet("hedged", undefined, record)).toMatchObject({ tag: "stored" });
+    expect(await store.read("hedged")).toMatchObject({ record });
+    way.close();
+    await store.close();
+  });
+
   test("an answer lost on every way is unknown, and a later read shows that it was stored", async () => {
     const way = await openSwallower(present(one.urls[0], "url"));
     const store = new EtcdStore({ urls: [way.url], timeoutMs: 300 });
