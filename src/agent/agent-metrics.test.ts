@@ -1,6 +1,7 @@
 import { expect, test } from "@jest/globals";
 import { buildReport } from "../../test/build/engine-report.ts";
 import { parsePrometheusText, type PrometheusFamily } from "../../test/build/prometheus-text.ts";
+import { type FaultEvent, type FaultRecord, stepFaults } from "../decide/fault-log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
 
 const ended = { reason: undefined, message: "", livedMs: 1 };
@@ -16,11 +17,11 @@ function valueOf(
   )?.value;
 }
 
-function scrape(metrics: AgentMetrics): ReadonlyMap<string, PrometheusFamily> {
+function scrape(metrics: AgentMetrics, faults: readonly FaultRecord[] = []): ReadonlyMap<string, PrometheusFamily> {
   const rtt = { p50Ms: 1, p99Ms: 2, maxMs: 3, sumMs: 4, count: 5 };
   return parsePrometheusText(
     metrics.write({
-      guests: [{ guest: "web", enginePid: process.pid }],
+      guests: [{ guest: "web", enginePid: process.pid, faults }],
       links: [{ peer: "host-b", link: "direct", alive: true, rtt, problem: null }],
       uplinks: [{ name: "eth0", up: false }],
     }),
@@ -91,4 +92,26 @@ test("a state that passed and a guest that left leave no series", () => {
   expect(
     [...scrape(metrics).values()].flatMap(({ samples }) => samples).some(({ labels }) => labels["guest"] === "mail"),
   ).toBe(false);
+});
+
+test("faults are counted, and a component that has failed shows whether it works", () => {
+  const metrics = new AgentMetrics("host-a");
+  const disk = { node: "host-a", component: "disk/system" } as const;
+  const failed: FaultEvent = { tag: "faulted", ...disk, code: "DiskFailed", message: "EIO" };
+  let records: readonly FaultRecord[] = [];
+  const take = (event: FaultEvent): ReadonlyMap<string, PrometheusFamily> => {
+    const step = stepFaults(records, event, Date.now());
+    records = step.records;
+    metrics.faultsChanged("web", step.effects);
+    return scrape(metrics, records);
+  };
+  const countOf = (families: ReadonlyMap<string, PrometheusFamily>): number | undefined =>
+    valueOf(families, "twinrun_faults_total", { guest: "web", ...disk, code: "DiskFailed" });
+  const stateOf = (families: ReadonlyMap<string, PrometheusFamily>, state: string): number | undefined =>
+    valueOf(families, "twinrun_component_state", { guest: "web", ...disk, state });
+  expect(countOf(take(failed))).toBe(1);
+  const out = take(failed);
+  expect([countOf(out), stateOf(out, "OutOfService"), stateOf(out, "InService")]).toEqual([2, 1, 0]);
+  const back = take({ tag: "repaired", ...disk });
+  expect([countOf(back), stateOf(back, "OutOfService"), stateOf(back, "InService")]).toEqual([2, 0, 1]);
 });

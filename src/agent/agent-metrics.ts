@@ -6,6 +6,7 @@
  * its predecessors reported. They start anew with the agent, as Prometheus expects. Gauges of an engine that ended are
  * removed: no figure is better than an old one.
  */
+import { type FaultEffect, type FaultRecord } from "../decide/fault-log.ts";
 import {
   type CheckpointFigures,
   type DurationFigures,
@@ -24,7 +25,11 @@ const OUTPUT_MODES = ["open", "held", "closed"] as const;
 const CONDITION_STATUSES = ["True", "False", "Unknown"] as const;
 
 /** The part of a guest's status that is not in its reports. */
-export type GuestProcesses = { readonly guest: string; readonly enginePid: number | null };
+export type GuestProcesses = {
+  readonly guest: string;
+  readonly enginePid: number | null;
+  readonly faults: readonly FaultRecord[];
+};
 
 export type NodeView = {
   readonly guests: readonly GuestProcesses[];
@@ -32,10 +37,11 @@ export type NodeView = {
   readonly uplinks: readonly UplinkStatus[];
 };
 
-export class AgentMetrics implements GuestListener {
+export class AgentMetrics implements Pick<GuestListener, "reported" | "changed" | "engineEnded"> {
   readonly #registry = new MetricsRegistry();
   readonly #gauges: GuestGauges;
   readonly #counters: GuestCounters;
+  readonly #faults: FaultMetrics;
   readonly #node: NodeGauges;
   /** Reports since the last scrape: most are replaced by the next before anybody looks. */
   readonly #unwritten = new Map<string, EngineReport>();
@@ -45,6 +51,7 @@ export class AgentMetrics implements GuestListener {
     this.#node.info.set(1, { node });
     this.#gauges = new GuestGauges(this.#registry);
     this.#counters = new GuestCounters(this.#registry);
+    this.#faults = new FaultMetrics(this.#registry);
   }
 
   reported(guest: string, report: EngineReport): void {
@@ -60,6 +67,10 @@ export class AgentMetrics implements GuestListener {
     this.#unwritten.delete(guest);
     this.#gauges.remove(guest);
     this.#counters.engineEnded(guest, reason ?? "crashed");
+  }
+
+  faultsChanged(guest: string, effects: readonly FaultEffect[]): void {
+    this.#faults.take(guest, effects);
   }
 
   guestRemoved(guest: string): void {
@@ -79,6 +90,7 @@ export class AgentMetrics implements GuestListener {
     }
     this.#unwritten.clear();
     this.#node.setProcesses(guests);
+    this.#faults.set(guests);
     this.#node.setLinks(links);
     this.#node.setUplinks(uplinks);
     return this.#registry.write();
@@ -348,6 +360,47 @@ class GuestCounters {
     const grown = Math.max(0, value - (last.get(counter) ?? 0));
     last.set(counter, value);
     return grown;
+  }
+}
+
+const FAULT_STATES = ["InService", "OutOfService"] as const;
+
+/** What failed of the guests' sides, on this node or seen from it; the series of a component are there once it has failed. */
+class FaultMetrics {
+  readonly #faults;
+  readonly #states;
+
+  constructor(registry: MetricsRegistry) {
+    this.#faults = registry.counter({
+      name: "twinrun_faults_total",
+      help: "Faults seen of parts of the guest's sides, by the node they belong to.",
+      labelNames: ["guest", "node", "component", "code"],
+    });
+    this.#states = registry.gauge({
+      name: "twinrun_component_state",
+      help: "1 for the state that a part of the guest's sides is in since it failed, 0 for the others.",
+      labelNames: ["guest", "node", "component", "state"],
+    });
+  }
+
+  take(guest: string, effects: readonly FaultEffect[]): void {
+    for (const { record } of effects.filter(({ tag }) => tag !== "backInService")) {
+      const { node, component, code } = record;
+      this.#faults.add(1, { guest, node, component, code });
+    }
+  }
+
+  set(guests: readonly GuestProcesses[]): void {
+    this.#states.remove({});
+    for (const { guest, faults } of guests) {
+      for (const { node, component } of faults) {
+        const ofComponent = faults.filter((each) => each.node === node && each.component === component);
+        const isOut = ofComponent.some(({ state }) => state === "OutOfService");
+        for (const state of FAULT_STATES) {
+          this.#states.set((state === "OutOfService") === isOut ? 1 : 0, { guest, node, component, state });
+        }
+      }
+    }
   }
 }
 

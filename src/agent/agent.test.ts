@@ -8,6 +8,7 @@ import { AgentHost, type NodeStatus, until } from "../../test/build/agent-host.t
 import { buildReport } from "../../test/build/engine-report.ts";
 import { buildAssignment } from "../../test/build/guest-assignment.ts";
 import { parsePrometheusText } from "../../test/build/prometheus-text.ts";
+import { type FaultRecord } from "../decide/fault-log.ts";
 import { type FoundGuest } from "../protocol/assignment.ts";
 import { type GuestStatus } from "./guest-runner.ts";
 import { readIdentity } from "./linux-process.ts";
@@ -318,6 +319,42 @@ describe("the end of the agent", () => {
   });
 });
 
+const readFaults = async (host: AgentHost): Promise<readonly FaultRecord[]> =>
+  ((await host.guest("web")) as (GuestStatus & { faults: readonly FaultRecord[] }) | undefined)?.faults ?? [];
+
+describe("faults", () => {
+  const fault = { component: "disk/system", code: "DiskFailed", message: "write failed: EIO" } as const;
+  test("that an engine tells have a record, which outlives the agent, until it says that they are repaired", async () => {
+    const host = await openHost();
+    host.assign(web);
+    await host.start();
+    await untilHeard(host, "configure");
+    await host.say("web", { tag: "fault", ...fault });
+    await until("the record is there", async () => ((await readFaults(host)).length === 1 ? true : undefined));
+    await host.end("SIGKILL");
+    await host.start();
+    expect(await readFaults(host)).toMatchObject([{ node: "host-a", ...fault, state: "OutOfService", count: 1 }]);
+    await host.say("web", { tag: "repaired", component: fault.component });
+    await until("it is in service", async () =>
+      (await readFaults(host))[0]?.state === "InService" ? true : undefined,
+    );
+  });
+
+  test("an engine that is killed has one", async () => {
+    const host = await openHost();
+    host.assign(web);
+    await host.start();
+    await untilHeard(host, "configure");
+    process.kill((await host.guest("web"))?.enginePid ?? 0, "SIGKILL");
+    const [record] = await until("the record is there", async () => {
+      const faults = await readFaults(host);
+      return faults.length === 0 ? undefined : faults;
+    });
+    expect(record).toMatchObject({ component: "engine", code: "EngineFailed" });
+    expect(record?.message).toBe("engine ended with signal SIGKILL without a word");
+  });
+});
+
 describe("a change of assignments", () => {
   test("unassigned: engine and QEMU go", async () => {
     const host = await openHost();
@@ -462,6 +499,29 @@ describe("heartbeats", () => {
     expect((await untilLinks(a, false))[0]?.problem).toMatch(/host-b|127\.0\.1\.|connection was lost/);
     await b.start("--heartbeat-port", String(heartbeatPort));
     await untilLinks(a, true);
+  });
+
+  test("that end without a word put the peer's host on record, until it is heard again for a while", async () => {
+    const a = await openHost("host-a");
+    const b = await openHost("host-b");
+    const [one, other] = [
+      { name: "one", localHost: "127.0.0.1", peerHost: "127.0.1.1" },
+      { name: "one", localHost: "127.0.1.1", peerHost: "127.0.0.1" },
+    ];
+    a.assign({ ...web, links: [one] });
+    b.assign({ ...web, links: [other], peerNode: "host-a" });
+    await Promise.all([a, b].map((host) => host.start("--heartbeat-port", String(heartbeatPort))));
+    await until("the link is alive", async () => ((await a.status())?.links[0]?.alive === true ? true : undefined));
+    const untilHost = (state: string): Promise<FaultRecord> =>
+      until(`the host is ${state}`, async () =>
+        (await readFaults(a)).find((record) => record.component === "host" && record.state === state),
+      );
+    b.agent?.kill("SIGSTOP");
+    expect(await untilHost("OutOfService")).toMatchObject({
+      ...{ node: "host-b", code: "HostSilent", message: "host-b fell silent on its only link", count: 1 },
+    });
+    b.agent?.kill("SIGCONT");
+    expect((await untilHost("InService")).repairedAt).toBeDefined();
   });
 
   test("hand a guest over when this node's uplink fails and the peer's works", async () => {

@@ -12,7 +12,10 @@ import { mkdirSync, realpathSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { planAssignmentChange, type AssignmentAction } from "../decide/assignment-change.ts";
+import { type FaultEvent, type FaultRecord } from "../decide/fault-log.ts";
+import { type PeerWatch, stepPeers } from "../decide/peer-watch.ts";
 import { type GuestOnUplink, planUplinkHandOver } from "../decide/uplink-hand-over.ts";
+import { stepUplinks, type UplinkWatch } from "../decide/uplink-watch.ts";
 import { Failure } from "../lib/failure.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type Endpoint, type EngineTransition, type GuestAssignment } from "../protocol/assignment.ts";
@@ -21,6 +24,7 @@ import { type Log } from "../telemetry/log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
 import { type AssignmentSource } from "./assignment-source.ts";
 import { type EngineProgram, killStrayEngines, openEngineCache } from "./engine-process.ts";
+import { FaultRecorder } from "./fault-recorder.ts";
 import { type GuestLauncher } from "./guest-launcher.ts";
 import {
   type GuestListener,
@@ -55,6 +59,7 @@ export class AgentFailure extends Failure<AgentFailureDetail> {}
 
 const CHECK_ENGINES_MS = 5_000;
 const CHECK_UPLINKS_MS = 250;
+const CHECK_PEERS_MS = 1_000;
 
 export class Agent implements NodeControl {
   readonly #options: AgentOptions;
@@ -75,6 +80,9 @@ export class Agent implements NodeControl {
   readonly #timers: NodeJS.Timeout[] = [];
   #uplinks: readonly UplinkStatus[] = [];
   #uplinkDownAtMs: number | undefined;
+  readonly #faults: FaultRecorder;
+  #peerWatch: PeerWatch = [];
+  #uplinkWatch: UplinkWatch = [];
   /** When a hand-over was asked for on account of an uplink, by guest. */
   readonly #askedAtMs = new Map<string, number>();
   #isStopping = false;
@@ -86,6 +94,13 @@ export class Agent implements NodeControl {
     this.#settings = settings;
     this.#log = log;
     this.#metrics = new AgentMetrics(settings.node);
+    this.#faults = new FaultRecorder({
+      ...{ node: settings.node, runDirectory: settings.runDirectory, log },
+      onChanged: (guest, effects) => {
+        this.#metrics.faultsChanged(guest, effects);
+        this.onGuestChanged(guest);
+      },
+    });
     this.#listener = this.#listenTo(options.onTransition);
     this.#endpoint = new LocalEndpoint(this, log);
     this.#heartbeats =
@@ -135,7 +150,7 @@ export class Agent implements NodeControl {
   }
 
   writeMetrics(): string {
-    const guests = [...this.#runners.values()].map((runner) => runner.readStatus());
+    const guests = this.#listGuests();
     return this.#metrics.write({ guests, links: this.#heartbeats?.listLinks() ?? [], uplinks: this.#uplinks });
   }
 
@@ -143,16 +158,28 @@ export class Agent implements NodeControl {
     return {
       node: this.#options.settings.node,
       assignmentProblem: this.#assignmentProblem ?? null,
-      guests: [...this.#runners.values()].map((runner) => runner.readStatus()),
+      guests: this.#listGuests(),
       leaving: [...this.#leaving.keys()],
       links: this.#heartbeats?.listLinks() ?? [],
       uplinks: this.#uplinks,
     };
   }
 
+  #listGuests(): readonly (GuestStatus & { readonly faults: readonly FaultRecord[] })[] {
+    return [...this.#runners.values()].map((runner) => {
+      const status = runner.readStatus();
+      return { ...status, faults: this.#faults.read(status.guest) };
+    });
+  }
+
   /** Undefined when the guest is not assigned here. */
   readGuest(guest: string): GuestStatus | undefined {
     return this.#runners.get(guest)?.readStatus();
+  }
+
+  /** What failed of the guest's sides as far as this node has seen it; the one that changed last first. */
+  readFaults(guest: string): readonly FaultRecord[] {
+    return this.#faults.read(guest);
   }
 
   /** Other endpoints of the same quorum: every engine goes over to them while it runs. */
@@ -189,6 +216,10 @@ export class Agent implements NodeControl {
       });
     };
     this.#timers.push(setInterval(checkEngines, CHECK_ENGINES_MS));
+    const checkPeers = (): void => {
+      this.#checkPeers();
+    };
+    this.#timers.push(setInterval(checkPeers, CHECK_PEERS_MS));
     if (this.#options.uplinks.length > 0) {
       const checkUplinks = (): void => {
         this.#checkUplinks();
@@ -198,9 +229,38 @@ export class Agent implements NodeControl {
     }
   }
 
+  #checkPeers(): void {
+    const { node } = this.#options.settings;
+    const { watch, events } = stepPeers(this.#peerWatch, this.#heartbeats?.listPeers() ?? [], {
+      node,
+      nowMs: monotonicMs(),
+    });
+    this.#peerWatch = watch;
+    for (const { peer, event } of events) {
+      this.#noteFault(event, ({ peerNode }) => peerNode === peer);
+    }
+  }
+
+  /** For every guest that it concerns. */
+  #noteFault(event: FaultEvent, concerns: (assignment: GuestAssignment) => boolean): void {
+    for (const { assignment } of this.#runners.values()) {
+      if (concerns(assignment)) {
+        this.#faults.note(assignment.guest, event);
+      }
+    }
+  }
+
   #checkUplinks(): void {
     const nowMs = monotonicMs();
     this.#uplinks = readUplinks(this.#options.uplinks);
+    const { watch, events } = stepUplinks(this.#uplinkWatch, this.#uplinks, {
+      node: this.#options.settings.node,
+      nowMs,
+    });
+    this.#uplinkWatch = watch;
+    events.forEach((event) => {
+      this.#noteFault(event, () => true);
+    });
     const isUp = this.#uplinks.every(({ up }) => up);
     if (isUp !== (this.#uplinkDownAtMs === undefined)) {
       this.#uplinkDownAtMs = isUp ? undefined : nowMs;
@@ -239,9 +299,11 @@ export class Agent implements NodeControl {
 
   #listenTo(onTransition: AgentOptions["onTransition"]): GuestListener {
     const metrics = this.#metrics;
+    const { node } = this.#options.settings;
     return {
       reported: (guest, report) => {
         metrics.reported(guest, report);
+        this.#faults.reported(guest, report);
       },
       changed: (guest, transition) => {
         metrics.changed(guest, transition);
@@ -249,6 +311,12 @@ export class Agent implements NodeControl {
       },
       engineEnded: (guest, ended) => {
         metrics.engineEnded(guest, ended);
+      },
+      faulted: (guest, fault) => {
+        this.#faults.note(guest, { tag: "faulted", node, ...fault });
+      },
+      repaired: (guest, repair) => {
+        this.#faults.note(guest, { ...repair, tag: "repaired", node });
       },
     };
   }
@@ -347,6 +415,7 @@ export class Agent implements NodeControl {
       guest,
       runner.remove(this.#options.stopTimeoutMs).then(() => {
         this.#metrics.guestRemoved(guest);
+        this.#faults.forget(guest);
         this.onGuestChanged(guest);
       }),
     );

@@ -33,6 +33,7 @@ import {
   type GuestShape,
   type TlsFiles,
 } from "../protocol/assignment.ts";
+import { type Fault, type Repair } from "../protocol/faults.ts";
 import { type Log } from "../telemetry/log.ts";
 import { type EngineEnded, EngineProcess, type EngineProgram } from "./engine-process.ts";
 import { type GuestLauncher, type LaunchedGuest, LaunchFailure } from "./guest-launcher.ts";
@@ -53,6 +54,8 @@ export interface GuestListener {
   reported(guest: string, report: EngineReport): void;
   changed(guest: string, transition: EngineTransition): void;
   engineEnded(guest: string, ended: EngineEnded): void;
+  faulted(guest: string, fault: Fault): void;
+  repaired(guest: string, repair: Repair): void;
 }
 
 export type GuestRunnerOptions = {
@@ -115,6 +118,8 @@ export class GuestRunner {
   #restartsCount = 0;
   #restartTimer: NodeJS.Timeout | undefined;
   #restartAtOnce = false;
+  /** The QEMU that was killed because somebody asked for it: its end is no fault. */
+  #failedPid: number | undefined;
   #queue: Promise<void> = Promise.resolve();
   readonly #switchovers = new Map<string, (answer: SwitchoverAnswer) => void>();
   readonly #whenEngineEnded = new Set<() => void>();
@@ -179,6 +184,7 @@ export class GuestRunner {
     if (found === undefined) {
       return false;
     }
+    this.#failedPid = found.pid;
     void killProcess(found, this.#log);
     return true;
   }
@@ -348,7 +354,13 @@ export class GuestRunner {
     const engine = new EngineProcess(this.#options.program, this.#runDirectory);
     this.#engine = engine;
     engine.onMessage = (message) => {
-      this.#take(engine, message);
+      if (message.tag === "fault") {
+        this.#noteFault(message);
+      } else if (message.tag === "repaired") {
+        this.#options.listener.repaired(this.#guest, message);
+      } else {
+        this.#take(engine, message);
+      }
     };
     engine.onEnded = (ended) => {
       this.#takeEnd(ended);
@@ -369,7 +381,7 @@ export class GuestRunner {
     this.#engine?.send(message);
   }
 
-  #take(engine: EngineProcess, message: EngineMessage): void {
+  #take(engine: EngineProcess, message: Exclude<EngineMessage, { tag: "fault" | "repaired" }>): void {
     switch (message.tag) {
       case "report":
         this.#report = message.report;
@@ -406,6 +418,13 @@ export class GuestRunner {
     }
   }
 
+  #noteFault({ component, code, message }: Fault): void {
+    const isAsked = component === "qemu" && this.#failedPid !== undefined;
+    if (!isAsked) {
+      this.#options.listener.faulted(this.#guest, { component, code, message });
+    }
+  }
+
   async #provideGuest(engine: EngineProcess, as: GuestShape, fresh: boolean): Promise<void> {
     if (engine !== this.#engine) {
       return;
@@ -432,6 +451,7 @@ export class GuestRunner {
         onWaiting,
       });
       this.#launched = launched;
+      this.#failedPid = undefined;
       this.#log.info({ pid: launched.found.pid, as }, "a QEMU is there");
       engine.send({ tag: "guestFound", started: true, ...launched.found });
     } catch (error) {
@@ -466,10 +486,8 @@ export class GuestRunner {
     for (const answer of this.#switchovers.values()) {
       answer({ accepted: false, message: "the engine ended before it answered" });
     }
-    const orderly = ended.reason !== undefined && ended.reason !== "failed";
-    if (!orderly && !this.#restartAtOnce) {
-      this.#trouble = ended.message;
-      this.#log.error({ reason: ended.reason, livedMs: ended.livedMs }, ended.message);
+    if (!this.#restartAtOnce) {
+      this.#noteEnd(ended);
     }
     if (ended.reason === "fenced" || ended.reason === "ended") {
       void this.#enqueue(() => this.#killGuest());
@@ -482,6 +500,16 @@ export class GuestRunner {
     }
     this.#whenEngineEnded.clear();
     this.#options.onChanged();
+  }
+
+  #noteEnd({ reason, message, livedMs }: EngineEnded): void {
+    if (reason === undefined && this.#supervision === "running") {
+      this.#noteFault({ component: "engine", code: "EngineFailed", message });
+    }
+    if (reason === undefined || reason === "failed") {
+      this.#trouble = message;
+      this.#log.error({ reason, livedMs }, message);
+    }
   }
 
   #planNext(ended: EngineEnded): void {

@@ -11,13 +11,14 @@ import {
   type NodeHeartbeat as Heartbeat,
   NodeHeartbeatDecoder,
 } from "../protocol/node-heartbeat.ts";
-import { FrameConnection } from "../net/frame-connection.ts";
+import { type ClosedReason, FrameConnection } from "../net/frame-connection.ts";
 import { type NetFailure } from "../net/net-failure.ts";
 import { PeerDialer } from "../net/peer-links.ts";
 import { SecureListener } from "../net/secure-listener.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type DurationFigures, type GuestAssignment, type Link } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
+import { type SeenPeer } from "../decide/peer-watch.ts";
 import { type Log } from "../telemetry/log.ts";
 import { SampleWindow } from "../telemetry/sample-window.ts";
 
@@ -52,6 +53,8 @@ class PeerLink {
   problem: string | undefined;
   problemCode: string | undefined;
   heardAtMs = -Infinity;
+  /** The peer ended the last connection itself. */
+  wasClosed = false;
   peerUplinksUp = false;
   readonly rttMs = new SampleWindow(WINDOW_SAMPLES);
 
@@ -126,6 +129,18 @@ export class NodeHeartbeats {
         problem: alive ? null : (each.problem ?? "no heartbeat arrives"),
       };
     });
+  }
+
+  /** The links by peer, for whoever judges what of them has failed. */
+  listPeers(): readonly SeenPeer[] {
+    const nowMs = monotonicMs();
+    const links = [...this.#links.values()];
+    return [...new Set(links.map(({ peer }) => peer))].map((peer) => ({
+      peer,
+      links: links
+        .filter((each) => each.peer === peer)
+        .map((each) => ({ name: each.link.name, alive: each.isAlive(nowMs), wasClosed: each.wasClosed })),
+    }));
   }
 
   /** What the peer's agent says of its own uplinks; undefined while no link to it is alive. */
@@ -236,12 +251,14 @@ export class NodeHeartbeats {
   #use(peerLink: PeerLink, connection: Connection): void {
     peerLink.connection?.destroy();
     peerLink.connection = connection;
+    peerLink.wasClosed = false;
     connection.onFrame = (heartbeat) => {
       this.#take(peerLink, connection, heartbeat);
     };
     connection.whenClosed((reason) => {
       if (peerLink.connection === connection) {
         peerLink.connection = undefined;
+        peerLink.wasClosed = wasClosedByPeer(reason);
         peerLink.problem =
           reason.tag === "failed" ? reason.failure.message : `the agent of ${peerLink.peer} closed the connection`;
         this.#options.log.warn({ peer: peerLink.peer, link: peerLink.link.name, reason: reason.tag }, "link lost");
@@ -291,4 +308,13 @@ export class NodeHeartbeats {
       );
     }
   }
+}
+
+/** A host that lives ends the connections of a process that died; one that died ends none. */
+function wasClosedByPeer(reason: ClosedReason): boolean {
+  if (reason.tag !== "failed") {
+    return reason.tag === "closedByPeer";
+  }
+  const { detail } = reason.failure;
+  return detail.code === "ConnectionLost" && /ECONNRESET|EPIPE/.test(detail.reason);
 }

@@ -9,7 +9,7 @@
  */
 import { API_VERSION } from "../api/custom-resource.ts";
 import { type PairObject } from "../decide/pair-assignment.ts";
-import { type SideStatus } from "../decide/side-status.ts";
+import { type SideStatus, type SideView } from "../decide/side-status.ts";
 import { type Cluster } from "../kube/cluster.ts";
 import { keyOf, kindOf, type KubeObject } from "../kube/kube-object.ts";
 import { Reflector } from "../kube/reflector.ts";
@@ -26,6 +26,11 @@ export type NodePairsOptions = {
   readonly runDirectory: string;
   readonly log: Log;
 };
+
+/** What is needed of the agent. */
+export interface PairControl extends WishControl {
+  readFaults(guest: string): SideView["faults"];
+}
 
 type PairAsRead = KubeObject & {
   readonly spec?: unknown;
@@ -50,7 +55,7 @@ export class NodePairs {
     this.source = new PairAssignmentSource({ watch: this.#watch, node, runDirectory, log });
   }
 
-  attach(control: WishControl): void {
+  attach(control: PairControl): void {
     const { node, runDirectory, cluster, log } = this.#options;
     const wishes = new PairWishes({ node, runDirectory, control, log });
     const reporter = new PairReporter({
@@ -59,6 +64,7 @@ export class NodePairs {
       readGuest: (guest) => control.readGuest(guest),
       readObject: (guest) => wishes.readWish(guest)?.object,
       readTrouble: (guest) => wishes.readTrouble(guest),
+      readFaults: (guest) => control.readFaults(guest),
       readWritten: (object) => this.#watch.readSide(object),
       applyStatus: (object: AppliedStatus, fieldManager) =>
         cluster.applyStatus(object, fieldManager, { force: true, timeoutMs: WRITE_TIMEOUT_MS }),

@@ -21,6 +21,7 @@ class Server {
     readGuest: () => (this.isAssigned ? statusOf(this.report) : undefined),
     readObject: () => ({ namespace: "twinrun", name: "web", generation: 2 }),
     readTrouble: () => undefined,
+    readFaults: () => [],
     readWritten: () => undefined,
     applyStatus: (object, manager) => this.#take(object, manager),
     log: silentLog,

@@ -7,7 +7,7 @@
  */
 import { type GuestPairStatus } from "../api/guest-pair.ts";
 import { type PairObject } from "../decide/pair-assignment.ts";
-import { decideWrite, planSideStatus, type SideStatus } from "../decide/side-status.ts";
+import { decideWrite, planSideStatus, type SideStatus, type SideView } from "../decide/side-status.ts";
 import { stepTakeover, type Takeover, type TakeoverTrack } from "../decide/takeover-track.ts";
 import { type EngineTransition } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
@@ -29,6 +29,7 @@ export type PairReporterOptions = {
   readonly readGuest: (guest: string) => GuestStatus | undefined;
   readonly readObject: (guest: string) => PairObject | undefined;
   readonly readTrouble: (guest: string) => string | undefined;
+  readonly readFaults: (guest: string) => SideView["faults"];
   /** Rejects when it was not written. */
   readonly applyStatus: (object: AppliedStatus, fieldManager: string) => Promise<unknown>;
   /** What an agent of this node wrote before this one started. */
@@ -98,12 +99,13 @@ export class PairReporter {
 
   #look(guest: string, { reported, status, object }: Seen): void {
     reported.written ??= this.#options.readWritten(object);
-    const { node, readTrouble } = this.#options;
+    const { node, readTrouble, readFaults } = this.#options;
     const view = {
       ...status,
       node,
       observedGeneration: object.generation,
       trouble: readTrouble(guest) ?? status.trouble,
+      faults: readFaults(guest),
       takeovers: {
         count: reported.takeoversCount,
         last: reported.lastTakeover,

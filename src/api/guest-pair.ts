@@ -23,6 +23,7 @@ import { z } from "zod";
 import { parseInput } from "./checked-input.ts";
 import { condition, GUEST_CONDITION_TYPES } from "./conditions.ts";
 import { ageColumn, type CustomResource, objectOf } from "./custom-resource.ts";
+import { seenFault } from "./fault.ts";
 import { checkpointContract, detectionTimeoutMs } from "./fault-tolerance.ts";
 import {
   counter,
@@ -178,6 +179,9 @@ const statusSide = struct({
   addedLatency: quantiles.optional().describe("How long what the guest sends is held back; absent where nothing is."),
   takeoversCount: counter().describe("How often this side took over."),
   lastTakeover: takeover.optional().describe("The last time it did."),
+  faults: sequence(seenFault, { max: 16 })
+    .optional()
+    .describe("What failed of the guest's sides, as far as this agent has seen it; the latest first."),
   conditions: listByKey(condition, "type", { max: 16 }).describe(`What it found: ${GUEST_CONDITION_TYPES.join(", ")}.`),
 });
 

@@ -3,6 +3,7 @@ import { buildReport } from "../../test/build/engine-report.ts";
 import { buildGuestPair } from "../../test/build/resources.ts";
 import { parseGuestPair } from "../api/guest-pair.ts";
 import { assert } from "../lib/assert.ts";
+import { type FaultEvent, stepFaults } from "./fault-log.ts";
 import { decideWrite, planSideStatus, type SideStatus, type SideView } from "./side-status.ts";
 
 const EARLY = "2026-01-31T08:30:00Z";
@@ -16,6 +17,7 @@ const calm: SideView = {
   disks: ["disk0"],
   links: ["direct"],
   report: buildReport(),
+  faults: [],
   takeovers: { count: 0, last: undefined },
 };
 const plan = (difference: Partial<SideView> = {}, before?: SideStatus, now = EARLY): SideStatus =>
@@ -25,6 +27,29 @@ test("a term that was known stays known while a new engine has not read the reco
   const before = plan();
   const view = { report: buildReport({ role: "starting", state: "starting", term: 0 }) };
   expect(plan(view, before)).toMatchObject({ state: "starting", term: before.term });
+});
+
+describe("faults", () => {
+  const failed: FaultEvent = {
+    ...{ tag: "faulted", node: "node-a", component: "disk/disk0", code: "DiskFailed", message: "write failed: EIO" },
+  };
+  const { records } = stepFaults([], failed, Date.parse(EARLY));
+
+  test("stand in the status as the API takes them, and are left out while there are none", () => {
+    const side = plan({ faults: records });
+    const parsed = parseGuestPair({ ...buildGuestPair({}, { sides: [side] }) }, "status").status?.sides?.[0];
+    expect(parsed?.faults).toEqual(records);
+    expect(plan()).not.toHaveProperty("faults");
+  });
+
+  test("are written at once when there is a new one or a repair, and with the figures when one is only counted", () => {
+    const before = plan({ faults: records });
+    const again = stepFaults(records, failed, Date.parse(LATE)).records;
+    const repaired = stepFaults(records, { ...failed, tag: "repaired" }, Date.parse(LATE)).records;
+    expect(decideWrite(before, plan(), 0)).toBe("atOnce");
+    expect(decideWrite(plan({ faults: again }, before), before, 0)).toBe("no");
+    expect(decideWrite(plan({ faults: repaired }, before), before, 0)).toBe("atOnce");
+  });
 });
 
 describe("what is written", () => {

@@ -10,6 +10,7 @@
 import { type Condition, GUEST_CONDITION_TYPES, type GuestConditionType } from "../api/conditions.ts";
 import { type GuestPairStatus } from "../api/guest-pair.ts";
 import { type DurationFigures, type EngineReport, type GuestShape } from "../protocol/assignment.ts";
+import { type FaultRecord } from "./fault-log.ts";
 import { type Takeover } from "./takeover-track.ts";
 
 export type SideStatus = NonNullable<GuestPairStatus["sides"]>[number];
@@ -26,6 +27,8 @@ export type SideView = {
   readonly links: readonly string[];
   /** Null while no engine speaks. */
   readonly report: EngineReport | null;
+  /** The one that changed last first. */
+  readonly faults: readonly FaultRecord[];
   /** Carried out by this side and not in `before` yet, the last one with the time at which the guest went on. */
   readonly takeovers: {
     readonly count: number;
@@ -56,8 +59,15 @@ export function planSideStatus(view: SideView, before: SideStatus | undefined, n
     ...planFigures(view),
     takeoversCount: (before?.takeoversCount ?? 0) + takeovers.count,
     ...(lastTakeover === undefined ? {} : { lastTakeover: { ...lastTakeover } }),
+    ...planFaults(view),
     conditions: planConditions(view, before, now),
   };
+}
+
+function planFaults({ faults }: SideView): Pick<SideStatus, "faults"> {
+  return faults.length === 0
+    ? {}
+    : { faults: faults.map((record) => ({ ...record, incidents: [...record.incidents] })) };
 }
 
 type RolePart = Pick<SideStatus, "role" | "state" | "term" | "epoch" | "primaryNode" | "outputMode">;
@@ -213,9 +223,12 @@ function encodeNews(side: SideStatus): string {
   const conditions = side.conditions.map(({ type, status, reason }) => [type, status, reason]);
   const links = side.links.map(({ name, alive }) => [name, alive]);
   const disks = side.disks.map(({ id }) => id);
+  const faults = side.faults?.map(({ node, component, code, state, incidents }) => {
+    return [node, component, code, state, incidents];
+  });
   return JSON.stringify([
     [side.observedGeneration, role, state, term, primaryNode, wantedShape, trouble, tracker],
-    [lastTakeover?.at, takeoversCount, conditions, links, disks],
+    [lastTakeover?.at, takeoversCount, conditions, links, disks, faults],
   ]);
 }
 

@@ -20,7 +20,8 @@ export type GuestOnUplink = {
   readonly askedBeforeMs: number;
 };
 
-const FLAP_MS = 500;
+/** For longer than this it is down. */
+export const FLAP_MS = 500;
 const ASK_AGAIN_MS = 10_000;
 
 export function planUplinkHandOver({ downForMs, guests }: UplinkView): readonly string[] {

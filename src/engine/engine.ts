@@ -15,6 +15,7 @@ import {
   type FoundGuest,
   type OutputMode,
 } from "../protocol/assignment.ts";
+import { type Fault } from "../protocol/faults.ts";
 import { type Frame } from "../protocol/frames.ts";
 import { type MachineShape, type Message, type SyncBasis } from "../protocol/messages.ts";
 import { isPrimary, startSide, step } from "../protocol/side.ts";
@@ -69,6 +70,8 @@ const TIDY_AFTER_MS = 3_000;
 const LAST_WORDS_MS = 50;
 /** What takes longer is left to whoever holds this QEMU next. */
 const LET_BE_MS = 3_000;
+/** The same fault is told once in this time, however often it is met. */
+const TELL_AGAIN_MS = 1_000;
 
 export class Engine {
   readonly #config: EngineConfig;
@@ -106,6 +109,10 @@ export class Engine {
   #isLeaving = false;
   #tidying: NodeJS.Timeout | undefined;
   #problems = new Map<string, string>();
+  /** When each fault was told last. */
+  readonly #toldAtMs = new Map<string, number>();
+  /** The guest that was asked to end, or whose end is known already: that its QEMU ends is no fault of its own. */
+  #endingGuest: Guest | undefined;
   #trace: WriteStream | undefined;
   readonly #intervals: NodeJS.Timeout[] = [];
 
@@ -392,6 +399,7 @@ export class Engine {
         void this.#startGuest(effect.as);
         return;
       case "killGuest":
+        this.#endingGuest = this.#guest;
         this.#guest?.process.sendSignal("SIGKILL");
         this.#options.sendToAgent({ tag: "killGuest" });
         return;
@@ -566,7 +574,7 @@ export class Engine {
   async #attach(found: FoundGuest): Promise<FoundGuestState> {
     const listener = {
       onDeath: (why: string) => {
-        this.#whenGuestDied(why);
+        this.#whenQemuFailed(why);
       },
       onEvent: (event: GuestEvent) => {
         this.#whenGuestEvent(event);
@@ -642,10 +650,28 @@ export class Engine {
     this.#standbyDisks = [];
   }
 
+  /** For the records of faults; its end is told where the catalogue of faults wants that. */
+  #tellFault(fault: Fault): void {
+    const key = `${fault.component} ${fault.code}`;
+    const nowMs = monotonicMs();
+    if (nowMs - (this.#toldAtMs.get(key) ?? -Infinity) >= TELL_AGAIN_MS) {
+      this.#toldAtMs.set(key, nowMs);
+      this.#options.sendToAgent({ tag: "fault", ...fault });
+    }
+  }
+
+  #whenQemuFailed(why: string): void {
+    if (this.#guest !== undefined && this.#guest !== this.#endingGuest && !this.#isOver) {
+      this.#tellFault({ component: "qemu", code: "QemuDied", message: why });
+    }
+    this.#whenGuestDied(why);
+  }
+
   #whenGuestDied(why: string): void {
     if (this.#guest === undefined || this.#isOver) {
       return;
     }
+    this.#endingGuest = this.#guest;
     this.#log.warn({ why }, "the guest's QEMU is gone");
     this.#guest.process.sendSignal("SIGKILL");
     this.#post({ tag: "guestDied" });
@@ -654,6 +680,7 @@ export class Engine {
   #whenGuestEvent(event: GuestEvent): void {
     switch (event.tag) {
       case "shutDown":
+        this.#endingGuest = this.#guest;
         if (event.byGuest) {
           this.#post({ tag: "guestShutDown" });
         } else if (stateName(this.#side) === "protected") {
@@ -667,6 +694,11 @@ export class Engine {
         return;
       case "diskFailed":
         this.#problems.set(`disk ${event.node ?? event.device}`, `${event.operation} failed: ${event.reason}`);
+        this.#tellFault({
+          component: `disk/${this.#nameDisk(event)}`,
+          code: event.noSpace ? "DiskFull" : "DiskFailed",
+          message: `${event.operation} failed: ${event.reason}`,
+        });
         if (event.stopped && stateName(this.#side) === "protected") {
           // The standby's disk is healthy and the guest has not seen the error: go on there, from the last epoch.
           this.#whenGuestDied(`its disk failed: ${event.reason}`);
@@ -675,6 +707,11 @@ export class Engine {
       default:
         this.#log.info(event, "the guest reports");
     }
+  }
+
+  #nameDisk({ node, device }: Extract<GuestEvent, { tag: "diskFailed" }>): string {
+    const found = this.#guest?.disks.find((disk) => disk.device === node || disk.device === device);
+    return found?.id ?? node ?? device;
   }
 
   /**
@@ -725,7 +762,7 @@ export class Engine {
         this.#links.closeLink(link);
       },
       onFailed: (why: string) => {
-        this.#whenGuestDied(why);
+        this.#whenQemuFailed(why);
       },
       onProgress: (percent: number) => {
         this.#syncPercent = percent;

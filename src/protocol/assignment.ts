@@ -10,6 +10,7 @@
  *   engine -> killGuest            when its QEMU must not run any more; answered by guestDied once it is gone
  *   engine -> report, transition   transitions as they happen; a report with news, at most once a second, and without news
  *                                  at least every 5 s: an engine silent for 30 s hangs and is killed
+ *   engine -> fault, repaired      what of this side fails, each time it is seen, and what works again (faults.ts)
  *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
  *   agent  -> retuned              the latency contract or detection time changed
  *   agent  -> quorumChanged        the quorum's endpoints changed; everything else needs a new engine
@@ -21,6 +22,7 @@
  * Death rules: an engine exits at once when its channel closes, for then its agent is gone and the next agent starts a
  * new engine. QEMU dies with neither of them: it is adopted. What it sends stays held while no engine is there.
  */
+import { type Fault, type Repair } from "./faults.ts";
 
 export type Link = { readonly name: string; readonly localHost: string; readonly peerHost: string };
 export type TlsFiles = { readonly certPath: string; readonly keyPath: string; readonly caPath: string };
@@ -204,6 +206,8 @@ export type EngineMessage =
   | { readonly tag: "killGuest" }
   | { readonly tag: "report"; readonly report: EngineReport }
   | { readonly tag: "transition"; readonly transition: EngineTransition }
+  | ({ readonly tag: "fault" } & Fault)
+  | ({ readonly tag: "repaired" } & Repair)
   | {
       readonly tag: "switchoverAnswered";
       readonly requestId: string;

@@ -172,6 +172,7 @@ export class PlayedCluster {
           : { namespace: systemNamespace, name: guest, generation: pair.metadata.generation ?? 1 };
       },
       readTrouble: () => undefined,
+      readFaults: () => [],
       readWritten: ({ name }) => find(name)?.status?.sides?.find((side) => side.node === node),
       applyStatus: (object, fieldManager) => this.#inLane(() => this.#cluster.applyStatus(object, fieldManager)),
       log: silentLog,

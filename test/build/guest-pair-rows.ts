@@ -43,9 +43,20 @@ const [primary, standby] = [
     ...reported,
     conditions: reported.conditions.map((condition) => ({ ...condition, observedGeneration: 1 })),
     lastTakeover: { cause: "silent", at, durationMs: 580, term: 2, epoch: 9 },
+    faults: [buildSeenFault({ state: "InService", repairedAt: at })],
   },
   buildReportedSide("node-b", buildReport({ role: "standby", primaryNode: "", lagMs: null, takeoversCount: 0 })),
 ];
+
+/** A record of a fault as agents report it. */
+export function buildSeenFault(difference: Json = {}): Json {
+  return {
+    ...{ node: "node-a", component: "disk/system", code: "DiskFailed", message: "write failed: EIO" },
+    ...{ state: "OutOfService", firstAt: at, lastAt: at, count: 2, incidents: [at] },
+    ...{ done: "the guest goes on with the other side's disk", remedy: "see to the volume" },
+    ...difference,
+  };
+}
 
 const a = buildSide("node-a");
 
@@ -127,6 +138,16 @@ export const guestPairRows: ResourceRows = {
       when: "a shape that is none",
       status: { sides: [{ ...primary, wantedShape: "spare" }] },
       path: "status.sides[0].wantedShape",
+    },
+    {
+      when: "a fault of something that is no component",
+      status: { sides: [{ ...primary, faults: [buildSeenFault({ component: "roof" })] }] },
+      path: "status.sides[0].faults[0].component",
+    },
+    {
+      when: "a fault that an agent holds for isolated",
+      status: { sides: [{ ...primary, faults: [buildSeenFault({ state: "Isolated" })] }] },
+      path: "status.sides[0].faults[0].state",
     },
     { when: "two reports for one node", status: { sides: [primary, primary] }, path: "status.sides" },
   ],
