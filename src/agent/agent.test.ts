@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { spawn } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, jest, test } from "@jest/globals";
-import { AgentHost, type NodeStatus, until } from "../../test/build/agent-host.ts";
+import { AgentHost, issueShared, type NodeStatus, until } from "../../test/build/agent-host.ts";
 import { buildReport } from "../../test/build/engine-report.ts";
 import { buildAssignment } from "../../test/build/guest-assignment.ts";
 import { parsePrometheusText } from "../../test/build/prometheus-text.ts";
@@ -457,7 +457,11 @@ describe("the endpoint", () => {
     const scraped = await host.askSecurely("GET", "/metrics", metricsPort, host.tls);
     expect(parsePrometheusText(scraped?.body ?? "").get("twinrun_agent_info")?.samples).toHaveLength(1);
     expect((await host.askSecurely("POST", "/guests/web/switchover", metricsPort, host.tls))?.code).toBe(403);
-    expect(await host.askSecurely("GET", "/metrics", metricsPort, {})).toBeUndefined();
+    const monitor = await issueShared("prometheus", "monitor");
+    expect((await host.askSecurely("GET", "/metrics", metricsPort, monitor))?.code).toBe(200);
+    for (const others of [{}, await issueShared("host-b"), await issueShared("q", "quorum")]) {
+      expect(await host.askSecurely("GET", "/metrics", metricsPort, others)).toBeUndefined();
+    }
   });
 });
 

@@ -9,13 +9,13 @@
  *
  * Nothing listens without authentication. The unix socket RUN/agent.sock belongs to the agent's user and has mode 0600:
  * whoever may open it may already do everything. Over TCP there is only mutual TLS, TLS 1.3, certificates of Twinrun's
- * CA, and only what cannot change anything (GET).
+ * CA that may read figures (no other node's), and only what cannot change anything (GET).
  */
 import { chmodSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
 import { type AddressInfo } from "node:net";
-import { type TlsCredentials } from "../net/tls.ts";
+import { mayReadFigures, type TlsCredentials } from "../net/tls.ts";
 import { type Endpoint } from "../protocol/assignment.ts";
 import { METRICS_CONTENT_TYPE } from "../telemetry/metrics.ts";
 import { type Log } from "../telemetry/log.ts";
@@ -64,6 +64,11 @@ export class LocalEndpoint {
       { ...credentials.material(), requestCert: true, rejectUnauthorized: true },
       this.#listener(false),
     );
+    server.on("secureConnection", (socket) => {
+      if (!mayReadFigures(socket, credentials.identity)) {
+        socket.destroy();
+      }
+    });
     credentials.onReloaded((failure) => {
       if (failure === undefined) {
         server.setSecureContext(credentials.material());

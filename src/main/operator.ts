@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Cluster } from "../kube/cluster.ts";
 import { Failure } from "../lib/failure.ts";
-import { TlsCredentials } from "../net/tls.ts";
+import { mayReadFigures, TlsCredentials } from "../net/tls.ts";
 import { openOwnCertificate } from "../operator/certificates/own-certificate.ts";
 import { OperatorEndpoint } from "../operator/operator-endpoint.ts";
 import { openFailPoints } from "../operator/operator-fail-points.ts";
@@ -51,12 +51,15 @@ async function serveMetrics(
   const ownDirectory = (): string => mkdtempSync(join(tmpdir(), "twinrun-operator-"));
   const files = tls ?? (await openOwnCertificate(cluster, { namespace, directory: ownDirectory(), log, signal: stop }));
   const credentials = await TlsCredentials.open(files);
-  await endpoint.listenForMetrics(metrics, credentials.material(), (use) => {
-    credentials.onReloaded((failure) => {
-      if (failure === undefined) {
-        use(credentials.material());
-      }
-    });
+  await endpoint.listenForMetrics(metrics, credentials.material(), {
+    isReader: (socket) => mayReadFigures(socket, credentials.identity),
+    renewed: (use) => {
+      credentials.onReloaded((failure) => {
+        if (failure === undefined) {
+          use(credentials.material());
+        }
+      });
+    },
   });
 }
 

@@ -122,6 +122,12 @@ export function readPeerIdentity(socket: TLSSocket): PeerIdentity {
   return identity;
 }
 
+/** Figures are for monitors, and for whoever has the certificate of the one that answers: they tell of guests. */
+export function mayReadFigures(socket: TLSSocket, own: PeerIdentity): boolean {
+  const peer = parsePeerIdentity(socket.getPeerCertificate().subjectaltname);
+  return socket.authorized && (peer?.service === "monitor" || (peer?.service === own.service && peer.name === own.name));
+}
+
 /** Throws a {@link NetFailure} unless the peer is of that service and, when `name` is given, that very one. */
 export function assertPeer(peer: PeerIdentity | undefined, service: PeerService, name?: string): void {
   if (peer?.service !== service || (name !== undefined && peer.name !== name)) {

@@ -2,11 +2,12 @@
  * What may be asked of the operator over HTTP:
  *
  *   GET /healthz, /readyz   `ok`, or 503: plain, for kubelet's probes, and nothing else is said there
- *   GET /metrics            Prometheus text: only by mutual TLS, with a certificate of Twinrun's CA
+ *   GET /metrics            Prometheus text: only by mutual TLS, with a certificate of Twinrun's CA that may read figures
  */
 import { createServer, type RequestListener, type Server } from "node:http";
 import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
 import { type AddressInfo } from "node:net";
+import { type TLSSocket } from "node:tls";
 import { type Log } from "../telemetry/log.ts";
 import { METRICS_CONTENT_TYPE } from "../telemetry/metrics.ts";
 
@@ -17,6 +18,13 @@ export type ServerCertificate = {
   readonly cert: string | Buffer;
   readonly key: string | Buffer;
   readonly ca: string | Buffer;
+};
+
+export type Readers = {
+  /** Whether who shows this certificate may read. */
+  readonly isReader: (socket: TLSSocket) => boolean;
+  /** Is called with a function that takes the next certificate. */
+  readonly renewed: (use: (next: ServerCertificate) => void) => void;
 };
 
 export interface OperatorFacts {
@@ -42,14 +50,18 @@ export class OperatorEndpoint {
     return this.#open(createServer(this.#listener(["/healthz", "/readyz"])), address);
   }
 
-  /** `renewed` is called with a function that takes the next certificate. */
   listenForMetrics(
     address: Address,
     certificate: ServerCertificate,
-    renewed: (use: (next: ServerCertificate) => void) => void,
+    { isReader, renewed }: Readers,
   ): Promise<number> {
     const settings = { requestCert: true, rejectUnauthorized: true, minVersion: "TLSv1.3" as const };
     const server = createSecureServer({ ...certificate, ...settings }, this.#listener(["/metrics"]));
+    server.on("secureConnection", (socket) => {
+      if (!isReader(socket)) {
+        socket.destroy();
+      }
+    });
     renewed((next) => {
       server.setSecureContext({ ...next, minVersion: settings.minVersion });
     });

@@ -409,7 +409,7 @@ async function installKinds(cluster: Cluster): Promise<void> {
   }
 }
 
-/** Both ends of the metrics have it: any certificate of Twinrun's own CA may read them. */
+/** Both ends of the metrics have it. */
 async function issueCertificate(plane: ControlPlane): Promise<TlsFiles> {
   const directory = join(dirname(plane.kubeconfigPath), "pki");
   const { stdout } = await promisify(execFile)(process.execPath, [

@@ -14,6 +14,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { killProcess, listEnvironments } from "../../src/agent/linux-process.ts";
 import { type GuestStatus } from "../../src/agent/guest-runner.ts";
 import { type PeerLinkStatus } from "../../src/agent/node-heartbeat.ts";
+import { type PeerService } from "../../src/net/peer-identity.ts";
 import { createAuthority, issueCertificate } from "../../src/net/pki.ts";
 import {
   type AgentMessage,
@@ -255,11 +256,12 @@ startJanitor(pkiDirectory);
 let authority: Promise<void> | undefined;
 const issued = new Map<string, Promise<TlsFiles>>();
 
-function issueShared(node: string): Promise<TlsFiles> {
+/** A certificate of the authority that all hosts have. */
+export function issueShared(name: string, service: PeerService = "node"): Promise<TlsFiles> {
   authority ??= createAuthority(pkiDirectory);
-  const identity = { service: "node", name: node } as const;
-  const files = issued.get(node) ?? authority.then(() => issueCertificate(pkiDirectory, { identity }));
-  issued.set(node, files);
+  const key = `${service}/${name}`;
+  const files = issued.get(key) ?? authority.then(() => issueCertificate(pkiDirectory, { identity: { service, name } }));
+  issued.set(key, files);
   return files;
 }
 
