@@ -39,7 +39,7 @@ export interface GuestLauncher {
   /** Guests that have or may have a QEMU here, assigned or not, which is this launcher's to remove. */
   listGuests(): readonly string[];
   /** The guest's QEMU that is alive, if any; removes what is left of one that is not known to be in order. */
-  adopt(guest: string): Promise<LaunchedGuest | undefined>;
+  adopt(assignment: GuestAssignment): Promise<LaunchedGuest | undefined>;
   /** Starts a QEMU in place of whatever ran. Throws {@link LaunchFailure}. */
   start(assignment: GuestAssignment, as: GuestShape, wait: LaunchWait): Promise<LaunchedGuest>;
   /** Returns when no QEMU of this guest is left that anybody was told of. */

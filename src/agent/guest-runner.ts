@@ -139,7 +139,7 @@ export class GuestRunner {
   async start(): Promise<void> {
     mkdirSync(this.#runDirectory, { recursive: true, mode: 0o700 });
     await this.#enqueue(async () => {
-      this.#launched = await this.#options.launcher.adopt(this.#guest);
+      this.#launched = await this.#options.launcher.adopt(this.#assignment);
       if (this.#launched !== undefined) {
         this.#log.info({ pid: this.#launched.found.pid }, "adopted a QEMU that runs already");
       }

@@ -91,7 +91,7 @@ export class LocalLauncher implements GuestLauncher {
     return [...new Set([...recorded, ...marked])].filter((guest) => guest !== "");
   }
 
-  async adopt(guest: string): Promise<LaunchedGuest | undefined> {
+  async adopt({ guest }: Pick<GuestAssignment, "guest">): Promise<LaunchedGuest | undefined> {
     const state = this.#readState(guest);
     const identity = state === undefined ? undefined : { pid: state.pid, startTime: state.startTime };
     await this.#killStrays(guest, identity);

@@ -18,18 +18,21 @@ jest.setTimeout(60_000);
 const disks = [{ id: "root", device: "ua-root" }];
 /** Of this run alone: other tests look for their QEMUs in the same /proc. */
 const guest = `web-${process.pid}`;
-const web = buildAssignment({ guest, qemu: { tag: "pod" }, disks });
+const web = buildAssignment({ guest, qemu: { tag: "pod", namespace: "shop" }, disks });
 const QEMU_ARGS = ["-machine", "none", "-nodefaults", "-display", "none"];
 
 let directory = "";
 let launcher: PodLauncher;
 const pods: LauncherPod[] = [];
 const deaths: [string, number][] = [];
+/** Processes in pods of another namespace. */
+const strangers = new Set<number>();
 
 function openLauncher(): PodLauncher {
   const opened = new PodLauncher({
     node: "node-a",
     runDirectory: directory,
+    findPod: (pid) => (strangers.has(pid) ? { namespace: "elsewhere", name: "posing" } : { namespace: "shop", name: "v" }),
     log: silentLog,
   });
   opened.onDied = (...death): void => {
@@ -98,6 +101,7 @@ beforeEach(() => {
   mkdirSync(join(directory, guest));
   launcher = openLauncher();
   deaths.length = 0;
+  strangers.clear();
 });
 afterEach(async () => {
   launcher.close();
@@ -116,7 +120,7 @@ describe("an engine that asks for a QEMU", () => {
       sharedDirectory: "/var/run/kubevirt-private/twinrun",
       startedAs: "standby",
     });
-    expect([qemu, given]).toEqual([{ tag: "pod" }, disks]);
+    expect([qemu, given]).toEqual([web.qemu, disks]);
     const { uid, gid, mode } = statSync(pod.pathOf("run/kubevirt-private/twinrun"));
     expect([uid, gid, mode & 0o777]).toEqual([QEMU_USER, QEMU_USER, 0o700]);
     expect(launcher.listGuests()).toEqual([]);
@@ -128,6 +132,17 @@ describe("an engine that asks for a QEMU", () => {
     await until("it waits", () => wait.waitsCount > 2 || undefined);
     const pod = startPod("primary");
     expect((await starting).found.pid).toBe(pod.pid);
+  });
+
+  test("waits for one in a pod of the guest's namespace: another one that calls itself so is left alone", async () => {
+    const posing = startPod("primary");
+    strangers.add(posing.pid);
+    const wait = newWait();
+    const starting = start("primary", wait);
+    await until("it has looked often", () => wait.waitsCount > 5 || undefined);
+    const pod = startPod("primary");
+    expect((await starting).found.pid).toBe(pod.pid);
+    expect(posing.isOver).toBe(false);
   });
 
   test("stops waiting when nobody wants it any more", async () => {
@@ -206,7 +221,7 @@ describe("an agent that starts anew", () => {
     const before = await start("standby");
     launcher.close();
     launcher = openLauncher();
-    expect(await launcher.adopt(guest)).toEqual(before);
+    expect(await launcher.adopt(web)).toEqual(before);
   });
 
   test("leaves one that no engine had for the next start", async () => {
@@ -218,8 +233,21 @@ describe("an agent that starts anew", () => {
         return undefined;
       }
     });
-    expect(await launcher.adopt(guest)).toBeUndefined();
+    expect(await launcher.adopt(web)).toBeUndefined();
     expect((await start("standby")).found.pid).toBe(pod.pid);
+  });
+
+  test("adopts no guest that runs in a pod of somebody else's", async () => {
+    const pod = startPod("primary");
+    strangers.add(pod.pid);
+    await until("its monitor answers", () =>
+      applyCont(pod).then(
+        () => true,
+        () => undefined,
+      ),
+    );
+    expect(await launcher.adopt(web)).toBeUndefined();
+    expect(pod.isOver).toBe(false);
   });
 
   test("adopts a guest that runs, although nobody wrote down why", async () => {
@@ -230,7 +258,7 @@ describe("an agent that starts anew", () => {
         () => undefined,
       ),
     );
-    expect(await launcher.adopt(guest)).toMatchObject({
+    expect(await launcher.adopt(web)).toMatchObject({
       found: { pid: pod.pid, startedAs: "primary" },
     });
   });

@@ -1,7 +1,8 @@
 /**
  * Finds the QEMUs that KubeVirt's launcher pods run on this node, and waits for one where an engine needs one.
  *
- * A QEMU is known by the environment that the hook gave it (api/vmi-contract.ts): guest and node. Its shape is told by
+ * A QEMU is known by the environment that the hook gave it (api/vmi-contract.ts): guest and node. Anybody's pod can have such an
+ * environment, so it has to be in a pod of the namespace that the guest's side is in, too (node-pods.ts). Its shape is told by
  * `-incoming` in its command line, everything of its pod is reached under /proc/PID/root. This launcher starts nothing: who
  * owns the pods sees from the agent's report which shape is waited for, and makes a pod of it.
  *
@@ -19,7 +20,13 @@ import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { QMP_PATH_IN_POD, qemuEnvironment, SHARED_DIRECTORY_IN_POD } from "../api/vmi-contract.ts";
 import { resolveInRoot } from "../lib/rooted-path.ts";
-import { type DiskAssignment, type FoundGuest, type GuestAssignment, type GuestShape } from "../protocol/assignment.ts";
+import {
+  type DiskAssignment,
+  type FoundGuest,
+  type GuestAssignment,
+  type GuestShape,
+  type QemuOrigin,
+} from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { LaunchFailure, type GuestLauncher, type LaunchedGuest, type LaunchWait } from "./guest-launcher.ts";
@@ -34,14 +41,18 @@ import {
   type ProcessIdentity,
 } from "./linux-process.ts";
 import { readRunState } from "./monitor-question.ts";
+import { type PodName } from "./node-pods.ts";
 import { readStateFile, removeStateFile, writeStateFile } from "./state-file.ts";
 
 export type PodLauncherOptions = {
   readonly node: string;
   /** The agent's; each guest has a directory of its name in it. */
   readonly runDirectory: string;
+  readonly findPod: (pid: number) => PodName | undefined;
   readonly log: Log;
 };
+
+type PodOrigin = Extract<QemuOrigin, { readonly tag: "pod" }>;
 
 type StateFile = {
   readonly version: 1;
@@ -82,6 +93,8 @@ export class PodLauncher implements GuestLauncher {
   readonly #bootId = readBootId();
   /** Every QEMU that somebody was told of and that nobody saw go. */
   readonly #known = new Map<string, FoundGuest>();
+  /** Those that call themselves a guest's QEMU and are not; told of once. */
+  readonly #impostors = new Set<string>();
   readonly #watch: NodeJS.Timeout;
 
   constructor(options: PodLauncherOptions) {
@@ -96,13 +109,13 @@ export class PodLauncher implements GuestLauncher {
     return [];
   }
 
-  async adopt(guest: string): Promise<LaunchedGuest | undefined> {
+  async adopt({ guest, qemu: origin }: GuestAssignment): Promise<LaunchedGuest | undefined> {
     const state = this.#readState(guest);
     if (state !== undefined && isAlive(state)) {
-      return this.#give(guest, state, state);
+      return this.#give(guest, state, { ...state, origin });
     }
     removeStateFile(this.#statePath(guest));
-    for (const qemu of this.#listQemus(guest)) {
+    for (const qemu of this.#listQemus(guest, origin)) {
       if ((await this.#readRunState(qemu)) === "running") {
         this.#options.log.warn(
           { guest, pid: qemu.identity.pid },
@@ -111,6 +124,7 @@ export class PodLauncher implements GuestLauncher {
         return this.#give(guest, qemu.identity, {
           startedAs: qemu.shape,
           disks: [],
+          origin,
         });
       }
     }
@@ -118,19 +132,19 @@ export class PodLauncher implements GuestLauncher {
   }
 
   async start(assignment: GuestAssignment, as: GuestShape, wait: LaunchWait): Promise<LaunchedGuest> {
-    const { guest, qemu, disks } = assignment;
-    if (qemu.tag !== "pod") {
+    const { guest, qemu: origin, disks } = assignment;
+    if (origin.tag !== "pod") {
       const says = `${guest} comes with QEMU arguments, but on this node QEMU runs in pods: assign it by a GuestPair`;
-      throw new LaunchFailure({ code: "WrongOrigin", origin: qemu.tag }, says);
+      throw new LaunchFailure({ code: "WrongOrigin", origin: origin.tag }, says);
     }
     await this.kill(guest);
     let saysAtMs = monotonicMs();
     for (;;) {
       throwIfCancelled(guest, wait.signal);
-      const fresh = await this.#findFresh(guest, as);
+      const fresh = await this.#findFresh(guest, origin, as);
       throwIfCancelled(guest, wait.signal);
       if (fresh !== undefined) {
-        return this.#give(guest, fresh.identity, { startedAs: as, disks });
+        return this.#give(guest, fresh.identity, { startedAs: as, disks, origin });
       }
       wait.onWaiting();
       if (monotonicMs() >= saysAtMs) {
@@ -156,8 +170,8 @@ export class PodLauncher implements GuestLauncher {
   }
 
   /** Undefined while there is none; what can never become one is killed on the way. */
-  async #findFresh(guest: string, as: GuestShape): Promise<PodQemu | undefined> {
-    for (const qemu of this.#listQemus(guest)) {
+  async #findFresh(guest: string, origin: PodOrigin, as: GuestShape): Promise<PodQemu | undefined> {
+    for (const qemu of this.#listQemus(guest, origin)) {
       if (qemu.shape !== as) {
         this.#options.log.info({ guest, pid: qemu.identity.pid, shape: qemu.shape, as }, "a QEMU has the wrong shape");
         await this.#kill(guest, qemu.identity);
@@ -178,10 +192,10 @@ export class PodLauncher implements GuestLauncher {
   #give(
     guest: string,
     { pid, startTime }: ProcessIdentity,
-    state: Pick<StateFile, "startedAs" | "disks">,
+    state: Pick<StateFile, "startedAs" | "disks"> & { readonly origin: QemuOrigin },
   ): LaunchedGuest {
     const identity = { pid, startTime };
-    const { startedAs, disks } = state;
+    const { startedAs, disks, origin } = state;
     const qemuRoot = rootOf(identity);
     this.#prepareDirectory(identity);
     writeStateFile(this.#statePath(guest), {
@@ -200,7 +214,7 @@ export class PodLauncher implements GuestLauncher {
       startedAs,
     };
     this.#known.set(guest, found);
-    return { found, qemu: { tag: "pod" }, disks };
+    return { found, qemu: origin, disks };
   }
 
   /** For the sockets and pipes that QEMU's user and we share; the pod may be an old one, with the directory in it. */
@@ -223,7 +237,26 @@ export class PodLauncher implements GuestLauncher {
     }
   }
 
-  #listQemus(guest: string): readonly PodQemu[] {
+  #listQemus(guest: string, origin: QemuOrigin): readonly PodQemu[] {
+    const named = this.#listNamed(guest);
+    return named.filter(({ identity }) => this.#isInNamespace(guest, identity, origin));
+  }
+
+  #isInNamespace(guest: string, { pid, startTime }: ProcessIdentity, origin: QemuOrigin): boolean {
+    const pod = this.#options.findPod(pid);
+    if (origin.tag === "pod" && pod?.namespace === origin.namespace) {
+      return true;
+    }
+    if (!this.#impostors.has(`${pid} ${startTime}`)) {
+      this.#impostors.add(`${pid} ${startTime}`);
+      const wanted = origin.tag === "pod" ? origin.namespace : "";
+      const says = `a process calls itself the guest's QEMU but is in no pod of namespace ${wanted}; it is left alone`;
+      this.#options.log.warn({ guest, pid, pod }, says);
+    }
+    return false;
+  }
+
+  #listNamed(guest: string): readonly PodQemu[] {
     return listProcesses()
       .filter((pid) => QEMU_PROGRAM.test(basename(readLink(`/proc/${pid}/exe`) ?? "")))
       .flatMap((pid) => {

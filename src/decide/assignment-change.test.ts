@@ -38,8 +38,8 @@ test.each<Case>([
   },
   {
     when: "the operator wishes for other roles",
-    running: [{ ...web, qemu: { tag: "pod" } }],
-    wanted: [{ ...web, qemu: { tag: "pod" }, firstPrimary: "host-b" }],
+    running: [{ ...web, qemu: { tag: "pod", namespace: "shop" } }],
+    wanted: [{ ...web, qemu: { tag: "pod", namespace: "shop" }, firstPrimary: "host-b" }],
     tags: ["retuneGuest"],
   },
   {

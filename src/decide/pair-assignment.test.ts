@@ -24,7 +24,7 @@ test("each side gets its half: its own addresses, the peer's, and devices to loo
       },
     ],
     disks: [{ id: "system", device: "ua-system" }],
-    qemu: { tag: "pod" },
+    qemu: { tag: "pod", namespace: "shop" },
     checkpoint: {
       maxAddedLatencyMs: 50,
       minIntervalMs: 5,

@@ -72,7 +72,7 @@ export function planPair(
         ...{ id, device: qemuDeviceOf(id) },
         ...(spec.podDisks?.includes(id) === true ? { isOfPod: true } : {}),
       })),
-      qemu: { tag: "pod" },
+      qemu: { tag: "pod", namespace: own.vmi.namespace },
       checkpoint,
       failover,
       tracker: "auto",

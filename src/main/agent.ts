@@ -21,6 +21,7 @@ import { FileAssignmentSource } from "../agent/file-assignment-source.ts";
 import { LocalLauncher } from "../agent/local-launcher.ts";
 import { ensureNodeCertificate } from "../agent/node-certificate.ts";
 import { NodePairs } from "../agent/node-pairs.ts";
+import { findPodOf } from "../agent/node-pods.ts";
 import { PodLauncher } from "../agent/pod-launcher.ts";
 import { QuorumEndpoints } from "../agent/quorum-endpoints.ts";
 import { type AgentConfig, KUBERNETES, parseAgentConfig } from "../api/agent-config.ts";
@@ -136,7 +137,7 @@ function openKubernetes(config: AgentConfig, runDirectory: string, log: ProcessL
   const pairs = new NodePairs({ cluster, namespace, node, runDirectory, log });
   return {
     source: pairs.source,
-    launcher: new PodLauncher({ node, runDirectory, log }),
+    launcher: new PodLauncher({ node, runDirectory, findPod: findPodOf, log }),
     onTransition: (guest, transition) => {
       pairs.noteTransition(guest, transition);
     },

@@ -49,7 +49,11 @@ export type QemuOrigin =
       readonly args: readonly string[];
     }
   /** A launcher pod on this node starts it; the agent finds it and waits for one of the shape that is needed. */
-  | { readonly tag: "pod" };
+  | {
+      readonly tag: "pod";
+      /** Of that pod: one of another namespace is not the guest's, whatever it calls itself. */
+      readonly namespace: string;
+    };
 
 export type CheckpointContract = {
   readonly maxAddedLatencyMs: number;
