@@ -321,6 +321,7 @@ export class Engine {
     this.#log.info(transition, `${transition.from} -> ${transition.to} (${event.tag})`);
     this.#options.sendToAgent({ tag: "transition", transition });
     this.#applyLimits();
+    this.#guest?.setButtonOnly(mayGoOnElsewhere(this.#side));
     this.#report();
     if (transition.to === "protected") {
       this.#problems.delete("standby");
@@ -718,6 +719,8 @@ export class Engine {
    * KubeVirt presses it where a pod is to end: its node shuts down in order, somebody deletes the instance. The guest is not to
    * end with that side of it: the standby goes on from an epoch in which nobody has pressed anything, and a guest that begins to
    * shut down here is not seen doing so, for its output is held.
+   *
+   * The agent in the guest, where there is one, would be asked first; the shim refuses that (Guest.setButtonOnly).
    *
    * QEMU says so before it answers the checkpoint that stops the guest next, and a capture that has not been answered is not
    * shipped any more; what was answered before was captured before.

@@ -125,6 +125,11 @@ export class Guest {
     return present(this.#parts?.memory, "the guest's memory");
   }
 
+  /** Whether KubeVirt, too, can only press the power button to shut the guest down, and not ask the agent in it. */
+  setButtonOnly(on: boolean): void {
+    this.#parts?.shim.setButtonOnly(on);
+  }
+
   /** Undefined without the shim: then what the guest sends leaves at once. */
   get gate(): OutputGate | undefined {
     return this.#parts?.shim.gate;

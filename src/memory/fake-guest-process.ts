@@ -10,7 +10,7 @@ import { execFileSync } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { constants, openSync, readdirSync, readlinkSync } from "node:fs";
-import { connect } from "node:net";
+import { connect, createServer } from "node:net";
 import koffi from "koffi";
 import { type FakeGuestReply, type FakeGuestRequest } from "./fake-guest.ts";
 
@@ -31,11 +31,13 @@ const ioctl = c.func("int ioctl(int fd, ulong request, void *argument)");
 const writev = c.func("long writev(int fd, void *ranges, int count)");
 const setsockopt = c.func("int setsockopt(int fd, int level, int option, void *value, uint bytes)");
 const sendmsg = c.func("long sendmsg(int fd, void *message, int flags)");
+const recvmsg = c.func("long recvmsg(int fd, void *message, int flags)");
 
 const blocks: { address: bigint; bytes: number; words: Uint32Array }[] = [];
 const taps: number[] = [];
 const received: number[] = [];
 let monitor = -1;
+let channel = -1;
 
 function mapBlock(bytes: number, shared: boolean): string {
   const [PROT_NONE, PROT_READ_WRITE] = [0, 3];
@@ -170,21 +172,44 @@ async function sendAlways(from: number, count: number, tap: number): Promise<num
   return refused;
 }
 
-function sendEvent(line: string): void {
-  const bytes = Buffer.from(line, "latin1");
+/** A struct msghdr with one struct iovec over `bytes`; both have to stay alive as long as it is used. */
+function encodeMessage(bytes: Buffer, range: BigUint64Array): BigUint64Array {
   const message = new BigUint64Array(7);
-  const range = new BigUint64Array(2);
   range.set([koffi.address(bytes), BigInt(bytes.length)]);
   message.set([0n, 0n, koffi.address(range), 1n]);
-  // SAFETY: a struct msghdr with one struct iovec; all three buffers are alive in this function.
-  sendmsg(monitor, message, 0);
+  return message;
+}
+
+function sendEvent(line: string): void {
+  const [bytes, range] = [Buffer.from(line, "latin1"), new BigUint64Array(2)];
+  // SAFETY: all three buffers are alive in this function.
+  sendmsg(monitor, encodeMessage(bytes, range), 0);
+}
+
+/** QEMU listens, and libvirt connects. */
+async function openChannel(path: string): Promise<void> {
+  const server = createServer({ pauseOnConnect: true }, (socket) => {
+    channel = fdOf(socket);
+  });
+  server.listen(path);
+  await once(server, "listening");
+}
+
+/** As QEMU reads a socket. */
+function readChannel(): string | null {
+  const [bytes, range] = [Buffer.from(new ArrayBuffer(4_096)), new BigUint64Array(2)];
+  // SAFETY: all three buffers are alive in this function.
+  const count = Number(recvmsg(channel, encodeMessage(bytes, range), 0));
+  return count < 0 ? null : bytes.toString("latin1", 0, count);
 }
 
 async function openMonitor(path: string): Promise<void> {
   const socket = connect(path);
   await once(socket, "connect");
-  monitor = (socket as unknown as { _handle: { fd: number } })._handle.fd;
+  monitor = fdOf(socket);
 }
+
+const fdOf = (socket: unknown): number => (socket as { _handle: { fd: number } })._handle.fd;
 
 // eslint-disable-next-line complexity -- one case a request
 async function answer(request: FakeGuestRequest): Promise<FakeGuestReply> {
@@ -231,6 +256,11 @@ async function answer(request: FakeGuestRequest): Promise<FakeGuestReply> {
     case "sendEvents":
       request.lines.forEach(sendEvent);
       return { tag: "done" };
+    case "openChannel":
+      await openChannel(request.path);
+      return { tag: "done" };
+    case "readChannel":
+      return { tag: "read", text: readChannel() };
   }
 }
 

@@ -23,12 +23,16 @@ export type FakeGuestRequest =
   | { readonly tag: "listReceived" }
   | { readonly tag: "startHelper" }
   | { readonly tag: "openMonitor"; readonly path: string }
-  | { readonly tag: "sendEvents"; readonly lines: readonly string[] };
+  | { readonly tag: "sendEvents"; readonly lines: readonly string[] }
+  | { readonly tag: "openChannel"; readonly path: string }
+  | { readonly tag: "readChannel" };
 export type FakeGuestReply =
   | { readonly tag: "mapped"; readonly address: string }
   | { readonly tag: "sent"; readonly results: readonly number[]; readonly refused: number }
   | { readonly tag: "received"; readonly numbers: readonly number[] }
   | { readonly tag: "helper"; readonly hasShim: boolean }
+  /** Null: the system had nothing to read. */
+  | { readonly tag: "read"; readonly text: string | null }
   | { readonly tag: "done" }
   | { readonly tag: "failed"; readonly message: string };
 

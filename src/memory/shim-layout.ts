@@ -22,6 +22,7 @@ export const WORD = {
   wakeFd: 10,
   mappingCount: 11,
   mappingsLost: 12,
+  buttonOnly: 13,
   head: 16,
   packetsIn: 17,
   dropped: 18,

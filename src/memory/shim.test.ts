@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
 import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
-import { createServer, type Server, type Socket } from "node:net";
+import { once } from "node:events";
+import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FakeGuest } from "./fake-guest.ts";
@@ -123,6 +124,70 @@ describe("quiet checkpoints", () => {
     expect(await arriving(pair)).toBe("");
     shim = openShim(guest.pid);
     expect(await arriving(pair)).toBe(pair.join(""));
+  });
+});
+
+describe("the agent's channel", () => {
+  const shutdown = '{"execute":"guest-shutdown","arguments":{"mode":"powerdown"}}\n';
+  const libvirts: Socket[] = [];
+
+  async function openChannel(name: string): Promise<Socket> {
+    const path = join(mkdtempSync(join(directory, "channel-")), name);
+    await guest.ask({ tag: "openChannel", path }, "done");
+    const libvirt = connect(path);
+    libvirts.push(libvirt);
+    await once(libvirt, "connect");
+    return libvirt;
+  }
+
+  /** What QEMU reads of it, and gives to the guest. */
+  async function readAfter(libvirt: Socket, text: string): Promise<string | null> {
+    await new Promise((resolve) => libvirt.write(text, resolve));
+    return (await guest.ask({ tag: "readChannel" }, "read")).text;
+  }
+
+  afterAll(() => {
+    libvirts.forEach((libvirt) => libvirt.destroy());
+  });
+
+  test("lets a shutdown through as long as nobody minds", async () => {
+    expect(await readAfter(await openChannel("org.qemu.guest_agent.0"), shutdown)).toBe(shutdown);
+  });
+
+  test("answers a shutdown in the guest's place while only the button is to be pressed", async () => {
+    const libvirt = await openChannel("org.qemu.guest_agent.0");
+    shim.setButtonOnly(true);
+    const answered = once(libvirt, "data") as Promise<[Buffer]>;
+    expect(await readAfter(libvirt, shutdown)).toBeNull();
+    const [answer] = await answered;
+    expect(answer.toString()).toMatch(/^[^\n]*\n$/);
+    expect(JSON.parse(answer.toString())).toMatchObject({ error: { class: "GenericError" } });
+    // What comes next is the guest's again.
+    expect(await readAfter(libvirt, '{"execute":"guest-sync","arguments":{"id":1}}\n')).toContain("guest-sync");
+  });
+
+  test.each([
+    ["a reboot", '{"execute":"guest-shutdown","arguments":{"mode":"reboot"}}\n'],
+    ["another command", '{"execute":"guest-fsfreeze-freeze"}\n'],
+    ["a command that quotes it", `{"execute":"guest-exec","arguments":{"arg":${JSON.stringify(shutdown)}}}\n`],
+    ["the start of the line", shutdown.slice(0, -2)],
+  ])("%s passes all the same", async (_, line) => {
+    const libvirt = await openChannel("org.qemu.guest_agent.0");
+    shim.setButtonOnly(true);
+    expect(await readAfter(libvirt, line)).toBe(line);
+  });
+
+  test("what comes on another channel is not the agent's", async () => {
+    const console = await openChannel("virt-serial0");
+    shim.setButtonOnly(true);
+    expect(await readAfter(console, shutdown)).toBe(shutdown);
+  });
+
+  test("an engine that is gone leaves the agent to libvirt", async () => {
+    const libvirt = await openChannel("org.qemu.guest_agent.0");
+    shim.setButtonOnly(true);
+    shim.close();
+    expect(await readAfter(libvirt, shutdown)).toBe(shutdown);
   });
 });
 

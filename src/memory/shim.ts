@@ -32,6 +32,8 @@ export interface Shim {
   readonly userfaultError: number;
   /** While on, QEMU's monitors do not see STOP and RESUME events; also those of this engine. */
   setQuiet(on: boolean): void;
+  /** While on, libvirt shuts the guest down by its power button, which QEMU tells of, and never through the agent in the guest. */
+  setButtonOnly(on: boolean): void;
   /** Events swallowed so far. */
   readonly quietedEvents: number;
   /** Leaves mode and ring as they are: what is held stays held. */
@@ -102,10 +104,15 @@ class OpenShim implements Shim {
     this.#words = words;
     this.#resources = resources;
     this.setQuiet(false); // An engine that died in the midst of a checkpoint left it on.
+    this.setButtonOnly(false);
   }
 
   setQuiet(on: boolean): void {
     Atomics.store(this.#words, WORD.quiet, on ? 1 : 0);
+  }
+
+  setButtonOnly(on: boolean): void {
+    Atomics.store(this.#words, WORD.buttonOnly, on ? 1 : 0);
   }
 
   get quietedEvents(): number {
@@ -115,6 +122,7 @@ class OpenShim implements Shim {
   close(): void {
     if (!this.#resources.disposed) {
       this.setQuiet(false);
+      this.setButtonOnly(false);
       this.#resources.dispose();
     }
   }

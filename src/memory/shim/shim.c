@@ -1,5 +1,5 @@
 /*
- * The preload shim: the part of Twinrun that has to sit inside QEMU. It is loaded with LD_PRELOAD and does three things that
+ * The preload shim: the part of Twinrun that has to sit inside QEMU. It is loaded with LD_PRELOAD and does four things that
  * no outside process can do:
  *
  *   1. the output gate: a packet QEMU writes to a tap passes, waits in a ring of shared memory, or is dropped (`mode`). The
@@ -7,9 +7,11 @@
  *   2. opens the userfaultfd of QEMU's memory and notes which mappings are guest memory; the engine takes a duplicate of that
  *      descriptor (pidfd_getfd) and does the registering and scanning itself.
  *   3. quiet checkpoints: swallows the STOP and RESUME of each on QEMU's monitors while `quiet` is set.
+ *   4. refuses, while `button_only` is set, to let libvirt shut the guest down through the agent in it.
  *
  * Everything is shared through a memfd called "twinrun-shim", found by the engine in /proc/PID/fd. `struct shared` below is
- * the format; src/memory/shim.ts and output-gate.ts are the other side. Change VERSION with any change of the layout.
+ * the format; src/memory/shim.ts and output-gate.ts are the other side. Change VERSION with any change of the layout
+ * but a word that was free and that a shim which does not know it may ignore.
  *
  * Ring: `head`, `released` and `tail` are byte counters modulo 2^32; the place of a counter in the ring is its low bits. A
  * record is {u32 bytes, u32 fd} and the packet, padded to 8; bytes = SKIP means "go on at the ring's start". QEMU moves
@@ -40,6 +42,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -56,7 +59,7 @@ struct shared {
   uint32_t mode, quiet, armed, lock;             /* 16 */
   int32_t userfaultfd, userfault_error, wake_fd; /* 32 */
   uint32_t mapping_count;                        /* 44: slots used so far, bytes = 0 marks a free one */
-  uint32_t mappings_lost, pad[3];                /* 48 */
+  uint32_t mappings_lost, button_only, pad[2];   /* 48 */
   uint32_t head, packets_in, dropped, full;      /* 64: written by QEMU */
   uint32_t quieted, pad2[11];                    /* 80 */
   uint32_t released, tail, packets_out, pad3[13]; /* 128: written by the engine */
@@ -381,4 +384,38 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     }
   }
   return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+/* ---- 4. the agent in the guest ---- */
+
+/*
+ * libvirt shuts a guest down through the agent in it, where there is one, and presses its power button when the agent refuses. Of
+ * the agent the engine hears nothing, of the button it does before the guest has done anything (POWERDOWN). libvirt writes a
+ * command in one piece and only when the one before is answered; a reboot is the guest's own affair and passes.
+ */
+static bool is_shutdown(const struct msghdr *message, ssize_t bytes) {
+  static const char command[] = "{\"execute\":\"guest-shutdown\",", mode[] = "\"mode\":\"powerdown\"";
+  const struct iovec *line = message->msg_iov;
+  return bytes > 0 && (size_t)bytes <= line->iov_len && begins_with(message, command, sizeof command - 1)
+    && ends_with(line->iov_base, (size_t)bytes, "\n", 1) && memmem(line->iov_base, (size_t)bytes, mode, sizeof mode - 1) != NULL;
+}
+
+static bool is_agent_channel(int fd) {
+  static const char name[] = "/org.qemu.guest_agent.0";
+  struct sockaddr_un address = { 0 };
+  socklen_t bytes = sizeof address;
+  return syscall(SYS_getsockname, fd, &address, &bytes) == 0 && address.sun_family == AF_UNIX
+    && ends_with(address.sun_path, strnlen(address.sun_path, sizeof address.sun_path), name, sizeof name - 1);
+}
+
+ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+  static const char refusal[] = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"the guest has two sides, and this one "
+    "alone is to end: press its power button\"}}\n";
+  ssize_t bytes = syscall(SYS_recvmsg, fd, message, flags);
+  if (!shared || !shared->button_only || (flags & MSG_PEEK) || !is_shutdown(message, bytes) || !is_agent_channel(fd)) {
+    return bytes;
+  }
+  syscall(SYS_sendto, fd, refusal, sizeof refusal - 1, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
+  errno = EAGAIN; /* As if nothing had come. */
+  return -1;
 }

@@ -36,6 +36,9 @@ while [ $i -lt 16 ]; do
   [ $i -lt 2 ] && listen $((7300 + i)) -e /bin/serve-sectors.sh &
   i=$((i + 1))
 done
+for channel in /sys/class/virtio-ports/*; do
+  [ "$(cat "$channel/name" 2>/dev/null)" = org.qemu.guest_agent.0 ] && serve-agent.sh "/dev/${channel##*/}" &
+done
 # Whoever presses the power button ends the guest.
 button=$(sed -n '/Power Button/,/^H:/s/^H:.*\(event[0-9]*\).*/\1/p' /proc/bus/input/devices | head -n 1)
 { dd "if=/dev/input/$button" of=/dev/null bs=24 count=1 2>/dev/null && poweroff -f; } &
