@@ -14,6 +14,7 @@ import { type PairReport } from "./cluster-objects.ts";
 import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 import { findRoundTrip } from "./split-sites.ts";
+import { PLANNED } from "./takeover-track.ts";
 import { encodeConditions, type Verdict } from "./verdicts.ts";
 
 /** What the plan found out on its way. */
@@ -228,7 +229,8 @@ function encodeFigures({ checkpoint, addedLatency }: PairReport): ProtectedVmSta
 
 function encodeLastFailover({ sides }: PairView): ProtectedVmStatus["lastFailover"] {
   const takeovers = sides.flatMap(({ report }) => (report?.lastTakeover === undefined ? [] : [report.lastTakeover]));
-  const last = takeovers.sort((one, other) => one.term - other.term).at(-1);
+  const failovers = takeovers.filter(({ cause }) => cause !== PLANNED);
+  const last = failovers.sort((one, other) => one.term - other.term).at(-1);
   if (last === undefined) {
     return undefined;
   }

@@ -16,6 +16,7 @@ import { type Action } from "./protected-vm-plan.ts";
 import { listReferences } from "./references.ts";
 import { encodeRecipe, encodeTwinSide, type Missing, type SidePlan } from "./side-recipe.ts";
 import { encodeMarks, encodeVmi } from "./twin-recipe.ts";
+import { PLANNED } from "./takeover-track.ts";
 import { planVolumes } from "./volumes.ts";
 
 const nothing: SidePlan = { actions: [] };
@@ -125,7 +126,8 @@ function planMissing(subject: Subject, view: PairView, missing: Missing): SidePl
 
 /** With reprotect Manual a lost side stays lost; one that changed places as planned was not. */
 function isLeftAlone({ observed }: Subject, { notes, primary, term }: PairView): boolean {
-  const wasLost = notes.inSyncTerm === term || primary?.report?.lastTakeover?.term === term;
+  const takeover = primary?.report?.lastTakeover;
+  const wasLost = notes.inSyncTerm === term || (takeover?.term === term && takeover.cause !== PLANNED);
   return observed.protectedVm.spec.failover.reprotect === "Manual" && term > 0 && wasLost;
 }
 

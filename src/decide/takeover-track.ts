@@ -21,6 +21,9 @@ export type TrackStep = {
   readonly takeover?: Takeover;
 };
 
+/** Why a side that was asked to took over: nothing had failed. */
+export const PLANNED = "handed over as planned";
+
 export function stepTakeover(track: TakeoverTrack, transition: EngineTransition, nowMs: number): TrackStep {
   const { from, to, term, epoch } = transition;
   if (to === "asking" || (to === "activating" && from === "holding")) {
@@ -42,7 +45,7 @@ export function stepTakeover(track: TakeoverTrack, transition: EngineTransition,
 
 function sayCause({ to, cause }: EngineTransition): string {
   if (to === "activating") {
-    return "handed over as planned";
+    return PLANNED;
   }
   return cause === "received" ? "the primary's QEMU died" : "the primary fell silent";
 }

@@ -3,6 +3,7 @@ import { type GuestPair } from "../../src/api/guest-pair.ts";
 import { qemuDeviceOf, vmiAnnotations } from "../../src/api/vmi-contract.ts";
 import { requestAnnotations } from "../../src/api/requests.ts";
 import { type Vmi } from "../../src/decide/cluster-objects.ts";
+import { PLANNED } from "../../src/decide/takeover-track.ts";
 import { type Json, readText } from "../../src/lib/json-merge.ts";
 import { nameOf, type SimulatedCluster } from "./cluster.ts";
 
@@ -200,15 +201,13 @@ export class SimulatedAgents {
     const [old, side] = [this.#sideOf(pair, record.peer), this.#sideOf(pair, next)];
     Object.assign(old, { hasGuest: false, role: "fenced", state: "fenced" });
     this.#start(pair, next, side);
-    if (cause !== undefined) {
-      side.takeover = {
-        cause,
-        at: this.#cluster.iso(),
-        durationMs: 900,
-        term: record.term,
-        epoch: this.#cluster.seconds * 25,
-      };
-    }
+    side.takeover = {
+      cause: cause ?? PLANNED,
+      at: this.#cluster.iso(),
+      durationMs: 900,
+      term: record.term,
+      epoch: this.#cluster.seconds * 25,
+    };
   }
 
   #follow(pair: GuestPair, { node, side, record }: { node: string; side: Side; record: Record }): void {
