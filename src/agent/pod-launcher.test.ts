@@ -32,7 +32,8 @@ function openLauncher(): PodLauncher {
   const opened = new PodLauncher({
     node: "node-a",
     runDirectory: directory,
-    findPod: (pid) => (strangers.has(pid) ? { namespace: "elsewhere", name: "posing" } : { namespace: "shop", name: "v" }),
+    findPod: (pid) =>
+      strangers.has(pid) ? { namespace: "elsewhere", name: "posing" } : { namespace: "shop", name: "v" },
     log: silentLog,
   });
   opened.onDied = (...death): void => {

@@ -15,8 +15,8 @@ import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Action } from "./protected-vm-plan.ts";
 import { listReferences } from "./references.ts";
 import { encodeRecipe, encodeTwinSide, type Missing, type SidePlan } from "./side-recipe.ts";
-import { encodeMarks, encodeVmi } from "./twin-recipe.ts";
 import { PLANNED } from "./takeover-track.ts";
+import { encodeMarks, encodeVmi } from "./twin-recipe.ts";
 import { planVolumes } from "./volumes.ts";
 
 const nothing: SidePlan = { actions: [] };

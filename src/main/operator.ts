@@ -16,16 +16,22 @@ import { OperatorEndpoint } from "../operator/operator-endpoint.ts";
 import { openFailPoints } from "../operator/operator-fail-points.ts";
 import { FlagFailure, OPERATOR_USAGE, type OperatorFlags, parseOperatorFlags } from "../operator/operator-flags.ts";
 import { Operator } from "../operator/operator.ts";
+import { QuorumRecords } from "../operator/quorum-records.ts";
 import { createLog, type ProcessLog } from "../telemetry/log.ts";
 
-type EndpointParts = { readonly operator: Operator; readonly cluster: Cluster; readonly stop: AbortSignal };
+type EndpointParts = {
+  readonly operator: Operator;
+  readonly cluster: Cluster;
+  readonly openCredentials: () => Promise<TlsCredentials>;
+  readonly stop: AbortSignal;
+};
 
 async function openEndpoint(flags: OperatorFlags, parts: EndpointParts, log: ProcessLog): Promise<OperatorEndpoint> {
   const endpoint = new OperatorEndpoint(parts.operator, log);
   if (flags.health !== undefined) {
     await endpoint.listenForProbes(flags.health);
   }
-  const serving = serveMetrics(flags, endpoint, parts, log);
+  const serving = serveMetrics(flags, endpoint, parts.openCredentials);
   if (flags.tls !== undefined) {
     await serving;
     return endpoint;
@@ -39,18 +45,31 @@ async function openEndpoint(flags: OperatorFlags, parts: EndpointParts, log: Pro
   return endpoint;
 }
 
-async function serveMetrics(
-  { metrics, tls, settings: { namespace } }: OperatorFlags,
-  endpoint: OperatorEndpoint,
-  { cluster, stop }: EndpointParts,
+/** Those of the flags, or the operator's own, when they are there; opened once. */
+function provideCredentials(
+  { tls, settings: { namespace } }: OperatorFlags,
+  { cluster, stop }: Pick<EndpointParts, "cluster" | "stop">,
   log: ProcessLog,
+): () => Promise<TlsCredentials> {
+  let opening: Promise<TlsCredentials> | undefined;
+  const open = async (): Promise<TlsCredentials> => {
+    const ownDirectory = (): string => mkdtempSync(join(tmpdir(), "twinrun-operator-"));
+    const own = { namespace, log, signal: stop };
+    const files = tls ?? (await openOwnCertificate(cluster, { ...own, directory: ownDirectory() }));
+    return TlsCredentials.open(files);
+  };
+  return () => (opening ??= open());
+}
+
+async function serveMetrics(
+  { metrics }: OperatorFlags,
+  endpoint: OperatorEndpoint,
+  openCredentials: EndpointParts["openCredentials"],
 ): Promise<void> {
   if (metrics === undefined) {
     return;
   }
-  const ownDirectory = (): string => mkdtempSync(join(tmpdir(), "twinrun-operator-"));
-  const files = tls ?? (await openOwnCertificate(cluster, { namespace, directory: ownDirectory(), log, signal: stop }));
-  const credentials = await TlsCredentials.open(files);
+  const credentials = await openCredentials();
   await endpoint.listenForMetrics(metrics, credentials.material(), {
     isReader: (socket) => mayReadFigures(socket, credentials.identity),
     renewed: (use) => {
@@ -70,14 +89,17 @@ async function work(flags: OperatorFlags, log: ProcessLog): Promise<number> {
   });
   const { settings, identity } = flags;
   const usesCertManager = flags.authority === "cert-manager";
-  const operator = new Operator({ cluster, settings, usesCertManager, identity, pass, log });
   const stopping = new AbortController();
+  const openCredentials = provideCredentials(flags, { cluster, stop: stopping.signal }, log);
+  const quorumRecords =
+    flags.quorum.length === 0 ? undefined : new QuorumRecords({ endpoints: flags.quorum, openCredentials });
+  const operator = new Operator({ cluster, settings, usesCertManager, quorumRecords, identity, pass, log });
   const stop = (signal: string): void => {
     log.info({ signal }, "operator stops");
     stopping.abort();
   };
   process.once("SIGTERM", stop).once("SIGINT", stop);
-  const endpoint = await openEndpoint(flags, { operator, cluster, stop: stopping.signal }, log);
+  const endpoint = await openEndpoint(flags, { operator, cluster, openCredentials, stop: stopping.signal }, log);
   const end = await operator.run(stopping.signal);
   await endpoint.close();
   cluster.close();

@@ -113,6 +113,14 @@ export class QuorumConnection {
     return answer?.tag === "record" ? { tag: "read", record: answer.record } : { tag: "unreachable", failure };
   }
 
+  /** Of a guest that is gone; may be repeated. Throws a {@link QuorumFailure} when it is not certain that it is removed. */
+  async remove(guest: string): Promise<void> {
+    const { answer, failure } = await this.#call({ tag: "remove", guest });
+    if (answer?.tag !== "removed") {
+      throw failure;
+    }
+  }
+
   /** Questions under way end as unknown or unreachable. */
   close(): void {
     this.#isClosed = true;

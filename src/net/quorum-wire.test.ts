@@ -13,6 +13,7 @@ import {
 
 const CALLS: readonly CallMessage[] = [
   { version: 1, id: 1, call: { tag: "health" } },
+  { version: 1, id: 9, call: { tag: "remove", guest: "web-0123abcd" } },
   { version: 1, id: 2, call: { tag: "read", guest: "ns/guest" } },
   { version: 1, id: 3, call: { tag: "change", request: aRequest() } },
   { version: 1, id: 4, call: { tag: "change", request: aRequest({ change: { tag: "handOver", epoch: 5 } }) } },
@@ -24,6 +25,7 @@ const ANSWERS: readonly QuorumAnswer[] = [
   { tag: "refused", reason: "NoRecord", record: undefined },
   { tag: "record", record: undefined },
   { tag: "health", storeAnswers: true },
+  { tag: "removed" },
   { tag: "unknown", why: "no leader" },
   { tag: "notDone", code: "ForeignNode", why: "b for a" },
 ];

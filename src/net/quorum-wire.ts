@@ -4,6 +4,7 @@
  *   node   -> quorum   {"version":1,"id":N,"call":{"tag":"change","request":{...}}}     change a guest's record
  *                      {"version":1,"id":N,"call":{"tag":"read","guest":"..."}}
  *                      {"version":1,"id":N,"call":{"tag":"health"}}                      also tells whether the store answers
+ *                      {"version":1,"id":N,"call":{"tag":"remove","guest":"..."}}        the operator's alone: the guest is gone
  *   quorum -> node     {"version":1,"id":N,"answer":{"tag":...}}                         in any order, matched by id
  *
  * A message is a length (4 bytes, big endian, at most 16 KiB) and that many bytes of JSON in UTF-8. Whatever does not have
@@ -21,13 +22,14 @@ export const QUORUM_MESSAGE_BYTES_MAX = 16 * 1024;
 export type QuorumCall =
   | { readonly tag: "change"; readonly request: QuorumRequest }
   | { readonly tag: "read"; readonly guest: string }
+  | { readonly tag: "remove"; readonly guest: string }
   | { readonly tag: "health" };
 
 /** Why a call was certainly not carried out. */
 export type NotDoneCode =
   | "StoreUnavailable"
   | "RecordDamaged"
-  /** `by` is not the node of the caller's certificate. */
+  /** `by` is not the node of the caller's certificate, or what is asked is not the caller's to ask. */
   | "ForeignNode"
   | "BadRequest"
   | "PeerVersionMismatch"
@@ -40,6 +42,7 @@ export type QuorumAnswer =
   | { readonly tag: "granted"; readonly record: QuorumRecord; readonly changed: boolean }
   | { readonly tag: "refused"; readonly reason: QuorumRefusal; readonly record?: QuorumRecord | undefined }
   | { readonly tag: "record"; readonly record?: QuorumRecord | undefined }
+  | { readonly tag: "removed" }
   | { readonly tag: "health"; readonly storeAnswers: boolean }
   /** The change may or may not have been carried out. */
   | { readonly tag: "unknown"; readonly why: string }
@@ -113,7 +116,8 @@ function parseCall(call: Fields): QuorumCall {
     case "change":
       return { tag: "change", request: parseQuorumRequest(call["request"]) };
     case "read":
-      return { tag: "read", guest: guestName(call["guest"]) };
+    case "remove":
+      return { tag: call["tag"], guest: guestName(call["guest"]) };
     case "health":
       return { tag: "health" };
     default:
@@ -154,6 +158,8 @@ function parseAnswer(answer: Fields): QuorumAnswer {
       return { tag: "refused", reason: oneOf(REFUSALS, answer["reason"], "reason"), record };
     case "record":
       return { tag: "record", record };
+    case "removed":
+      return { tag: "removed" };
     case "health":
       return { tag: "health", storeAnswers: answer["storeAnswers"] === true };
     case "unknown":

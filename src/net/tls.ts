@@ -125,7 +125,9 @@ export function readPeerIdentity(socket: TLSSocket): PeerIdentity {
 /** Figures are for monitors, and for whoever has the certificate of the one that answers: they tell of guests. */
 export function mayReadFigures(socket: TLSSocket, own: PeerIdentity): boolean {
   const peer = parsePeerIdentity(socket.getPeerCertificate().subjectaltname);
-  return socket.authorized && (peer?.service === "monitor" || (peer?.service === own.service && peer.name === own.name));
+  return (
+    socket.authorized && (peer?.service === "monitor" || (peer?.service === own.service && peer.name === own.name))
+  );
 }
 
 /** Throws a {@link NetFailure} unless the peer is of that service and, when `name` is given, that very one. */

@@ -21,8 +21,10 @@ import { hasKubeCode } from "../kube/kube-failure.ts";
 import { keyOf, type KubeObject, type ResourceKind } from "../kube/kube-object.ts";
 import { Failure } from "../lib/failure.ts";
 import { type Json } from "../lib/json-merge.ts";
+import { QuorumFailure } from "../net/quorum-link.ts";
 import { kinds, type ObjectCaches } from "./object-caches.ts";
 import { type Memory, Outdated, type ProtectedVmCluster } from "./protected-vm-reconciler.ts";
+import { type QuorumRecords } from "./quorum-records.ts";
 
 export const FIELD_MANAGER = "twinrun-operator";
 
@@ -34,6 +36,8 @@ export type KubeClusterOptions = {
   readonly caches: ObjectCaches;
   readonly events: Pick<EventRecorder, "record">;
   readonly settings: OperatorSettings;
+  /** Undefined where the quorum has its records in Leases. */
+  readonly quorumRecords: Pick<QuorumRecords, "remove"> | undefined;
   /** Whether nobody else leads at this moment. */
   readonly isLeader: () => boolean;
 };
@@ -165,7 +169,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
   }
 
   explainRefusal(error: unknown): string | undefined {
-    if (error instanceof SourceMissing) {
+    if (error instanceof SourceMissing || error instanceof QuorumFailure) {
       return error.message;
     }
     return hasKubeCode(error, "Refused", "Forbidden", "NotFound") ? error.message : undefined;
@@ -216,8 +220,9 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
   }
 
   #deleteRecord(guest: string): Promise<void> {
-    const { cluster, settings } = this.#options;
-    return cluster.remove({ kind: kinds.lease, namespace: settings.namespace, name: recordLeaseName(guest) });
+    const { cluster, settings, quorumRecords } = this.#options;
+    const lease = { kind: kinds.lease, namespace: settings.namespace, name: recordLeaseName(guest) };
+    return quorumRecords === undefined ? cluster.remove(lease) : quorumRecords.remove(guest);
   }
 
   #assertLeader(): void {

@@ -50,11 +50,7 @@ export class OperatorEndpoint {
     return this.#open(createServer(this.#listener(["/healthz", "/readyz"])), address);
   }
 
-  listenForMetrics(
-    address: Address,
-    certificate: ServerCertificate,
-    { isReader, renewed }: Readers,
-  ): Promise<number> {
+  listenForMetrics(address: Address, certificate: ServerCertificate, { isReader, renewed }: Readers): Promise<number> {
     const settings = { requestCert: true, rejectUnauthorized: true, minVersion: "TLSv1.3" as const };
     const server = createSecureServer({ ...certificate, ...settings }, this.#listener(["/metrics"]));
     server.on("secureConnection", (socket) => {

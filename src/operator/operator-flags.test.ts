@@ -14,6 +14,7 @@ describe("the operator's flags", () => {
         ports: { low: 7_100, high: 8_099 },
       },
       authority: "operator",
+      quorum: [],
       identity: "operator-0",
       kubeconfig: undefined,
       health: undefined,
@@ -32,12 +33,18 @@ describe("the operator's flags", () => {
       "--key=k",
       "--ca=a",
       "--ports=1-2",
+      "--quorum=q.twinrun.svc:7000",
+      "--quorum=10.0.0.9:7000",
     ];
     expect(parseOperatorFlags(flags)).toMatchObject({
       health: { host: "::1", port: 81 },
       metrics: { host: "0.0.0.0", port: 9_443 },
       tls: { certPath: "c", keyPath: "k", caPath: "a" },
       settings: { ports: { low: 1, high: 2 } },
+      quorum: [
+        { host: "q.twinrun.svc", port: 7_000 },
+        { host: "10.0.0.9", port: 7_000 },
+      ],
     });
   });
 
@@ -46,6 +53,7 @@ describe("the operator's flags", () => {
     { args: [...calm, "--hook-mode=Plugin"], says: "Sidecar, NetworkBinding" },
     { args: [...calm, "--ports=9-1"], says: "LOW-HIGH" },
     { args: [...calm, "--metrics=9443"], says: "HOST:PORT" },
+    { args: [...calm, "--quorum=q"], says: "HOST:PORT" },
     { args: [...calm, "--cert=c"], says: "--key is missing" },
     { args: [...calm, "--guests-namespace=twinrun"], says: "another one" },
     { args: [...calm, "--what"], says: "--what" },

@@ -10,6 +10,8 @@ export type OperatorFlags = {
   readonly settings: OperatorSettings;
   /** Who makes the authorities of the installation. */
   readonly authority: Authority;
+  /** Where records of guests are removed; none where they are Leases. */
+  readonly quorum: readonly Address[];
   readonly identity: string;
   readonly kubeconfig: string | undefined;
   readonly health: Address | undefined;
@@ -26,10 +28,11 @@ const HOOK_MODES: readonly HookMode[] = ["Sidecar", "NetworkBinding"];
 
 export const OPERATOR_USAGE = `usage: node src/main/operator.ts --namespace NAMESPACE --identity NAME --hook-image IMAGE
     [--guests-namespace NAMESPACE] [--hook-mode ${HOOK_MODES.join("|")}] [--ports LOW-HIGH] [--kubeconfig FILE]
-    [--authority ${AUTHORITIES.join("|")}]
+    [--authority ${AUTHORITIES.join("|")}] [--quorum HOST:PORT]...
     [--health HOST:PORT] [--metrics HOST:PORT [--cert FILE --key FILE --ca FILE]] [--log-level ${LOG_LEVELS.join("|")}]`;
 
 const TEXT = { type: "string" } as const;
+const TEXTS = { type: "string", multiple: true } as const;
 const OPTIONS = {
   namespace: TEXT,
   identity: TEXT,
@@ -38,6 +41,7 @@ const OPTIONS = {
   "hook-mode": TEXT,
   ports: TEXT,
   authority: TEXT,
+  quorum: TEXTS,
   kubeconfig: TEXT,
   health: TEXT,
   metrics: TEXT,
@@ -46,8 +50,8 @@ const OPTIONS = {
   ca: TEXT,
   "log-level": TEXT,
 };
-type Flag = keyof typeof OPTIONS;
-type Values = Readonly<Partial<Record<Flag, string>>>;
+type TextFlag = Exclude<keyof typeof OPTIONS, "quorum">;
+type Values = Readonly<Partial<Record<TextFlag, string>>> & { readonly quorum?: readonly string[] };
 
 /** Throws a {@link FlagFailure}. */
 export function parseOperatorFlags(args: readonly string[]): OperatorFlags {
@@ -69,6 +73,7 @@ export function parseOperatorFlags(args: readonly string[]): OperatorFlags {
       ports: parsePorts(values.ports ?? "7100-8099"),
     },
     authority: parseChoice(values, "authority", AUTHORITIES),
+    quorum: (values.quorum ?? []).map((text) => parseHost("quorum", text)),
     identity: required(values, "identity"),
     kubeconfig: values.kubeconfig,
     health: parseAddress(values, "health"),
@@ -86,7 +91,7 @@ function readValues(args: readonly string[]): Values {
   }
 }
 
-function required(values: Values, flag: Flag): string {
+function required(values: Values, flag: TextFlag): string {
   const value = values[flag];
   if (value === undefined || value === "") {
     throw bad(flag, `--${flag} is missing`);
@@ -95,7 +100,7 @@ function required(values: Values, flag: Flag): string {
 }
 
 /** The first one when nothing is said. */
-function parseChoice<Choice extends string>(values: Values, flag: Flag, choices: readonly Choice[]): Choice {
+function parseChoice<Choice extends string>(values: Values, flag: TextFlag, choices: readonly Choice[]): Choice {
   const value = values[flag] ?? choices[0];
   const choice = choices.find((each) => each === value);
   if (choice === undefined) {
@@ -112,11 +117,12 @@ function parsePorts(text: string): OperatorSettings["ports"] {
   return { low, high };
 }
 
-function parseAddress(values: Values, flag: Flag): Address | undefined {
+function parseAddress(values: Values, flag: TextFlag): Address | undefined {
   const text = values[flag];
-  if (text === undefined) {
-    return undefined;
-  }
+  return text === undefined ? undefined : parseHost(flag, text);
+}
+
+function parseHost(flag: string, text: string): Address {
   const address = parseHostPort(text);
   if (address === undefined) {
     throw bad(flag, `--${flag} ${text} is no HOST:PORT; write an IPv6 address as [ADDRESS]:PORT`);

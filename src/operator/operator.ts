@@ -14,6 +14,7 @@ import { KubeProtectedVmCluster } from "./kube-protected-vm-cluster.ts";
 import { ObjectCaches } from "./object-caches.ts";
 import { OperatorMetrics } from "./operator-metrics.ts";
 import { ProtectedVmReconciler } from "./protected-vm-reconciler.ts";
+import { type QuorumRecords } from "./quorum-records.ts";
 import { SplitSitePairReconciler } from "./split-site-pair-reconciler.ts";
 
 export type OperatorOptions = {
@@ -21,6 +22,8 @@ export type OperatorOptions = {
   readonly settings: OperatorSettings;
   /** Whether cert-manager makes the authorities of the installation. */
   readonly usesCertManager: boolean;
+  /** Undefined where the quorum has its records in Leases. */
+  readonly quorumRecords: QuorumRecords | undefined;
   /** Different for every process that ever ran. */
   readonly identity: string;
   /** Called after every action, by its tag. */
@@ -83,10 +86,10 @@ export class Operator {
   }
 
   async #lead(leadership: Leadership): Promise<void> {
-    const { cluster, settings, usesCertManager, identity, log, pass } = this.#options;
+    const { cluster, settings, usesCertManager, quorumRecords, identity, log, pass } = this.#options;
     const events = new EventRecorder({ cluster, controller: "twinrun.dev/operator", instance: identity, log });
     const view = new KubeProtectedVmCluster({
-      ...{ cluster, caches: this.#caches, events, settings },
+      ...{ cluster, caches: this.#caches, events, settings, quorumRecords },
       isLeader: () => leadership.isCertain(),
     });
     const reconciler = new ProtectedVmReconciler({

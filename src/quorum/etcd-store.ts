@@ -108,6 +108,13 @@ export class EtcdStore implements RecordStore {
     return decodeTransaction(guest, value, attempt.body);
   }
 
+  async remove(guest: string): Promise<void> {
+    const attempt = await this.#ask("/v3/kv/deleterange", { key: this.#key(guest) });
+    if (attempt.tag === "failed") {
+      throw unavailable(attempt.why);
+    }
+  }
+
   close(): Promise<void> {
     clearInterval(this.#reloading);
     this.#http.destroy();

@@ -35,6 +35,11 @@ type Change = {
   readonly answer: (outcome: SetOutcome) => void;
   readonly fail: (failure: StoreFailure) => void;
 };
+type Removal = {
+  readonly guest: string;
+  readonly done: () => void;
+  readonly fail: (failure: StoreFailure) => void;
+};
 type Entry = StoredRecord | { readonly damaged: StoreFailure };
 
 export type FileStoreOptions = {
@@ -50,6 +55,7 @@ export class FileStore implements RecordStore {
   readonly #options: LoadOptions;
   readonly #entries: Map<string, Entry>;
   #changes: Change[] = [];
+  #removals: Removal[] = [];
   #writing: Promise<void> | undefined;
   #broken: StoreFailure | undefined;
 
@@ -103,6 +109,13 @@ export class FileStore implements RecordStore {
     });
   }
 
+  remove(guest: string): Promise<void> {
+    return new Promise((done, fail) => {
+      this.#removals.push({ guest, done, fail });
+      this.#writing ??= this.#writeAll();
+    });
+  }
+
   /** After the changes under way. */
   async close(): Promise<void> {
     await this.#writing;
@@ -122,7 +135,8 @@ export class FileStore implements RecordStore {
   }
 
   async #writeAll(): Promise<void> {
-    while (this.#changes.length > 0) {
+    while (this.#changes.length > 0 || this.#removals.length > 0) {
+      await this.#removeAll();
       const waiting = this.#changes;
       this.#changes = [];
       const guests = new Set<string>();
@@ -170,11 +184,10 @@ export class FileStore implements RecordStore {
       await this.#files.syncDirectory();
     } catch (error) {
       const why = `the disk failed while a record was made durable (${String(error)})`;
-      this.#broken = unavailable(`${why}; start the quorum anew once the disk is well`, error);
       for (const { answer } of due) {
         answer({ tag: "unknown", why });
       }
-      this.#options.onBroken?.(this.#broken);
+      this.#break(why, error);
       return;
     }
     for (const { guest, record, expectedRevision, answer } of due) {
@@ -182,6 +195,37 @@ export class FileStore implements RecordStore {
       this.#entries.set(guest, { record, revision });
       answer({ tag: "stored", revision });
     }
+  }
+
+  async #removeAll(): Promise<void> {
+    const removals = this.#removals.splice(0);
+    if (removals.length === 0) {
+      return;
+    }
+    try {
+      this.#current(""); // Throws when the store is broken.
+      for (const { guest } of removals) {
+        await this.#files.remove(fileName(guest, SUFFIX));
+        this.#entries.delete(guest);
+      }
+      await this.#files.syncDirectory();
+      removals.forEach(({ done }) => {
+        done();
+      });
+    } catch (error) {
+      const failure =
+        this.#broken ?? this.#break(`the disk failed while a record was removed (${String(error)})`, error);
+      removals.forEach(({ fail }) => {
+        fail(failure);
+      });
+    }
+  }
+
+  #break(why: string, error: unknown): StoreFailure {
+    const failure = unavailable(`${why}; start the quorum anew once the disk is well`, error);
+    this.#broken = failure;
+    this.#options.onBroken?.(failure);
+    return failure;
   }
 
   /** False, and answered, when the file could not be written: then nothing has changed. */

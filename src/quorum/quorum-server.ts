@@ -62,7 +62,7 @@ export class QuorumServer {
     const listener = await SecureListener.open({
       ...options,
       expected: { service: "node" },
-      // It may look; what it asks to change is refused, as it is no node.
+      // It may look, and remove what is of no guest any more; what else it asks to change is refused, as it is no node.
       alsoServices: ["operator"],
       onSocket: (socket, peer) => {
         const decoder = new QuorumMessageDecoder();

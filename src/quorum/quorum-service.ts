@@ -35,6 +35,8 @@ export class QuorumService {
           return await this.#change(caller, call.request);
         case "read":
           return { tag: "record", record: (await this.#store.read(call.guest))?.record };
+        case "remove":
+          return await this.#remove(caller, call.guest);
         case "health":
           return { tag: "health", storeAnswers: await this.isStoreHealthy() };
       }
@@ -74,6 +76,20 @@ export class QuorumService {
       code: "Contended",
       why: `the record of ${request.guest} is changed all the time: ask again`,
     };
+  }
+
+  /** Who may do it knows that the guest is gone: without its record nobody is stopped from starting it. */
+  async #remove(caller: PeerIdentity, guest: string): Promise<QuorumAnswer> {
+    if (caller.service !== "operator") {
+      const why = `${caller.service} ${caller.name} asks to remove the record of ${guest}: that is the operator's to ask`;
+      return { tag: "notDone", code: "ForeignNode", why };
+    }
+    if (this.#store.remove === undefined) {
+      const why = "records are objects of the API server here: the operator removes them there";
+      return { tag: "notDone", code: "BadRequest", why };
+    }
+    await this.#store.remove(guest);
+    return { tag: "removed" };
   }
 
   /** One look serves everybody for half a second, however many engines ask. */

@@ -5,6 +5,7 @@ import { createServer, type AddressInfo, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FakeDisk } from "../../test/quorum/fake-disk.ts";
+import { FakeLeases } from "../../test/quorum/fake-leases.ts";
 import { aRecord, aRequest } from "../../test/quorum/records.ts";
 import { createAuthority, filesOf, issueCertificate } from "../net/pki.ts";
 import { QuorumConnection, type QuorumConnectionOptions } from "../net/quorum-connection.ts";
@@ -14,6 +15,7 @@ import { TlsCredentials } from "../net/tls.ts";
 import type { QuorumRequest } from "../protocol/quorum-record.ts";
 import { silentLog } from "../telemetry/log.ts";
 import { FileStore } from "./file-store.ts";
+import { LeaseStore } from "./lease-store.ts";
 import { QuorumServer, type QuorumServerOptions } from "./quorum-server.ts";
 import { StoreFailure, type RecordStore } from "./record-store.ts";
 
@@ -28,6 +30,7 @@ beforeAll(async () => {
     { service: "node", name: "a" },
     { service: "node", name: "b" },
     { service: "quorum", name: "q" },
+    { service: "operator", name: "o" },
   ] as const;
   for (const identity of identities) {
     await issueCertificate(directory, { identity });
@@ -174,6 +177,28 @@ describe("who may ask", () => {
     expect(outcome).toMatchObject({ tag: "unreachable", failure: { detail: { code: "ForeignNode" } } });
     expect(outcome.tag === "unreachable" ? outcome.failure.message : "").toContain("node b asks in the name of node a");
     expect(await reading(a)).toMatchObject({ version: 1, peerState: "Stale" });
+  });
+
+  test("the operator removes the record of a guest that is gone, and nobody else does", async () => {
+    const { port } = await serve(await newStore());
+    const a = ask("a", [port]);
+    await a.ask(request("a", "a1", 0, { tag: "create", peer: "b" }));
+    await expect(a.remove("guest")).rejects.toMatchObject({ detail: { code: "ForeignNode" } });
+    expect(await reading(a)).toMatchObject({ version: 1 });
+    const operator = ask("o", [port]);
+    await operator.remove("guest");
+    expect(await reading(a)).toBeUndefined();
+    await operator.remove("guest");
+    // It removes and looks, and asks for nothing else.
+    expect(await operator.ask(request("a", "o1", 0, { tag: "create", peer: "b" }))).toMatchObject({
+      tag: "unreachable",
+      failure: { detail: { code: "ForeignNode" } },
+    });
+  });
+
+  test("where records are objects of the API server the operator is told so", async () => {
+    const { port } = await serve(new LeaseStore({ leases: new FakeLeases() }));
+    await expect(ask("o", [port]).remove("guest")).rejects.toThrow("objects of the API server");
   });
 
   test("a quorum's certificate is none of a node, and a node's none of a quorum", async () => {

@@ -19,6 +19,11 @@ export type SetOutcome =
 export interface RecordStore {
   read(guest: string): Promise<StoredRecord | undefined>;
   compareAndSet(guest: string, expectedRevision: string | undefined, record: QuorumRecord): Promise<SetOutcome>;
+  /**
+   * Of a guest that is gone and whose name is never used again; repeating it does no harm. Absent where records are objects of the
+   * API server: there the operator removes them with the guest's other ones.
+   */
+  remove?(guest: string): Promise<void>;
   close(): Promise<void>;
 }
 

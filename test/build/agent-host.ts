@@ -260,7 +260,8 @@ const issued = new Map<string, Promise<TlsFiles>>();
 export function issueShared(name: string, service: PeerService = "node"): Promise<TlsFiles> {
   authority ??= createAuthority(pkiDirectory);
   const key = `${service}/${name}`;
-  const files = issued.get(key) ?? authority.then(() => issueCertificate(pkiDirectory, { identity: { service, name } }));
+  const files =
+    issued.get(key) ?? authority.then(() => issueCertificate(pkiDirectory, { identity: { service, name } }));
   issued.set(key, files);
   return files;
 }

@@ -4,8 +4,8 @@ import { present } from "../../src/lib/assert.ts";
 import { type RecordStore } from "../../src/quorum/record-store.ts";
 import { aRecord } from "./records.ts";
 
-/** The store must have no record when the first test begins. */
-export function describeRecordStore(name: string, open: () => Promise<RecordStore>): void {
+/** The store must have no record when the first test begins. `removes`: it can; see RecordStore. */
+export function describeRecordStore(name: string, open: () => Promise<RecordStore>, removes = true): void {
   describe(name, () => {
     let store: RecordStore;
     beforeAll(async () => {
@@ -37,6 +37,17 @@ export function describeRecordStore(name: string, open: () => Promise<RecordStor
         tag: "conflict",
         current: undefined,
       });
+    });
+
+    (removes ? test : test.skip)("a record that was removed is gone, the others stay", async () => {
+      for (const guest of ["gone", "stays"]) {
+        await store.compareAndSet(guest, undefined, aRecord({ guest }));
+      }
+      const remove = async (guest: string): Promise<void> => store.remove?.(guest);
+      await Promise.all([remove("gone"), remove("never")]);
+      await remove("gone");
+      expect(await store.read("gone")).toBeUndefined();
+      expect((await store.read("stays"))?.record).toEqual(aRecord({ guest: "stays" }));
     });
 
     test("of many that want the same revision exactly one succeeds", async () => {

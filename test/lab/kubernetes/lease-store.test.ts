@@ -58,7 +58,7 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("Leases of a real
     rmSync(directory, { recursive: true, force: true });
   }, startMsMax);
 
-  describeRecordStore("as every store", () => Promise.resolve(openStore()));
+  describeRecordStore("as every store", () => Promise.resolve(openStore()), false);
 
   test("people see the owner as the holder", async () => {
     const store = openStore();
