@@ -150,6 +150,9 @@ export class Engine {
         this.#problems.set(link ?? "listener", failure.message);
         this.#log.debug({ link, error: failure }, "a replication link has a problem");
       },
+      onHeard: () => {
+        this.#discardInput();
+      },
     });
     this.#side = startSide({
       guest: config.guest,
@@ -467,6 +470,14 @@ export class Engine {
         return;
       default:
         unreachable(effect);
+    }
+  }
+
+  /** Not of a side that is about to run the guest: what comes in now is for it. */
+  #discardInput(): void {
+    const name = stateName(this.#side);
+    if (name !== "asking" && name !== "activating") {
+      this.#guest?.discardInput();
     }
   }
 
@@ -871,6 +882,7 @@ export class Engine {
     }
     this.#isActivating = true;
     const startedAtMs = monotonicMs();
+    guest.keepInput();
     try {
       await Promise.all(this.#standbyDisks.map((disk) => disk.settle()));
       guest.shim.gate.setMode("held");

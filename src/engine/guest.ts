@@ -11,6 +11,7 @@ import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ra
 import { applyNice, findThread, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
 import { type OutputGate } from "../memory/output-gate.ts";
 import { type Shim, ShimFailure, openShim } from "../memory/shim.ts";
+import { TapInput } from "../memory/tap-input.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
 import { releaseWriter } from "../qemu/held-pipe.ts";
 import { type GuestEvent, watchGuest } from "../qemu/guest-events.ts";
@@ -51,6 +52,8 @@ export class Guest {
   /** Of a QEMU that waits for its state. */
   standby: Standby | undefined;
   readonly #held: Held | ShimFailure;
+  /** Of a QEMU that waits for its state. */
+  #input: TapInput | undefined;
   #closed = false;
   /** The stat files of the threads that run virtual CPUs. */
   #cpuFds: number[] = [];
@@ -109,6 +112,7 @@ export class Guest {
     if (machine.runState === "inmigrate") {
       const toOwn = (path: string): string => files.own(path);
       guest.standby = await Standby.prepare(qmp, files.shared("incoming.sock").inQemu, toOwn);
+      guest.#input = TapInput.open(found.pid);
     } else {
       await guest.openCheckpointer();
     }
@@ -169,6 +173,17 @@ export class Guest {
     });
   }
 
+  /** Of a standby: throws away what has come in for the guest, which the other side has got too. */
+  discardInput(): void {
+    this.#input?.discard();
+  }
+
+  /** What comes in from now on is the guest's. */
+  keepInput(): void {
+    this.#input?.close();
+    this.#input = undefined;
+  }
+
   async openCheckpointer(): Promise<void> {
     const options = {
       mode: 0o666,
@@ -198,6 +213,7 @@ export class Guest {
       closeSync(fd);
     });
     this.#cpuFds = [];
+    this.keepInput();
     await this.checkpointer?.close().catch(() => undefined);
     this.qmp.close();
     this.#parts?.memory.close();

@@ -34,6 +34,8 @@ export type LinksOptions = {
   readonly onMessage: (link: string, message: Message) => void;
   readonly onData: (link: string, frame: Frame) => void;
   readonly onProblem: (link: string | undefined, failure: NetFailure) => void;
+  /** Called once a heartbeat interval for as long as the peer is heard. */
+  readonly onHeard: () => void;
 };
 
 export class Links {
@@ -224,6 +226,9 @@ export class Links {
     }
     for (const link of this.#paused) {
       this.#liveness = noteHeard(this.#liveness, link, nowMs);
+    }
+    if (Object.values(this.#liveness).some(({ heardAtMs }) => nowMs - heardAtMs <= 1.5 * heartbeatMs)) {
+      this.#options.onHeard();
     }
     // Every tick is due: a timer that fires a millisecond early must not leave one out.
     const { liveness, actions } = stepLiveness(this.#liveness, nowMs, { heartbeatMs: heartbeatMs / 2, silenceMs });
