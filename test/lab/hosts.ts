@@ -200,13 +200,16 @@ export class Lab {
     this.#setPorts(network, host, "forwarding");
   }
 
-  /** Takes the power from a host: silence first, then everything in it is gone. */
+  /**
+   * Takes the power from a host: silence first, then everything in it is gone. Switches see the carrier of its ports go, and send
+   * what was for them to all others from then on.
+   */
   async powerOff(host: HostName): Promise<void> {
     if (this.#poweredOff.has(host)) {
       return;
     }
     for (const network of networkNames.filter((name) => members[name].includes(host))) {
-      this.#setPorts(network, host, "disabled");
+      runCommand(["ip", "-netns", switchName(this.id), "link", "set", portName(host, network), "down"]);
     }
     this.#poweredOff.add(host);
     await killNamespace(this.namespaceOf(host));

@@ -130,9 +130,7 @@ export class KubernetesLab {
     if (!this.isPoweredOn(name)) {
       return;
     }
-    for (const network of ["management", "replication", "lan"] as const) {
-      this.network.cutLink(name, network);
-    }
+    this.network.dropCarrier(name);
     await this.node(name).kill();
   }
 

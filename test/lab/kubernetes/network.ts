@@ -135,6 +135,14 @@ export class LabNetwork {
     ]);
   }
 
+  /** As when the node loses power: silence, and switches see the carrier of its ports go. */
+  dropCarrier(node: string): void {
+    runBatch(
+      `${this.#id}-switch`,
+      networkNames.map((name) => `link set ${portOf(node, name)} down`),
+    );
+  }
+
   /** Silence between the node and a network, or the other node in it only. */
   cutLink(node: string, network: NetworkName, peer?: string): void {
     if (peer === undefined) {
