@@ -18,7 +18,13 @@ import { type GuestOnUplink, planUplinkHandOver } from "../decide/uplink-hand-ov
 import { stepUplinks, type UplinkWatch } from "../decide/uplink-watch.ts";
 import { Failure } from "../lib/failure.ts";
 import { type TlsCredentials } from "../net/tls.ts";
-import { type Endpoint, type EngineTransition, type GuestAssignment } from "../protocol/assignment.ts";
+import {
+  type Endpoint,
+  type EngineTransition,
+  type GuestAssignment,
+  type OverrideOrder,
+} from "../protocol/assignment.ts";
+import { type QuorumSeat } from "../protocol/quorum-record.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { AgentMetrics } from "./agent-metrics.ts";
@@ -174,7 +180,15 @@ export class Agent implements NodeControl {
 
   /** Undefined when the guest is not assigned here. */
   readGuest(guest: string): GuestStatus | undefined {
-    return this.#runners.get(guest)?.readStatus();
+    const status = this.#runners.get(guest)?.readStatus();
+    return status === undefined ? undefined : { ...status, roundTrips: this.#readRoundTrips(status) };
+  }
+
+  #readRoundTrips({ peerNode }: GuestStatus): GuestStatus["roundTrips"] {
+    const measured = (this.#heartbeats?.listLinks() ?? []).filter(({ peer, alive, rtt }) => {
+      return peer === peerNode && alive && rtt.count > 0;
+    });
+    return measured.map(({ link, rtt: { p50Ms, p99Ms } }) => ({ link, p50Ms, p99Ms }));
   }
 
   /** What failed of the guest's sides as far as this node has seen it; the one that changed last first. */
@@ -188,6 +202,16 @@ export class Agent implements NodeControl {
     for (const runner of this.#runners.values()) {
       runner.setQuorum(quorum);
     }
+  }
+
+  /** A person makes this node the owner of the guest, whatever the quorum says. False when no engine is there to ask for it. */
+  force(guest: string, override: OverrideOrder): boolean {
+    return this.#runners.get(guest)?.force(override) ?? false;
+  }
+
+  /** The guest's other quorum is to decide from now on. */
+  moveQuorum(guest: string, to: QuorumSeat): void {
+    this.#runners.get(guest)?.moveQuorum(to);
   }
 
   /** Kills the guest's QEMU as a fault would, so that the peer takes over. False when there is none. */
@@ -265,6 +289,9 @@ export class Agent implements NodeControl {
     if (isUp !== (this.#uplinkDownAtMs === undefined)) {
       this.#uplinkDownAtMs = isUp ? undefined : nowMs;
       this.#log.warn({ uplinks: this.#uplinks }, isUp ? "every uplink is up again" : "an uplink is down");
+      this.#runners.forEach((runner) => {
+        runner.setHealth(!isUp);
+      });
     }
     if (this.#heartbeats !== undefined) {
       this.#heartbeats.ownUplinksUp = isUp;
@@ -393,6 +420,7 @@ export class Agent implements NodeControl {
       },
     });
     runner.setRelease(assignment.isReleasing === true);
+    runner.setHealth(this.#uplinkDownAtMs !== undefined);
     this.#runners.set(assignment.guest, runner);
     const before = this.#leaving.get(assignment.guest) ?? Promise.resolve();
     before

@@ -31,9 +31,11 @@ import {
   type FoundGuest,
   type GuestAssignment,
   type GuestShape,
+  type OverrideOrder,
   type TlsFiles,
 } from "../protocol/assignment.ts";
 import { type Fault, type Repair } from "../protocol/faults.ts";
+import { type QuorumSeat } from "../protocol/quorum-record.ts";
 import { type Log } from "../telemetry/log.ts";
 import { type EngineEnded, EngineProcess, type EngineProgram } from "./engine-process.ts";
 import { type GuestLauncher, type LaunchedGuest, LaunchFailure } from "./guest-launcher.ts";
@@ -89,6 +91,9 @@ export type GuestStatus = {
   readonly trouble: string | null;
   /** Null while no engine runs: an old report is no news. */
   readonly report: EngineReport | null;
+  /** Of the links to the peer, of the last minute, as the agents measure them; added by the agent. */
+  readonly roundTrips?:
+    readonly { readonly link: string; readonly p50Ms: number; readonly p99Ms: number }[] | undefined;
 };
 
 export type SwitchoverAnswer = { readonly accepted: boolean; readonly message: string };
@@ -111,6 +116,7 @@ export class GuestRunner {
   #launching: AbortController | undefined;
   #wantedShape: GuestShape | undefined;
   #isReleasing = false;
+  #isImpaired = false;
   #quorum: readonly Endpoint[];
   #report: EngineReport | undefined;
   #trouble: string | undefined;
@@ -175,7 +181,27 @@ export class GuestRunner {
   /** Other endpoints of the same quorum. */
   setQuorum(quorum: readonly Endpoint[]): void {
     this.#quorum = quorum;
-    this.#send({ tag: "quorumChanged", quorum });
+    if (this.#assignment.quorums === undefined) {
+      this.#send({ tag: "quorumChanged", quorum });
+    }
+  }
+
+  /** Whether this node has what a guest needs, as far as the agent can see. */
+  setHealth(isImpaired: boolean): void {
+    this.#isImpaired = isImpaired;
+    this.#send({ tag: "health", isImpaired });
+  }
+
+  /** A person makes this side the owner. False when no engine is there to ask for it. */
+  force(override: OverrideOrder): boolean {
+    this.#log.warn({ override }, "a person makes this side the owner of the guest");
+    this.#send({ tag: "force", override });
+    return this.#engine !== undefined;
+  }
+
+  /** The other quorum of the guest is to be in force. */
+  moveQuorum(to: QuorumSeat): void {
+    this.#send({ tag: "moveQuorum", to });
   }
 
   /** Kills the guest's QEMU as a fault would: whatever follows is the engine's affair. False when there is none. */
@@ -342,7 +368,7 @@ export class GuestRunner {
       qemu,
       disks,
       node,
-      quorum: this.#quorum,
+      quorum: this.#assignment.quorums?.preferred ?? this.#quorum,
       tls,
       runDirectory: this.#runDirectory,
       traceFile: traceDirectory === undefined ? "" : join(traceDirectory, `${this.#guest}.${node}.jsonl`),
@@ -373,6 +399,9 @@ export class GuestRunner {
     });
     if (this.#isReleasing) {
       engine.send({ tag: "release" });
+    }
+    if (this.#isImpaired) {
+      engine.send({ tag: "health", isImpaired: true });
     }
     this.#options.onChanged();
   }

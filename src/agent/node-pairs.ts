@@ -8,6 +8,7 @@
  * starts.
  */
 import { API_VERSION } from "../api/custom-resource.ts";
+import { requestAnnotations } from "../api/requests.ts";
 import { type PairObject } from "../decide/pair-assignment.ts";
 import { type SideStatus, type SideView } from "../decide/side-status.ts";
 import { type Cluster } from "../kube/cluster.ts";
@@ -137,10 +138,11 @@ class ReflectedPairs implements PairWatch {
   }
 }
 
-/** Of the status only what this node's agent wrote; the rest is the operator's to read. */
+/** Of the status only what this node's agent wrote; the rest is the operator's to read, but for an override all of it counts. */
 function keepPair({ apiVersion, kind, metadata, spec, status }: PairAsRead, node: string): PairAsRead {
   const { name, namespace, generation, annotations } = metadata;
-  const sides = status?.sides?.filter((side) => side.node === node) ?? [];
+  const isOverridden = annotations?.[requestAnnotations.forceOwner] !== undefined;
+  const sides = status?.sides?.filter((side) => isOverridden || side.node === node) ?? [];
   return {
     apiVersion,
     kind,

@@ -5,6 +5,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
 import { buildReport } from "../../test/build/engine-report.ts";
 import { type GuestWish } from "../decide/pair-assignment.ts";
+import { type Override } from "../protocol/quorum-record.ts";
 import { silentLog } from "../telemetry/log.ts";
 import { type GuestStatus, type SwitchoverAnswer } from "./guest-runner.ts";
 import { PairWishes } from "./pair-wishes.ts";
@@ -15,6 +16,7 @@ const calm: GuestWish = {
   roles: { term: 1, primary: "host-a" },
   failoverFrom: undefined,
   isStartAsked: false,
+  latestTerm: 3,
 };
 const status: GuestStatus = {
   guest: "web",
@@ -59,6 +61,12 @@ function open(): PairWishes {
     startEnded: (): void => {
       done.push("start");
     },
+    moveQuorum: (_: string, to: string): void => {
+      done.push(`move to ${to}`);
+    },
+    force: (_: string, { who, term }: Override): void => {
+      done.push(`force for ${who} after term ${term}`);
+    },
   };
   return new PairWishes({ node: "host-a", runDirectory: directory, control, log: silentLog });
 }
@@ -98,4 +106,31 @@ test("a failover is carried out once, also by an agent that starts anew, until i
   next.setWishes([calm]);
   next.setWishes([failing]);
   expect(done).toEqual(["fail", "fail"]);
+});
+
+test("another quorum, and an override, are asked of the engine until it reports them, not with every look", () => {
+  const quorums = (["preferred", "alternate"] as const).map((seat) => {
+    return { seat, reachable: true, latencyMs: 2, inForce: seat === "preferred" };
+  });
+  const override = {
+    node: "host-a",
+    who: "admin",
+    why: "site B burnt down",
+    at: "2026-01-31T08:30:00Z",
+    isCertain: true,
+  };
+  const { node, isCertain, ...recorded } = override;
+  const wish: GuestWish = { ...calm, quorumSeat: "alternate", override, latestTerm: 5 };
+  const before = status.report;
+  const wishes = open();
+  Object.assign(status, { report: buildReport({ term: 3, quorums }) });
+  wishes.setWishes([wish]);
+  wishes.guestChanged("web");
+  expect(done).toEqual(["move to alternate", "force for admin after term 5"]);
+  const moved = quorums.map((quorum) => ({ ...quorum, inForce: quorum.seat === "alternate" }));
+  Object.assign(status, { report: buildReport({ term: 6, quorums: moved, override: { ...recorded, term: 6 } }) });
+  open().setWishes([wish]);
+  expect(done).toHaveLength(2);
+  expect([node, isCertain]).toEqual(["host-a", true]);
+  Object.assign(status, { report: before });
 });

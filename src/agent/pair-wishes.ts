@@ -9,6 +9,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { planWish, type WishAction } from "../decide/guest-wish.ts";
 import { type GuestWish } from "../decide/pair-assignment.ts";
+import { type OverrideOrder } from "../protocol/assignment.ts";
+import { type QuorumSeat } from "../protocol/quorum-record.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { type GuestStatus, type SwitchoverAnswer } from "./guest-runner.ts";
 import { removeStateFile, writeStateFile } from "./state-file.ts";
@@ -19,6 +22,8 @@ export interface WishControl {
   requestSwitchover(guest: string): Promise<SwitchoverAnswer> | undefined;
   failGuest(guest: string): boolean;
   startEnded(guest: string): unknown;
+  moveQuorum(guest: string, to: QuorumSeat): void;
+  force(guest: string, override: OverrideOrder): unknown;
 }
 
 export type PairWishesOptions = {
@@ -35,6 +40,8 @@ export class PairWishes {
   readonly #options: PairWishesOptions;
   #wishes = new Map<string, GuestWish>();
   readonly #askedKeys = new Map<string, string>();
+  readonly #movedAtMs = new Map<string, number>();
+  readonly #forcedAtMs = new Map<string, number>();
   readonly #troubles = new Map<string, string>();
 
   constructor(options: PairWishesOptions) {
@@ -79,6 +86,8 @@ export class PairWishes {
       askedKey: this.#askedKeys.get(guest),
       hasFailedOver: existsSync(this.#failoverPath(guest)),
       isResting: supervision === "ended",
+      movedBeforeMs: monotonicMs() - (this.#movedAtMs.get(guest) ?? -Infinity),
+      forcedBeforeMs: monotonicMs() - (this.#forcedAtMs.get(guest) ?? -Infinity),
     });
     for (const action of actions) {
       this.#apply(wish, action);
@@ -100,6 +109,16 @@ export class PairWishes {
       case "startGuest":
         this.#options.log.info({ guest }, "starting the guest again, as its GuestPair asks");
         this.#options.control.startEnded(guest);
+        break;
+      case "force": {
+        const { who, why, at } = action.override;
+        this.#forcedAtMs.set(guest, monotonicMs());
+        this.#options.control.force(guest, { who, why, at, term: wish.latestTerm });
+        break;
+      }
+      case "moveQuorum":
+        this.#movedAtMs.set(guest, monotonicMs());
+        this.#options.control.moveQuorum(guest, action.to);
         break;
       case "forgetSwitchover":
         this.#forgetSwitchover(guest);

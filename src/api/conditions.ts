@@ -41,7 +41,14 @@ export const PROTECTED_VM_CONDITION_TYPES = ["Ready", "Reconciling", "Stalled", 
 export type ProtectedVmConditionType = (typeof PROTECTED_VM_CONDITION_TYPES)[number];
 
 /** The first three are those of kstatus. */
-export const SPLIT_SITE_PAIR_CONDITION_TYPES = ["Ready", "Reconciling", "Stalled", "RoundTripWithinBound"] as const;
+export const SPLIT_SITE_PAIR_CONDITION_TYPES = [
+  "Ready",
+  "Reconciling",
+  "Stalled",
+  "RoundTripWithinBound",
+  "QuorumReachable",
+  "LinksHealthy",
+] as const;
 export type SplitSitePairConditionType = (typeof SPLIT_SITE_PAIR_CONDITION_TYPES)[number];
 
 /** Whether the guest runs and would survive the loss of either side. */
@@ -92,6 +99,8 @@ export type StalledReason =
   | "NodesMissing"
   /** There is no SplitSitePair of the name in placement.splitSitePairRef. */
   | "SplitSitePairNotFound"
+  /** The sites of that SplitSitePair are farther apart than it allows, as its other guests have found out. */
+  | "SitesTooFar"
   /** Every port for engines is taken. */
   | "PortsMissing"
   /** The two nodes have no processor model or machine type in common. */
@@ -149,4 +158,8 @@ export type SplitSitePairReason = {
   readonly Stalled: "NotStalled" | "SitesOverlap";
   /** NotMeasured: no guest is placed by it, or none has a link yet. */
   readonly RoundTripWithinBound: "WithinBound" | "BoundExceeded" | "NotMeasured";
+  /** Unreachable: a site does not reach the quorum that is in force for a guest. NotReported: no guest's side says. */
+  readonly QuorumReachable: "Reachable" | "Unreachable" | "NotReported";
+  /** LinkDown: a link between the sites does not work for a guest. */
+  readonly LinksHealthy: "Healthy" | "LinkDown" | "NotReported";
 };

@@ -53,6 +53,25 @@ const intent = oneOf(["Protect", "Release"])
       "engines end; the QEMU of the owner stays as it is.",
   );
 
+const address = struct({ host, port });
+
+const anyQuorum = struct({
+  preferred: sequence(address, { min: 1, max: 4 }).describe("Replicas of the quorum that the guest began with."),
+  alternate: sequence(address, { max: 4 })
+    .optional()
+    .describe("Replicas of another quorum, with a store of its own, to which the record may be moved."),
+  inForce: oneOf(["preferred", "alternate"]).describe(
+    "Which of them is to decide. The record says which one does; the agents move it while they reach both.",
+  ),
+});
+
+const quorum = withTransitionRule(anyQuorum, {
+  rule:
+    "self.preferred == oldSelf.preferred && " +
+    "(!has(oldSelf.alternate) || (has(self.alternate) && self.alternate == oldSelf.alternate))",
+  message: "cannot change, for the guest's record is there; only an alternate may be added",
+}).describe("Quorums of the guest's own, instead of the installation's.");
+
 const specSide = struct({
   node: shortName().describe("The node of this side, as its agent's certificate names it."),
   vmi: struct({ namespace: objectName(), name: objectName() }).describe("Its VirtualMachineInstance."),
@@ -103,9 +122,10 @@ const guest = withTransitionRule(
   "What agents, engines and the quorum call the guest: unique in the cluster, and never used again for another.",
 );
 
-const spec = withRule(
+const anySpec = withRule(
   struct({
     guest,
+    quorum: quorum.optional(),
     mode: oneOf(["FaultTolerant"]).describe("The level of availability."),
     roles,
     sides,
@@ -128,7 +148,12 @@ const spec = withRule(
     fieldPath: ".roles.primary",
   },
   (given) => given.sides.some(({ node }) => node === given.roles.primary),
-).describe("The guest as both agents need it.");
+);
+
+const spec = withTransitionRule(anySpec, {
+  rule: "has(self.quorum) == has(oldSelf.quorum)",
+  message: "must keep its quorum, for the guest's record is there",
+}).describe("The guest as both agents need it.");
 
 const quantiles = struct({ p50Ms: measure(), p99Ms: measure(), maxMs: measure() });
 
@@ -167,16 +192,42 @@ const statusSide = struct({
     max: 64,
   }).describe("How far each disk's copy is."),
   links: listByKey(
-    struct({ name: shortName(), alive: z.boolean("true or false"), rttMs: measure().optional() }),
+    struct({
+      name: shortName(),
+      alive: z.boolean("true or false"),
+      rttMs: measure().optional(),
+      roundTrip: struct({ p50Ms: measure(), p99Ms: measure() })
+        .optional()
+        .describe("Of the last minute, between the nodes' agents."),
+      carriesData: z
+        .boolean("true or false")
+        .optional()
+        .describe("Whether checkpoints go over it; heartbeats go over all."),
+    }),
     "name",
     {
       max: 8,
     },
-  ).describe("The replication links, with the round trip in milliseconds."),
+  ).describe("The replication links, with the shortest round trip of the last ones in milliseconds."),
+  quorums: listByKey(
+    struct({
+      seat: oneOf(["preferred", "alternate"]),
+      reachable: z.boolean("true or false"),
+      latencyMs: measure().optional(),
+      inForce: z.boolean("true or false"),
+    }),
+    "seat",
+    { max: 2 },
+  )
+    .optional()
+    .describe("The guest's quorums as this side sees them, with how long a question takes, in milliseconds."),
   checkpoint: struct({ perSecond: measure(), pause: quantiles, dirtyPagesP50: measure() })
     .optional()
     .describe("Figures of the last checkpoints; absent where none are taken."),
   addedLatency: quantiles.optional().describe("How long what the guest sends is held back; absent where nothing is."),
+  override: struct({ who: text(253), why: text(1_024), at: text(64), term: counter() })
+    .optional()
+    .describe("The last time that a person decided who owns the guest, as the quorum's record has it."),
   takeoversCount: counter().describe("How often this side took over."),
   lastTakeover: takeover.optional().describe("The last time it did."),
   faults: sequence(seenFault, { max: 16 })

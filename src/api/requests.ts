@@ -1,6 +1,7 @@
 /**
  * What a person asks a ProtectedVM to do once: annotations on it. The operator takes the annotation away when it is done or
- * refused, and says which in an event (SwitchedOver, SwitchoverRefused, FailedOver, FailoverRefused, Started).
+ * refused, and says which in an event (SwitchedOver, SwitchoverRefused, FailedOver, FailoverRefused, Started, OwnerForced,
+ * OverrideRefused).
  */
 export const requestAnnotations = {
   /** The name of the node that is to run the guest: a planned change of sides, without a gap for clients. */
@@ -9,7 +10,43 @@ export const requestAnnotations = {
   failoverFrom: "twinrun.dev/failover-from",
   /** "true": a guest that shut itself down starts again, from the disks it left. */
   start: "twinrun.dev/start",
+  /** An OverrideRequest in JSON: a node is to own the guest although the quorum would not let it. */
+  forceOwner: "twinrun.dev/force-owner",
 } as const;
+
+/** Stays on the ProtectedVM: the last override that was carried out, in JSON. */
+export const LAST_OVERRIDE_ANNOTATION = "twinrun.dev/last-override";
+
+/**
+ * A person takes it on himself that the guest runs nowhere and will not: for a site or a quorum that is lost for good.
+ */
+export type OverrideRequest = {
+  readonly node: string;
+  readonly who: string;
+  readonly why: string;
+  readonly at: string;
+  /** He knows of the other side what the cluster cannot see. */
+  readonly isCertain: boolean;
+};
+
+/** Undefined for anything else. */
+export function parseOverrideRequest(text: string | undefined): OverrideRequest | undefined {
+  const { node, who, why, at, isCertain } = parseObject(text ?? "");
+  const isText = (value: unknown, lengthMax: number): value is string =>
+    typeof value === "string" && value !== "" && value.length <= lengthMax;
+  return isText(node, 253) && isText(who, 253) && isText(why, 1_024) && isText(at, 64)
+    ? { node, who, why, at, isCertain: isCertain === true }
+    : undefined;
+}
+
+function parseObject(text: string): Readonly<Record<string, unknown>> {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {};
+  } catch {
+    return {};
+  }
+}
 
 /** Node annotation: `NAME=ADDRESS,...`, the node's replication links, the first one preferred; else its InternalIP. */
 export const REPLICATION_LINKS_ANNOTATION = "twinrun.dev/replication-links";

@@ -70,6 +70,16 @@ const flagTable = {
   file: { kind: text("FILE"), short: "f", says: 'where to write; "-" is standard output', completes: "file" },
   since: { kind: { tag: "duration" }, says: "only what pods said in this time" },
   tail: { kind: { tag: "count" }, says: "at most that many lines of each container (10000 unless told)" },
+  "force-owner": {
+    kind: text("NODE"),
+    says: "make this node the owner of the guest, although the quorum would not let it",
+    completes: "node",
+  },
+  reason: { kind: text("TEXT"), says: "why, for whoever reads the record later" },
+  "i-know-the-other-side-is-down": {
+    kind: aSwitch,
+    says: "what the cluster sees of the other side is wrong: it does not run the guest, and will not",
+  },
   client: { kind: aSwitch, says: "only this program's own version" },
   help: { kind: aSwitch, short: "h", says: "what the command does and takes" },
 } as const satisfies Readonly<Record<string, Flag>>;
@@ -163,12 +173,19 @@ const commandTable = {
     says: "kill the primary and let the standby take over, as after a fault",
     takes: "NAME",
     arguments: oneProtectedVm,
-    flags: ["yes", "wait", "timeout"],
+    flags: ["yes", "force-owner", "reason", "i-know-the-other-side-is-down", "wait", "timeout"],
     details: [
       "For a primary that is sick but not dead, and for drills. Its QEMU is killed; the standby goes on from the last " +
         "acknowledged checkpoint. Use switchover where the primary still works.",
+      "--force-owner is for a site or a quorum that is lost for good, when nothing else starts the guest any more: its node owns " +
+        "the guest from then on, and goes on from what it holds or boots from its disks. If the other side runs the guest too, both " +
+        "are seen by clients; so it is refused while that side's node or agent is there. Who, when and why stay in the quorum's " +
+        "record, in annotation twinrun.dev/last-override, in an event and in the agent's log.",
     ],
-    examples: [{ line: "failover web", says: "asks for the name before it does it" }],
+    examples: [
+      { line: "failover web", says: "asks for the name before it does it" },
+      { line: 'failover web --force-owner node-b --reason "site A burnt down"', says: "the same question" },
+    ],
   },
   events: {
     says: "show what happened to protected VMs",

@@ -1,11 +1,13 @@
 /** How far a request is that was written as an annotation: decided from the object and from events that are new since then. */
-import { requestAnnotations } from "../api/requests.ts";
+import { type OverrideRequest, requestAnnotations } from "../api/requests.ts";
 import { type Step } from "./follow.ts";
 import { type KubeEvent } from "./kube-objects.ts";
 import { findCondition, type ShownVm } from "./protected-vms.ts";
 
 export type Request =
-  { readonly tag: "switchover"; readonly to: string } | { readonly tag: "failover"; readonly from: string };
+  | { readonly tag: "switchover"; readonly to: string }
+  | { readonly tag: "failover"; readonly from: string }
+  | { readonly tag: "override"; readonly override: OverrideRequest };
 
 export type RequestSight = {
   readonly vm: ShownVm | undefined;
@@ -16,13 +18,29 @@ export type RequestSight = {
   readonly goneForMs: number;
 };
 
-export const annotationOf = (request: Request): string =>
-  request.tag === "switchover" ? requestAnnotations.switchoverTo : requestAnnotations.failoverFrom;
-export const valueOfRequest = (request: Request): string => (request.tag === "switchover" ? request.to : request.from);
+const ANNOTATIONS = {
+  switchover: requestAnnotations.switchoverTo,
+  failover: requestAnnotations.failoverFrom,
+  override: requestAnnotations.forceOwner,
+} as const;
+
+export const annotationOf = ({ tag }: Request): string => ANNOTATIONS[tag];
+
+export function valueOfRequest(request: Request): string {
+  switch (request.tag) {
+    case "switchover":
+      return request.to;
+    case "failover":
+      return request.from;
+    case "override":
+      return JSON.stringify(request.override);
+  }
+}
 
 const REASONS = {
   switchover: { done: "SwitchedOver", refused: "SwitchoverRefused" },
   failover: { done: "FailedOver", refused: "FailoverRefused" },
+  override: { done: "OwnerForced", refused: "OverrideRefused" },
 } as const;
 
 /** The operator takes the annotation away and says why in an event, which may arrive a little later. */
@@ -56,7 +74,14 @@ export function decideRequest({ vm, request, newEvents, goneForMs }: RequestSigh
 
 function isDone({ status }: ShownVm, request: Request): boolean {
   const node = status?.primary?.node;
-  return request.tag === "switchover" ? node === request.to : node !== undefined && node !== request.from;
+  switch (request.tag) {
+    case "switchover":
+      return node === request.to;
+    case "failover":
+      return node !== undefined && node !== request.from;
+    case "override":
+      return false; // That it runs there says nothing: it may have before.
+  }
 }
 
 function writeWaiting(vm: ShownVm): string {
@@ -67,6 +92,9 @@ function writeWaiting(vm: ShownVm): string {
 }
 
 function writeDone({ status }: ShownVm, request: Request): string {
+  if (request.tag === "override") {
+    return `${request.override.node} owns the guest now; it is started there, if it does not run yet`;
+  }
   const node = status?.primary?.node ?? (request.tag === "switchover" ? request.to : "the other node");
   const durationMs = request.tag === "failover" ? status?.lastFailover?.durationMs : undefined;
   return `the guest runs on ${node}${durationMs === undefined ? "" : `; it stood still for ${durationMs} ms`}`;

@@ -6,6 +6,7 @@ import { type Step, waitForVm } from "./follow.ts";
 import { type KubeEvent } from "./kube-objects.ts";
 import { findCondition, isAdopted, listNodes, type ShownVm } from "./protected-vms.ts";
 import { annotationOf, countEvents, decideRequest, listNewEvents, type Request, valueOfRequest } from "./requests.ts";
+import { type KubeObject } from "../kube/kube-object.ts";
 import { kinds, readNamespace, readVm, type Session } from "./session.ts";
 
 export const FIELD_MANAGER = "kubectl-twinrun";
@@ -99,6 +100,11 @@ export async function runSwitchover(session: Session): Promise<number> {
 
 export async function runFailover(session: Session): Promise<number> {
   const vm = await readNamed(session);
+  const owner = session.invocation.texts.get("force-owner");
+  return owner === undefined ? failOver(session, vm) : overrideQuorum(session, vm, owner);
+}
+
+async function failOver(session: Session, vm: ShownVm): Promise<number> {
   const { name } = vm.metadata;
   const from = vm.status?.primary?.node;
   if (from === undefined) {
@@ -120,6 +126,45 @@ export async function runFailover(session: Session): Promise<number> {
     ...{ asks: `Kill the primary of ${name}?`, word: name },
   });
   return request(session, vm, { tag: "failover", from });
+}
+
+/** What the operator would refuse is refused before the question; it looks again when it comes to it. */
+async function overrideQuorum(session: Session, vm: ShownVm, node: string): Promise<number> {
+  const { invocation } = session;
+  const { name } = vm.metadata;
+  const why = invocation.texts.get("reason");
+  const nodes = listNodes(vm);
+  if (why === undefined) {
+    throw usageWrong("--force-owner needs --reason: it stays in the guest's record");
+  }
+  if (nodes.length > 0 && !nodes.includes(node)) {
+    throw usageWrong(`--force-owner must be a node of one of its sides (${nodes.join(", ")}), not ${node}`);
+  }
+  const others = nodes.filter((each) => each !== node).join(", ");
+  await confirm(session, {
+    explains: [
+      `${node} becomes the owner of ${name}, whatever the quorum's record says, and runs the guest from what it has.`,
+      `If the other side${others === "" ? "" : ` (${others})`} runs the guest or comes back with it, TWO GUESTS ARE SEEN BY CLIENTS, and what one of them wrote is lost.`,
+    ],
+    ...{ asks: `Is the other side of ${name} down for certain?`, word: name },
+  });
+  const isCertain = invocation.switches.has("i-know-the-other-side-is-down");
+  const who = await readOwnName(session);
+  const override = { node, who, why: why.slice(0, 1_024), at: new Date().toISOString(), isCertain };
+  return request(session, vm, { tag: "override", override });
+}
+
+type SelfReview = KubeObject & { readonly status?: { readonly userInfo?: { readonly username?: string } } };
+
+/** As the API server knows whoever asks. */
+async function readOwnName({ cluster, call }: Session): Promise<string> {
+  const review: SelfReview = {
+    apiVersion: "authentication.k8s.io/v1",
+    kind: "SelfSubjectReview",
+    metadata: { name: "self" },
+  };
+  const { status } = await cluster.create(review, call);
+  return status?.userInfo?.username ?? "somebody whom the API server does not name";
 }
 
 /** Writes the annotation and waits for what the operator makes of it. */

@@ -21,6 +21,8 @@ export type GuestNotes = {
   readonly inSyncTerm?: number | undefined;
   /** When the roles were last asked for. */
   readonly rolesAt?: string | undefined;
+  /** When another quorum was last asked for. */
+  readonly quorumAt?: string | undefined;
 };
 
 export const encodeNotes = (notes: GuestNotes): string => JSON.stringify(notes);
@@ -41,6 +43,7 @@ export function parseNotes({ metadata }: GuestPair): GuestNotes | undefined {
     machine: { type: readText(machine, "type"), cpuModel: readText(machine, "cpuModel") },
     inSyncTerm: typeof term === "number" ? term : undefined,
     rolesAt: readText(parsed, "rolesAt"),
+    quorumAt: readText(parsed, "quorumAt"),
   };
 }
 

@@ -9,6 +9,7 @@ const wish: GuestWish = {
   roles: { term: 1, primary: "host-a" },
   failoverFrom: undefined,
   isStartAsked: false,
+  latestTerm: 3,
 };
 const toPeer: GuestWish = { ...wish, roles: { term: 4, primary: "host-b" } };
 const calm: WishView = {
@@ -20,6 +21,8 @@ const calm: WishView = {
   askedKey: undefined,
   hasFailedOver: false,
   isResting: false,
+  movedBeforeMs: Infinity,
+  forcedBeforeMs: Infinity,
 };
 const failing: GuestWish = { ...wish, failoverFrom: "host-a" };
 

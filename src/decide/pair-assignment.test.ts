@@ -77,6 +77,7 @@ test("what is wished for comes along", () => {
     roles: { term: 3, primary: "node-b" },
     failoverFrom: "node-a",
     isStartAsked: false,
+    latestTerm: 0,
   });
   expect(planned?.assignment).toMatchObject({
     isReleasing: true,

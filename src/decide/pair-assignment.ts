@@ -8,9 +8,10 @@
  * second guest would come of it while the first one runs on the other node.
  */
 import { type GuestPair } from "../api/guest-pair.ts";
-import { requestAnnotations } from "../api/requests.ts";
+import { type OverrideRequest, parseOverrideRequest, requestAnnotations } from "../api/requests.ts";
 import { qemuDeviceOf } from "../api/vmi-contract.ts";
-import { type GuestAssignment, type Link } from "../protocol/assignment.ts";
+import { type GuestAssignment, type Link, type Quorums } from "../protocol/assignment.ts";
+import { type QuorumSeat } from "../protocol/quorum-record.ts";
 
 /** The object that a guest comes from, as far as an agent writes to it. */
 export type PairObject = {
@@ -29,6 +30,12 @@ export type GuestWish = {
   readonly failoverFrom: string | undefined;
   /** Whether a guest that shut itself down is to start again. */
   readonly isStartAsked: boolean;
+  /** Of this node; undefined when nobody wants to override the quorum for it. */
+  readonly override?: OverrideRequest | undefined;
+  /** Of the record, that either side has ever reported. */
+  readonly latestTerm: number;
+  /** The quorum that is to be in force; undefined for a guest without quorums of its own. */
+  readonly quorumSeat?: QuorumSeat | undefined;
 };
 
 export type PlannedGuest = {
@@ -77,6 +84,7 @@ export function planPair(
       failover,
       tracker: "auto",
       isReleasing: spec.intent === "Release",
+      ...encodeQuorums(spec),
     },
     wish: {
       guest,
@@ -84,6 +92,18 @@ export function planPair(
       roles,
       failoverFrom: annotations[requestAnnotations.failoverFrom],
       isStartAsked: annotations[requestAnnotations.start] === "true",
+      override: findOverride(annotations, node),
+      latestTerm: Math.max(0, ...(status?.sides ?? []).map(({ term }) => term)),
+      quorumSeat: spec.quorum?.inForce,
     },
   };
+}
+
+function findOverride(annotations: Readonly<Record<string, string>>, node: string): OverrideRequest | undefined {
+  const override = parseOverrideRequest(annotations[requestAnnotations.forceOwner]);
+  return override?.node === node ? override : undefined;
+}
+
+function encodeQuorums({ quorum }: GuestPair["spec"]): { readonly quorums?: Quorums } {
+  return quorum === undefined ? {} : { quorums: { preferred: quorum.preferred, alternate: quorum.alternate ?? [] } };
 }

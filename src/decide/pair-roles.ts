@@ -9,7 +9,12 @@
  * A role that was asked for in vain stays in the pair's spec, for roles only go forward: its term may yet be reached by a
  * failover, and then it means nothing.
  */
-import { requestAnnotations } from "../api/requests.ts";
+import {
+  LAST_OVERRIDE_ANNOTATION,
+  type OverrideRequest,
+  parseOverrideRequest,
+  requestAnnotations,
+} from "../api/requests.ts";
 import { type GuestPair } from "../api/guest-pair.ts";
 import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Action, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
@@ -24,6 +29,8 @@ export type RolePlan = {
   readonly failoverFrom: string | undefined;
   /** Sides that rest because the guest shut itself down are to start it again. */
   readonly isStartAsked: boolean;
+  /** The override that the agent of its node is to carry out. */
+  readonly override?: OverrideRequest | undefined;
   readonly actions: readonly Action[];
   readonly events: readonly PlannedEvent[];
   /** What is going on, for people; undefined when nothing is. */
@@ -36,6 +43,9 @@ export const REQUEST_LIMIT_MS = 120_000;
 export function planRoles(observed: Observed, view: PairView, handBackTo?: string): RolePlan {
   const annotations = observed.protectedVm.metadata.annotations ?? {};
   const [target, lost] = [annotations[requestAnnotations.switchoverTo], annotations[requestAnnotations.failoverFrom]];
+  if (annotations[requestAnnotations.forceOwner] !== undefined) {
+    return planOverride(observed, view, parseOverrideRequest(annotations[requestAnnotations.forceOwner]));
+  }
   if (annotations[requestAnnotations.start] !== undefined) {
     return planStart(view);
   }
@@ -88,12 +98,56 @@ const isExpired = ({ notes }: PairView, nowMs: number): boolean =>
 type RequestName = keyof typeof requestAnnotations;
 
 /** Done or refused: the annotation goes, and an event says which. */
-function closeRequest(view: PairView, request: RequestName, event: PlannedEvent): RolePlan {
-  const clear: Action = { tag: "clearRequest", annotation: requestAnnotations[request] };
+function closeRequest(
+  view: PairView,
+  request: RequestName,
+  event: PlannedEvent,
+  leaves?: Readonly<Record<string, string>>,
+): RolePlan {
+  const clear: Action = { tag: "clearRequest", annotation: requestAnnotations[request], leaves };
   return { ...keepRoles(view), actions: [clear], events: [event] };
 }
 
-const refused = (reason: "SwitchoverRefused" | "FailoverRefused", message: string): PlannedEvent => ({
+/**
+ * The quorum's rule is not asked, so whatever can be seen of the other side is: as long as its node, its agent or its report is
+ * there, it may run the guest, or go on with it in a moment.
+ */
+function planOverride(observed: Observed, view: PairView, override: OverrideRequest | undefined): RolePlan {
+  if (override === undefined) {
+    const message = "it says not who asks, why, when and for which node; use kubectl twinrun failover --force-owner";
+    return closeRequest(view, "forceOwner", refused("OverrideRefused", message));
+  }
+  const { node, who, why } = override;
+  if (view.sides.some(({ report }) => report?.override?.at === override.at)) {
+    const message = `${who} made ${node} the owner of the guest: ${why}`;
+    const leaves = { [LAST_OVERRIDE_ANNOTATION]: JSON.stringify(override) };
+    return closeRequest(view, "forceOwner", { type: "Warning", reason: "OwnerForced", message }, leaves);
+  }
+  const obstacle = findOverrideObstacle(view, override, observed.nowMs);
+  return obstacle === undefined
+    ? { ...keepRoles(view), override, says: `${node} is made the owner of the guest, as ${who} said` }
+    : closeRequest(view, "forceOwner", refused("OverrideRefused", obstacle));
+}
+
+function findOverrideObstacle({ sides }: PairView, override: OverrideRequest, nowMs: number): string | undefined {
+  const side = sides.find(({ node }) => node === override.node);
+  const other = sides.find(({ node }) => node !== override.node);
+  if (side === undefined || other === undefined) {
+    return `${override.node} has no side of the guest; its sides are on ${sides.map(({ node }) => node).join(" and ")}`;
+  }
+  if (nowMs - Date.parse(override.at) > REQUEST_LIMIT_MS) {
+    return `${override.node} did not carry it out within ${REQUEST_LIMIT_MS / 1000} s; its agent says why, ask again`;
+  }
+  const isThere = other.state.awaySinceMs === undefined || !other.isSilent;
+  return isThere && !override.isCertain
+    ? `${other.node} may run the guest, for its node or its agent is there: power it off first, or say that you know better`
+    : undefined;
+}
+
+const refused = (
+  reason: "SwitchoverRefused" | "FailoverRefused" | "OverrideRefused",
+  message: string,
+): PlannedEvent => ({
   type: "Warning",
   reason,
   message,

@@ -1,6 +1,6 @@
 /** The GuestPair that both agents work by: made once for a guest, then only changed where something asks for it. */
 import { type GuestPair } from "../api/guest-pair.ts";
-import { requestAnnotations } from "../api/requests.ts";
+import { type OverrideRequest, requestAnnotations } from "../api/requests.ts";
 import { hasJson } from "../lib/json-merge.ts";
 import { type ClusterNode } from "./cluster-objects.ts";
 import { findFreePort } from "./engine-ports.ts";
@@ -9,6 +9,7 @@ import { sideMark, sideName } from "./guest-names.ts";
 import { type GuestSource, listCopiedDisks } from "./guest-source.ts";
 import { type Link, pairLinks } from "./node-fitness.ts";
 import { type RolePlan } from "./pair-roles.ts";
+import { planNewQuorum, planQuorum } from "./pair-quorum.ts";
 import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Placement } from "./placement.ts";
 import { type DesiredPair, type Observed } from "./protected-vm-plan.ts";
@@ -32,6 +33,8 @@ type Frame = {
   readonly notes: GuestNotes;
   readonly failoverFrom: string | undefined;
   readonly isStartAsked: boolean;
+  readonly quorum: PairSpec["quorum"];
+  readonly override?: OverrideRequest | undefined;
 };
 
 function encodeFrame({ observed, source, identity }: Subject, frame: Frame): DesiredPair {
@@ -42,6 +45,7 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
   const requests = {
     ...(frame.failoverFrom === undefined ? {} : { [requestAnnotations.failoverFrom]: frame.failoverFrom }),
     ...(frame.isStartAsked ? { [requestAnnotations.start]: "true" } : {}),
+    ...(frame.override === undefined ? {} : { [requestAnnotations.forceOwner]: JSON.stringify(frame.override) }),
   };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
@@ -61,6 +65,7 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       disks: disks.map(({ name }) => name),
       ...(podDisks.length === 0 ? {} : { podDisks }),
       port: frame.port,
+      ...(frame.quorum === undefined ? {} : { quorum: frame.quorum }),
       checkpoint: spec.checkpoint,
       failover: { detectionTimeoutMs: spec.failover.detectionTimeoutMs },
     },
@@ -89,6 +94,7 @@ export function encodeNewPair(subject: Subject, { first, second, machine }: Plac
     notes: { first: nodes[0], origin: nodes[0], port, machine },
     failoverFrom: undefined,
     isStartAsked: false,
+    quorum: planNewQuorum(observed.splitSitePair),
   });
 }
 
@@ -119,6 +125,7 @@ export function encodePair(subject: Subject, view: PairView, change: PairChange)
   const { notes } = view;
   const sides = encodeSides(subject, view, replacement);
   const port = replacement?.port ?? ownPort(view);
+  const { quorum, quorumAt } = planQuorum(subject.observed, view);
   return encodeFrame(subject, {
     roles: moveRoles(rolePlan.roles, view, sides),
     sides,
@@ -131,9 +138,12 @@ export function encodePair(subject: Subject, view: PairView, change: PairChange)
       machine: notes.machine,
       inSyncTerm: view.isInSync ? view.term : notes.inSyncTerm,
       rolesAt: rolePlan.rolesAt,
+      quorumAt,
     },
     failoverFrom: rolePlan.failoverFrom,
     isStartAsked: rolePlan.isStartAsked,
+    quorum,
+    override: rolePlan.override,
   });
 }
 
@@ -172,7 +182,8 @@ function encodeSides(subject: Subject, view: PairView, replacement: Replacement 
 /** Whether somebody changed the pair, or it has to change. */
 export function isApplied(pair: GuestPair, desired: DesiredPair): boolean {
   const isAsked = (name: string): boolean => desired.metadata.annotations?.[name] !== undefined;
-  const hasLeftover = [requestAnnotations.failoverFrom, requestAnnotations.start].some(
+  const { failoverFrom, start, forceOwner } = requestAnnotations;
+  const hasLeftover = [failoverFrom, start, forceOwner].some(
     (request) => pair.metadata.annotations?.[request] !== undefined && !isAsked(request),
   );
   return (

@@ -10,7 +10,8 @@ export type Sites = readonly Site[];
 export type PlacementRule =
   | { readonly tag: "nodes"; readonly names: readonly string[] }
   | { readonly tag: "labels"; readonly nodeSelector: Labels }
-  | { readonly tag: "sites"; readonly sites: Sites }
+  /** `tooFar`: why no further guest should be there; those that there are stay. */
+  | { readonly tag: "sites"; readonly sites: Sites; readonly tooFar?: string | undefined }
   /** Where the sides may be is not known at the moment; those that there are stay where they are. */
   | { readonly tag: "unknown"; readonly pair: string };
 
@@ -20,9 +21,19 @@ export function resolvePlacement(
 ): PlacementRule {
   if (splitSitePairRef !== undefined) {
     const pair = splitSitePairRef.name;
-    return splitSitePair === undefined ? { tag: "unknown", pair } : { tag: "sites", sites: splitSitePair.spec.sites };
+    return splitSitePair === undefined
+      ? { tag: "unknown", pair }
+      : { tag: "sites", sites: splitSitePair.spec.sites, tooFar: findDistance(splitSitePair) };
   }
   return nodes === undefined ? { tag: "labels", nodeSelector: nodeSelector ?? {} } : { tag: "nodes", names: nodes };
+}
+
+function findDistance({ metadata, spec, status }: SplitSitePair): string | undefined {
+  const found = status?.conditions?.find(({ type }) => type === "RoundTripWithinBound");
+  return found?.status === "False"
+    ? `the round trip between the sites of ${metadata.name} is longer than the ${spec.maxRoundTripMs} ms it allows, for the ` +
+        "guests that are there: mend the link, or raise spec.maxRoundTripMs and accept the latency"
+    : undefined;
 }
 
 export const hasLabels = ({ metadata }: ClusterNode, wanted: Labels): boolean =>

@@ -34,6 +34,9 @@ export function decidePlacement(input: PlacementInput): Placement {
   if (rule.tag === "unknown") {
     return { tag: "stalled", ...sayPairUnknown(rule.pair) };
   }
+  if (rule.tag === "sites" && rule.tooFar !== undefined) {
+    return { tag: "stalled", reason: "SitesTooFar", message: rule.tooFar };
+  }
   const candidates = listCandidates(input);
   const fit = candidates.filter(({ obstacle }) => obstacle === undefined);
   const nodes = fit.flatMap(({ node }) => (node === undefined ? [] : [node]));

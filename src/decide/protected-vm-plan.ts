@@ -108,8 +108,12 @@ export type Action =
   | { readonly tag: "deleteCopies"; readonly guest: string }
   /** The quorum's record, where it is a Lease. Nobody asks for it any more, for the guest is gone. */
   | { readonly tag: "deleteRecord"; readonly guest: string }
-  /** Takes a request's annotation off the ProtectedVM. */
-  | { readonly tag: "clearRequest"; readonly annotation: string }
+  /** Takes a request's annotation off the ProtectedVM, and leaves what somebody may ask for later. */
+  | {
+      readonly tag: "clearRequest";
+      readonly annotation: string;
+      readonly leaves?: Readonly<Record<string, string>> | undefined;
+    }
   /** Takes the reports of nodes that are no longer sides out of the pair's status. */
   | { readonly tag: "forgetReports"; readonly nodes: readonly string[] };
 
@@ -137,7 +141,9 @@ export type EventReason =
   | "SwitchoverRefused"
   | "FailedOver"
   | "FailoverRefused"
-  | "Started";
+  | "Started"
+  | "OwnerForced"
+  | "OverrideRefused";
 
 export type PlannedEvent = {
   readonly type: "Normal" | "Warning";

@@ -8,12 +8,11 @@ import {
   type StalledReason,
 } from "../api/conditions.ts";
 import { type ProtectedVmStatus } from "../api/protected-vm.ts";
-import { type SplitSitePair } from "../api/split-site-pair.ts";
 import { isSameJson, readText } from "../lib/json-merge.ts";
 import { type PairReport } from "./cluster-objects.ts";
 import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
-import { findRoundTrip } from "./split-sites.ts";
+import { findRoundTrip, isTooFar } from "./split-sites.ts";
 import { PLANNED } from "./takeover-track.ts";
 import { encodeConditions, type Verdict } from "./verdicts.ts";
 
@@ -42,7 +41,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
     Ready: ready,
     Reconciling: decideReconciling(given, ready.reason),
     Stalled: decideStalled(given),
-    ...listGuestVerdicts(view?.primary?.report, observed.splitSitePair),
+    ...listGuestVerdicts(view?.primary?.report, observed),
   };
   const { generation } = observed.protectedVm.metadata;
   const { previous, nowMs } = observed;
@@ -160,7 +159,7 @@ function decideStalled({ stalled }: Findings): Verdict<StalledReason> {
 
 type GuestVerdicts = Pick<Verdicts, (typeof GUEST_CONDITION_TYPES)[number]>;
 
-function listGuestVerdicts(report: PairReport | undefined, sites: SplitSitePair | undefined): GuestVerdicts {
+function listGuestVerdicts(report: PairReport | undefined, observed: Observed): GuestVerdicts {
   const entries = GUEST_CONDITION_TYPES.map((type) => {
     const found = report?.conditions.find((condition) => condition.type === type);
     const message = report === undefined ? "no side reports that it runs the guest" : "not reported";
@@ -168,14 +167,14 @@ function listGuestVerdicts(report: PairReport | undefined, sites: SplitSitePair 
     return [type, { status: verdict.status, reason: verdict.reason, message: verdict.message }];
   });
   const verdicts = Object.fromEntries(entries) as GuestVerdicts;
-  return { ...verdicts, LinksHealthy: judgeDistance(verdicts.LinksHealthy, report, sites) };
+  return { ...verdicts, LinksHealthy: judgeDistance(verdicts.LinksHealthy, report, observed) };
 }
 
 /** Links that work may still be too long. Without the figure, which moves; the SplitSitePair's status has it. */
 function judgeDistance(
   verdict: GuestVerdicts["LinksHealthy"],
   report: PairReport | undefined,
-  sites: SplitSitePair | undefined,
+  { splitSitePair: sites, previous }: Observed,
 ): GuestVerdicts["LinksHealthy"] {
   const roundTripMs = findRoundTrip(report);
   if (verdict.status !== "True" || sites === undefined || roundTripMs === undefined) {
@@ -185,7 +184,10 @@ function judgeDistance(
   const message =
     `the round trip between the sites is longer than the ${maxRoundTripMs} ms that SplitSitePair ` +
     `${sites.metadata.name} allows: mend the link, or raise spec.maxRoundTripMs and accept the latency`;
-  return roundTripMs <= maxRoundTripMs ? verdict : { status: "False", reason: "RoundTripExceeded", message };
+  const wasTooFar = findIn(previous, "LinksHealthy")?.reason === "RoundTripExceeded";
+  return isTooFar(roundTripMs, maxRoundTripMs, wasTooFar)
+    ? { status: "False", reason: "RoundTripExceeded", message }
+    : verdict;
 }
 
 type PairStatus = Omit<ProtectedVmStatus, "observedGeneration" | "conditions" | "guest">;

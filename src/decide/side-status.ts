@@ -29,6 +29,8 @@ export type SideView = {
   readonly report: EngineReport | null;
   /** The one that changed last first. */
   readonly faults: readonly FaultRecord[];
+  readonly roundTrips?:
+    readonly { readonly link: string; readonly p50Ms: number; readonly p99Ms: number }[] | undefined;
   /** Carried out by this side and not in `before` yet, the last one with the time at which the guest went on. */
   readonly takeovers: {
     readonly count: number;
@@ -57,6 +59,7 @@ export function planSideStatus(view: SideView, before: SideStatus | undefined, n
     ...(wantedShape === null ? {} : { wantedShape }),
     ...planTrouble(view),
     ...planFigures(view),
+    ...planOverride(view, before),
     takeoversCount: (before?.takeoversCount ?? 0) + takeovers.count,
     ...(lastTakeover === undefined ? {} : { lastTakeover: { ...lastTakeover } }),
     ...planFaults(view),
@@ -68,6 +71,11 @@ function planFaults({ faults }: SideView): Pick<SideStatus, "faults"> {
   return faults.length === 0
     ? {}
     : { faults: faults.map((record) => ({ ...record, incidents: [...record.incidents] })) };
+}
+
+function planOverride({ report }: SideView, before: SideStatus | undefined): Pick<SideStatus, "override"> {
+  const override = report?.override ?? before?.override;
+  return override === undefined ? {} : { override };
 }
 
 type RolePart = Pick<SideStatus, "role" | "state" | "term" | "epoch" | "primaryNode" | "outputMode">;
@@ -111,11 +119,12 @@ function planTrouble({ trouble }: SideView): Pick<SideStatus, "trouble"> {
 
 type FigurePart = Pick<
   SideStatus,
-  "syncPercent" | "lagMs" | "tracker" | "disks" | "links" | "checkpoint" | "addedLatency"
+  "syncPercent" | "lagMs" | "tracker" | "disks" | "links" | "quorums" | "checkpoint" | "addedLatency"
 >;
 
-function planFigures({ report, disks, links }: SideView): FigurePart {
-  const named = { disks: planDisks(disks, report), links: planLinks(links, report) };
+function planFigures(view: SideView): FigurePart {
+  const { report, disks } = view;
+  const named = { disks: planDisks(disks, report), links: planLinks(view), ...planQuorums(report) };
   if (report === null) {
     return { syncPercent: 0, tracker: "none", ...named };
   }
@@ -150,11 +159,25 @@ function planDisks(names: readonly string[], report: EngineReport | null): Figur
   });
 }
 
-function planLinks(names: readonly string[], report: EngineReport | null): FigurePart["links"] {
-  return names.map((name) => {
-    const { alive = false, rttMs = null } = report?.links.find((link) => link.name === name) ?? {};
-    return { name, alive, ...(rttMs === null ? {} : { rttMs: round(rttMs) }) };
+function planLinks({ links, report, roundTrips = [] }: SideView): FigurePart["links"] {
+  return links.map((name) => {
+    const { alive = false, rttMs = null, carriesData } = report?.links.find((link) => link.name === name) ?? {};
+    const measured = roundTrips.find(({ link }) => link === name);
+    return {
+      ...{ name, alive },
+      ...(rttMs === null ? {} : { rttMs: round(rttMs) }),
+      ...(measured === undefined ? {} : { roundTrip: { p50Ms: round(measured.p50Ms), p99Ms: round(measured.p99Ms) } }),
+      ...(carriesData === undefined ? {} : { carriesData }),
+    };
   });
+}
+
+function planQuorums(report: EngineReport | null): Pick<FigurePart, "quorums"> {
+  const quorums = report?.quorums?.map(({ seat, reachable, latencyMs, inForce }) => ({
+    ...{ seat, reachable, inForce },
+    ...(latencyMs === null ? {} : { latencyMs: round(latencyMs) }),
+  }));
+  return quorums === undefined ? {} : { quorums };
 }
 
 const quantilesOf = ({ p50Ms, p99Ms, maxMs }: DurationFigures): { p50Ms: number; p99Ms: number; maxMs: number } => ({
@@ -221,14 +244,15 @@ export function decideWrite(now: SideStatus, written: SideStatus | undefined, si
 function encodeNews(side: SideStatus): string {
   const { role, state, term, primaryNode, wantedShape, trouble, lastTakeover, takeoversCount, tracker } = side;
   const conditions = side.conditions.map(({ type, status, reason }) => [type, status, reason]);
-  const links = side.links.map(({ name, alive }) => [name, alive]);
+  const links = side.links.map(({ name, alive, carriesData }) => [name, alive, carriesData]);
+  const quorums = side.quorums?.map(({ seat, reachable, inForce }) => [seat, reachable, inForce]);
   const disks = side.disks.map(({ id }) => id);
   const faults = side.faults?.map(({ node, component, code, state, incidents }) => {
     return [node, component, code, state, incidents];
   });
   return JSON.stringify([
     [side.observedGeneration, role, state, term, primaryNode, wantedShape, trouble, tracker],
-    [lastTakeover?.at, takeoversCount, conditions, links, disks, faults],
+    [lastTakeover?.at, takeoversCount, conditions, links, disks, faults, quorums, side.override?.at],
   ]);
 }
 
@@ -244,7 +268,7 @@ function listFigures({ checkpoint, addedLatency, disks, links, syncPercent }: Si
     percents: [syncPercent, ...disks.map((disk) => disk.syncPercent)],
     measures: [
       ...disks.map(({ dirtyBytes }) => dirtyBytes),
-      ...links.map(({ rttMs }) => rttMs ?? 0),
+      ...links.map(({ rttMs, roundTrip }) => roundTrip?.p50Ms ?? rttMs ?? 0),
       ...[checkpoint?.perSecond ?? 0, checkpoint?.dirtyPagesP50 ?? 0],
       ...[checkpoint?.pause.p50Ms ?? 0, addedLatency?.p50Ms ?? 0],
     ],

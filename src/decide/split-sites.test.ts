@@ -1,4 +1,4 @@
-import { expect, test } from "@jest/globals";
+import { describe, expect, test } from "@jest/globals";
 import { buildReport } from "../../test/build/engine-report.ts";
 import { buildReportedSide } from "../../test/build/guest-pair-rows.ts";
 import { buildGuestPair, buildSplitSitePair } from "../../test/build/resources.ts";
@@ -52,6 +52,8 @@ test("two sites with a node each are ready; without a guest nothing is measured"
     "Reconciling False Settled",
     "Stalled False NotStalled",
     "RoundTripWithinBound Unknown NotMeasured",
+    "QuorumReachable Unknown NotReported",
+    "LinksHealthy Unknown NotReported",
   ]);
 });
 
@@ -92,4 +94,92 @@ test("the longest way counts, of each guest the best link that works", () => {
   expect(sayConditions(observe({ pairs: [...pairs, buildPair({ alive: true, rttMs: 5.1 })] }))).toContain(
     "RoundTripWithinBound False BoundExceeded",
   );
+});
+
+test("a bound that was passed holds again only well below it", () => {
+  const judge = (rttMs: number, previous?: ObservedSites["previous"]): ObservedSites["previous"] =>
+    planSplitSiteStatus(observe({ previous, pairs: [buildPair({ alive: true, rttMs })] }));
+  const heldBy = (status: ObservedSites["previous"]): string | undefined =>
+    status?.conditions?.find(({ type }) => type === "RoundTripWithinBound")?.status;
+  const beyond = judge(5.1);
+  expect([judge(4.9), beyond, judge(4.9, beyond), judge(4.4, beyond)].map(heldBy)).toEqual([
+    ...["True", "False", "False", "True"],
+  ]);
+});
+
+describe("what is seen of links and quorums", () => {
+  type Sight = { readonly preferred: boolean; readonly inForce?: "preferred" | "alternate" };
+  const build = (north: Sight, south: Sight): GuestPair => {
+    const sides = [north, south].map(({ preferred, inForce = "preferred" }, index) => {
+      const quorums = (["preferred", "alternate"] as const).map((seat) => {
+        const reachable = seat === "alternate" || preferred;
+        return { seat, reachable, latencyMs: reachable ? 1.5 + index : null, inForce: seat === inForce };
+      });
+      const role = index === 0 ? ("primary" as const) : ("standby" as const);
+      const links = [
+        { name: "fast", alive: true, rttMs: 1, carriesData: true },
+        { name: "slow", alive: index === 1, rttMs: null, carriesData: false },
+      ];
+      return buildReportedSide(index === 0 ? "node-a" : "node-b", buildReport({ role, quorums, links }));
+    });
+    return parseGuestPair(buildGuestPair({}, { sides }), "pair");
+  };
+
+  test("each site has its own sight, and the primaries' links are counted", () => {
+    const status = planSplitSiteStatus(observe({ pairs: [build({ preferred: true }, { preferred: false })] }));
+    expect(status.sites?.map(({ name, quorums }) => [name, quorums])).toEqual([
+      [
+        "north",
+        [
+          { seat: "preferred", reachable: true, latencyMs: 1.5, guestsCount: 1 },
+          { seat: "alternate", reachable: true, latencyMs: 1.5, guestsCount: 0 },
+        ],
+      ],
+      [
+        "south",
+        [
+          { seat: "preferred", reachable: false, guestsCount: 1 },
+          { seat: "alternate", reachable: true, latencyMs: 2.5, guestsCount: 0 },
+        ],
+      ],
+    ]);
+    expect(status.links).toEqual([
+      { name: "fast", guestsCount: 1, aliveCount: 1, dataCount: 1 },
+      { name: "slow", guestsCount: 1, aliveCount: 0, dataCount: 0 },
+    ]);
+  });
+
+  test.each<{ when: string; north: Sight; south: Sight; says: string }>([
+    {
+      when: "both reach both",
+      north: { preferred: true },
+      south: { preferred: true },
+      says: "QuorumReachable True Reachable",
+    },
+    {
+      when: "a site misses the one in force",
+      north: { preferred: true },
+      south: { preferred: false },
+      says: "QuorumReachable False Unreachable",
+    },
+    {
+      when: "it misses one that no guest needs",
+      north: { preferred: true, inForce: "alternate" },
+      south: { preferred: false, inForce: "alternate" },
+      says: "QuorumReachable True Reachable",
+    },
+  ])("$when => $says", ({ north, south, says }) => {
+    const conditions = sayConditions(observe({ pairs: [build(north, south)] }));
+    expect(conditions).toEqual(expect.arrayContaining([says, "LinksHealthy False LinkDown"]));
+  });
+
+  test("a node that is away says nothing", () => {
+    const pairs = [build({ preferred: true }, { preferred: false })];
+    const gone = {
+      ...buildNode("node-b", { site: "south" }),
+      status: { conditions: [{ type: "Ready", status: "False" }] },
+    };
+    const status = planSplitSiteStatus(observe({ pairs, nodes: [buildNode("node-a", { site: "north" }), gone] }));
+    expect(status.sites?.[1]?.quorums).toBeUndefined();
+  });
 });

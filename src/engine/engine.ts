@@ -14,6 +14,7 @@ import {
   type EngineReport,
   type FoundGuest,
   type OutputMode,
+  type OverrideOrder,
 } from "../protocol/assignment.ts";
 import { type Fault } from "../protocol/faults.ts";
 import { type Frame } from "../protocol/frames.ts";
@@ -27,6 +28,7 @@ import {
   type SideEvent,
   type TimerName,
 } from "../protocol/side-state.ts";
+import { type QuorumSeat } from "../protocol/quorum-record.ts";
 import { planTiming, type Timing, timerMs } from "../protocol/timing.ts";
 import { encodeTraceEvent, encodeTraceHead } from "../protocol/trace.ts";
 import { unreachable } from "../lib/assert.ts";
@@ -35,6 +37,7 @@ import { releaseOwnMemory } from "../memory/own-memory.ts";
 import { applyHole } from "../memory/sparse-file.ts";
 import { PageSet } from "../memory/page-runs.ts";
 import { QuorumConnection } from "../net/quorum-connection.ts";
+import { QuorumSeats } from "../net/quorum-seats.ts";
 import { encodePeerUri } from "../net/peer-identity.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type GuestEvent } from "../qemu/guest-events.ts";
@@ -79,7 +82,7 @@ export class Engine {
   readonly #log: Log;
   readonly #links: Links;
   readonly #failPoints: FailPoints;
-  readonly #quorum: QuorumConnection;
+  readonly #quorum: QuorumSeats;
   readonly #figures: Figures;
   readonly #timers = new Map<TimerName, NodeJS.Timeout>();
   #timing: Timing;
@@ -107,6 +110,7 @@ export class Engine {
   #isActivating = false;
   #isReleasing = false;
   #isLeaving = false;
+  #isNodeImpaired = false;
   #tidying: NodeJS.Timeout | undefined;
   #problems = new Map<string, string>();
   /** When each fault was told last. */
@@ -125,7 +129,7 @@ export class Engine {
     this.#failPoints = new FailPoints(config.runDirectory);
     this.#contract = config.checkpoint;
     this.#timing = planTiming(config.failover.detectionTimeoutMs);
-    this.#quorum = new QuorumConnection({ endpoints: config.quorum, credentials });
+    this.#quorum = openQuorum(options);
     this.#links = new Links({
       links: config.links,
       port: config.port,
@@ -246,7 +250,22 @@ export class Engine {
         this.#whenStopAsked(message.handOver);
         return;
       default:
-        unreachable(message);
+        this.#takeRareMessage(message);
+    }
+  }
+
+  #takeRareMessage(message: Extract<AgentMessage, { readonly tag: "force" | "health" | "moveQuorum" }>): void {
+    switch (message.tag) {
+      case "force":
+        void this.#force(message.override);
+        return;
+      case "health":
+        this.#isNodeImpaired = message.isImpaired;
+        this.#noteHealth();
+        return;
+      case "moveQuorum":
+        void this.#moveQuorum(message.to);
+        return;
     }
   }
 
@@ -261,6 +280,14 @@ export class Engine {
         reason: "stopped",
         message: "asked to leave the guest as it is",
       });
+    }
+  }
+
+  /** A disk that failed once is not trusted any more by this engine. */
+  #noteHealth(): void {
+    const isImpaired = this.#isNodeImpaired || [...this.#problems.keys()].some((name) => name.startsWith("disk "));
+    if (isImpaired !== this.#side.isImpaired) {
+      this.#post({ tag: "healthChanged", isImpaired });
     }
   }
 
@@ -527,7 +554,8 @@ export class Engine {
 
   #startTimer(timer: TimerName): void {
     clearTimeout(this.#timers.get(timer));
-    const ms = timerMs(this.#timing, timer, { attempt: this.#retries, lostBy: this.#lostBy });
+    const { isImpaired } = this.#side;
+    const ms = timerMs(this.#timing, timer, { attempt: this.#retries, lostBy: this.#lostBy, isImpaired });
     if (timer === "retry") {
       this.#retries += 1;
     }
@@ -554,6 +582,32 @@ export class Engine {
     } else {
       this.#post({ tag: "recordUnread" });
     }
+  }
+
+  /** Read again in any case: the side's next question is then asked on the version that the move made. */
+  async #moveQuorum(to: QuorumSeat): Promise<void> {
+    const trouble = await this.#quorum.move(this.#config.guest, to);
+    this.#log[trouble === undefined ? "info" : "warn"]({ to }, trouble ?? `the ${to} quorum is in force`);
+    const reading = await this.#quorum.read(this.#config.guest);
+    if (reading.tag === "read" && reading.record !== undefined) {
+      this.#post({ tag: "recordRead", record: reading.record });
+    }
+    this.#report();
+  }
+
+  /** What follows is as if the record had said so before: whoever owns it boots the guest, or goes on from what it holds. */
+  async #force({ term, ...override }: OverrideOrder): Promise<void> {
+    const { guest, peerNode } = this.#config;
+    const outcome = await this.#quorum.force(guest, { tag: "force", peer: peerNode, term, override });
+    if (outcome.tag === "granted") {
+      this.#problems.delete("override");
+      this.#log.warn({ override, record: outcome.record }, "this side owns the guest now, because a person said so");
+      this.#post({ tag: "recordRead", record: outcome.record });
+      return;
+    }
+    const why = outcome.tag === "unreachable" ? outcome.failure.message : outcome.tag;
+    this.#problems.set("override", `the override was not recorded: ${why}`);
+    this.#log.error({ override, outcome }, "the override was not recorded");
   }
 
   // The guest.
@@ -711,6 +765,7 @@ export class Engine {
           code: event.noSpace ? "DiskFull" : "DiskFailed",
           message: `${event.operation} failed: ${event.reason}`,
         });
+        this.#noteHealth();
         if (event.stopped && stateName(this.#side) === "protected") {
           // The standby's disk is healthy and the guest has not seen the error: go on there, from the last epoch.
           this.#whenGuestDied(`its disk failed: ${event.reason}`);
@@ -811,6 +866,11 @@ export class Engine {
     if ("role" in state && "link" in state && state.link !== null) {
       this.#links.closeLink(state.link);
     }
+  }
+
+  #dataLink(): string | null {
+    const { state } = this.#side;
+    return "link" in state ? state.link : null;
   }
 
   #sessionOf(): string | undefined {
@@ -1019,13 +1079,24 @@ export class Engine {
       heldPacketsCount: gate?.heldPackets ?? 0,
       outputMode: (gate?.mode ?? (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
       tracker: this.#guest?.tracker ?? "none",
-      links: this.#links.figures(),
+      links: this.#links.figures().map((link) => ({ ...link, carriesData: link.name === this.#dataLink() })),
+      quorums: this.#quorum.figures(),
       quorumProblem: this.#quorum.problem,
       takeoversCount: this.#takeoversCount,
       problems: this.#problems,
     };
     return planReport(snapshot);
   }
+}
+
+function openQuorum({ config, credentials, nonce }: EngineOptions): QuorumSeats {
+  const alternate = config.quorums?.alternate ?? [];
+  return new QuorumSeats({
+    preferred: new QuorumConnection({ endpoints: config.quorum, credentials }),
+    alternate: alternate.length === 0 ? undefined : new QuorumConnection({ endpoints: alternate, credentials }),
+    node: config.node,
+    nonce,
+  });
 }
 
 /** Whether the quorum knows of a standby that could take over. */

@@ -19,6 +19,7 @@ export type EngineSnapshot = {
   readonly outputMode: EngineReport["outputMode"];
   readonly tracker: EngineReport["tracker"];
   readonly links: EngineReport["links"];
+  readonly quorums: EngineReport["quorums"];
   /** Why no quorum answers; undefined while one does. */
   readonly quorumProblem: string | undefined;
   readonly takeoversCount: number;
@@ -42,6 +43,8 @@ export function planReport(snapshot: EngineSnapshot): EngineReport {
     lagMs: inSync ? Math.max(0, nowMs - (oldestUnacknowledgedMs ?? nowMs)) : null,
     heldPacketsCount: snapshot.heldPacketsCount,
     links: snapshot.links,
+    quorums: snapshot.quorums,
+    override: side.record?.override,
     tracker: snapshot.tracker,
     outputMode: snapshot.outputMode,
     takeoversCount: snapshot.takeoversCount,

@@ -47,6 +47,7 @@ const knownKinds: readonly ResourceKind[] = [
   ...define("events.k8s.io/v1", namespaced, { Event: "events" }),
   ...define("certificates.k8s.io/v1", clusterWide, { CertificateSigningRequest: "certificatesigningrequests" }),
   ...define("authorization.k8s.io/v1", clusterWide, { SelfSubjectAccessReview: "selfsubjectaccessreviews" }),
+  ...define("authentication.k8s.io/v1", clusterWide, { SelfSubjectReview: "selfsubjectreviews" }),
   ...define("apiextensions.k8s.io/v1", clusterWide, { CustomResourceDefinition: "customresourcedefinitions" }),
   ...define("storage.k8s.io/v1", clusterWide, { StorageClass: "storageclasses" }),
   ...define("k8s.cni.cncf.io/v1", namespaced, { NetworkAttachmentDefinition: "network-attachment-definitions" }),

@@ -97,6 +97,12 @@ export class QuorumConnection {
     return this.#reachable ? undefined : this.#unreachable().message;
   }
 
+  /** Of the quickest replica; undefined while none is healthy. */
+  get latencyMs(): number | undefined {
+    const known = this.#links.flatMap(({ latencyMs }) => (latencyMs === undefined ? [] : [latencyMs]));
+    return known.length === 0 ? undefined : Math.min(...known);
+  }
+
   async ask(request: QuorumRequest): Promise<QuorumOutcome> {
     const { answer, mayBeDone, failure } = await this.#call({ tag: "change", request });
     if (answer?.tag === "granted") {

@@ -67,6 +67,7 @@ export class QuorumLink {
   #isUp = false;
   #isHealthy = false;
   #failure: QuorumFailure | NetFailure | undefined;
+  #latencyMs: number | undefined;
   #nextId = 1;
 
   constructor(options: QuorumLinkOptions) {
@@ -92,6 +93,11 @@ export class QuorumLink {
   /** Why it is not healthy, once that is known. */
   get failure(): QuorumFailure | NetFailure | undefined {
     return this.#failure;
+  }
+
+  /** How long the last question for its health took, through to its store. */
+  get latencyMs(): number | undefined {
+    return this.#isHealthy ? this.#latencyMs : undefined;
   }
 
   call(call: QuorumCall, timeoutMs: number): Promise<QuorumReply> {
@@ -173,8 +179,10 @@ export class QuorumLink {
   /** Sets the link up at its first answer. */
   async #askHealth(): Promise<void> {
     const connection = this.#connection;
+    const askedMs = performance.now();
     const reply = await this.#exchange({ tag: "health" }, this.#options.timing.answerTimeoutMs);
     if (reply.tag === "answered" && connection === this.#connection) {
+      this.#latencyMs = performance.now() - askedMs;
       const storeAnswers = reply.answer.tag === "health" && reply.answer.storeAnswers;
       this.#change(true, storeAnswers, storeAnswers ? undefined : notHealthy(reply.answer));
     }

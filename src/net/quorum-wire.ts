@@ -13,7 +13,7 @@
  * same requestId without being carried out twice.
  */
 import { Failure } from "../lib/failure.ts";
-import type { QuorumChange, QuorumRecord, QuorumRefusal, QuorumRequest } from "../protocol/quorum-record.ts";
+import type { Override, QuorumChange, QuorumRecord, QuorumRefusal, QuorumRequest } from "../protocol/quorum-record.ts";
 import type { FrameSource } from "./frame-connection.ts";
 
 export const QUORUM_WIRE_VERSION = 1;
@@ -138,6 +138,7 @@ const REFUSALS: readonly QuorumRefusal[] = [
   "NotOwner",
   "NotPeer",
   "PeerStale",
+  "Moved",
 ];
 const NOT_DONE: readonly NotDoneCode[] = [
   "StoreUnavailable",
@@ -193,14 +194,36 @@ function parseChange(change: Fields): QuorumChange {
     case "declareInSync":
     case "handOver":
       return { tag: change["tag"], epoch: count(change["epoch"], "epoch") };
+    case "moveAway":
+      return { tag: change["tag"], to: oneOf(SEATS, change["to"], "to") };
+    case "settle":
+      return { tag: change["tag"], record: parseQuorumRecord(change["record"]) };
+    case "force":
+      return {
+        tag: change["tag"],
+        peer: text(change["peer"], "peer", 253),
+        term: count(change["term"], "term"),
+        override: parseSaying(fields(change["override"], "override")),
+      };
     default:
       throw bad("the change's tag is unknown");
   }
 }
 
+const SEATS = ["preferred", "alternate"] as const;
+
+function parseSaying(said: Fields): Omit<Override, "term"> {
+  return { who: text(said["who"], "who", 253), why: text(said["why"], "why", 1024), at: text(said["at"], "at", 64) };
+}
+
+function parseOverride(override: Fields): Override {
+  return { ...parseSaying(override), term: count(override["term"], "term") };
+}
+
 /** For what comes from the wire and what comes back from a store. */
 export function parseQuorumRecord(value: unknown): QuorumRecord {
   const record = fields(value, "record");
+  const { movedTo, override } = record;
   return {
     guest: guestName(record["guest"]),
     version: count(record["version"], "version"),
@@ -210,6 +233,8 @@ export function parseQuorumRecord(value: unknown): QuorumRecord {
     peerState: oneOf(["InSync", "Stale"] as const, record["peerState"], "peerState"),
     epoch: count(record["epoch"], "epoch"),
     lastRequestId: text(record["lastRequestId"], "lastRequestId", 128),
+    ...(movedTo === undefined ? {} : { movedTo: oneOf(SEATS, movedTo, "movedTo") }),
+    ...(override === undefined ? {} : { override: parseOverride(fields(override, "override")) }),
   };
 }
 

@@ -208,14 +208,17 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       case "applyPair":
         return this.#applyPair(action.pair, nowMs);
       case "clearRequest":
-        return this.#clearRequest(protectedVm, action.annotation);
+        return this.#clearRequest(protectedVm, { ...action.leaves, [action.annotation]: null });
       case "forgetReports":
         return this.#forgetReports(pair, action.nodes);
     }
   }
 
-  async #clearRequest({ metadata: { namespace, name } }: ProtectedVm, annotation: string): Promise<void> {
-    const patch = { metadata: { annotations: { [annotation]: null } } };
+  async #clearRequest(
+    { metadata: { namespace, name } }: ProtectedVm,
+    annotations: Readonly<Record<string, string | null>>,
+  ): Promise<void> {
+    const patch = { metadata: { annotations } };
     await ignore("NotFound", this.#options.cluster.patch({ kind: kinds.protectedVm, namespace, name }, patch));
   }
 

@@ -98,7 +98,7 @@ export class ObjectCaches {
       scope: { namespace },
       keep: keepWhole,
       indexes: { node: ({ spec }) => spec.sides.map(({ node }) => node) },
-      onChange: this.#ownedChanged,
+      onChange: this.#pairChanged,
     });
     this.splitSitePairs = this.#open<StoredSites, StoredSites>({
       kind: kinds.splitSitePair,
@@ -227,6 +227,7 @@ export class ObjectCaches {
       object === undefined ? undefined : withoutVersion({ ...object, status: undefined });
     if (!isSameJson(relevant(before), relevant(after))) {
       this.#options.onChange(key);
+      [...listSitesOf(before), ...listSitesOf(after)].forEach(this.#options.onSitesChange);
       // A rival may have waited for its end.
       [...listMachines(before), ...listMachines(after)].forEach((machine) => {
         this.#tellMachine(machine);
@@ -248,6 +249,13 @@ export class ObjectCaches {
     if (owner !== undefined) {
       this.#options.onChange(owner);
     }
+  };
+
+  /** What its sides report is what there is to say of their sites. */
+  readonly #pairChanged = (change: Change<ClusterObject>): void => {
+    this.#ownedChanged(change);
+    const owner = ownerOf(change.after) ?? ownerOf(change.before);
+    listSitesOf(owner === undefined ? undefined : this.protectedVms.get(owner)).forEach(this.#options.onSitesChange);
   };
 
   readonly #vmiChanged = (change: Change<Vmi>): void => {
@@ -293,8 +301,8 @@ function listMachines(object: StoredVm | undefined): readonly string[] {
   return name === undefined ? [] : [inNamespace({ namespace: object?.metadata.namespace, name })];
 }
 
-function listSitesOf({ spec }: StoredVm): readonly string[] {
-  const name = spec.placement.splitSitePairRef?.name;
+function listSitesOf(object: StoredVm | undefined): readonly string[] {
+  const name = object?.spec.placement.splitSitePairRef?.name;
   return name === undefined ? [] : [name];
 }
 

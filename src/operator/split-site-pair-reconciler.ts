@@ -2,8 +2,8 @@
 import { type GuestPair, parseGuestPair } from "../api/guest-pair.ts";
 import { parseSplitSitePair, type SplitSitePairStatus } from "../api/split-site-pair.ts";
 import { guestNameOf } from "../decide/guest-names.ts";
-import { planSplitSiteStatus, withoutRoundTrip } from "../decide/split-sites.ts";
-import { decideStatusWrite, FIGURES_INTERVAL_MS } from "../decide/status-write.ts";
+import { planSplitSiteStatus, withoutFigures } from "../decide/split-sites.ts";
+import { decideStatusWrite } from "../decide/status-write.ts";
 import { type Cluster } from "../kube/cluster.ts";
 import { hasKubeCode } from "../kube/kube-failure.ts";
 import { keyOf } from "../kube/kube-object.ts";
@@ -32,7 +32,7 @@ export class SplitSitePairReconciler {
     this.#options = options;
   }
 
-  /** Returns when to look again: guests and their links are only looked at, not waited for. */
+  /** Returns when to look again: only if something is known that may not be written yet. */
   async reconcile(name: string): Promise<number | undefined> {
     const { caches, nowMs, isLeader } = this.#options;
     const stored = caches.splitSitePairs.get(name);
@@ -48,12 +48,15 @@ export class SplitSitePairReconciler {
       ...{ splitSitePair, previous, pairs: this.#listPairs(name), nowMs: now },
       ...{ nodes: caches.nodes.list(), agents: caches.agents.list() },
     });
-    const context = { withoutFigures: withoutRoundTrip, nowMs: now };
-    if (isLeader() && decideStatusWrite({ status: previous, atMs: written?.atMs }, status, context).tag === "write") {
+    const decision = decideStatusWrite({ status: previous, atMs: written?.atMs }, status, {
+      withoutFigures,
+      nowMs: now,
+    });
+    if (decision.tag === "write" && isLeader()) {
       await this.#write(name, status);
       this.#written.set(name, { status, atMs: now });
     }
-    return FIGURES_INTERVAL_MS;
+    return decision.tag === "later" ? decision.afterMs : undefined;
   }
 
   #listPairs(sites: string): readonly GuestPair[] {

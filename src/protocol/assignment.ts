@@ -14,6 +14,9 @@
  *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
  *   agent  -> retuned              the latency contract or detection time changed
  *   agent  -> quorumChanged        the quorum's endpoints changed; everything else needs a new engine
+ *   agent  -> moveQuorum           the other quorum is to be in force; trouble says why it is not
+ *   agent  -> force                a person makes this side the owner; what the quorum says to that comes by the next report
+ *   agent  -> health               whether this node is fit to run guests, so that the healthier side of a cut pair goes on
  *   agent  -> release              the guest is to run on unprotected: whoever owns it gets leave to run alone, opens its
  *                                  output for good and exits as released; the other side goes on as it is
  *   agent  -> stop                 hand over when a standby is in sync and that is wanted, then leave; answered by exiting
@@ -23,6 +26,10 @@
  * new engine. QEMU dies with neither of them: it is adopted. What it sends stays held while no engine is there.
  */
 import { type Fault, type Repair } from "./faults.ts";
+import { type Override, type QuorumSeat } from "./quorum-record.ts";
+
+/** Who makes this side the owner, why and when; `term` is the latest that anybody has reported. */
+export type OverrideOrder = Override;
 
 export type Link = { readonly name: string; readonly localHost: string; readonly peerHost: string };
 export type TlsFiles = { readonly certPath: string; readonly keyPath: string; readonly caPath: string };
@@ -65,6 +72,9 @@ export type FailoverTiming = { readonly detectionTimeoutMs: number };
 
 export type TrackerMethod = "userfaultfd" | "softDirty" | "comparison";
 
+/** Replicas of each. */
+export type Quorums = { readonly preferred: readonly Endpoint[]; readonly alternate: readonly Endpoint[] };
+
 /** One guest on this node. */
 export type GuestAssignment = {
   readonly guest: string;
@@ -80,6 +90,8 @@ export type GuestAssignment = {
   readonly checkpoint: CheckpointContract;
   readonly failover: FailoverTiming;
   readonly tracker: "auto" | TrackerMethod;
+  /** Quorums of its own instead of the node's; see quorum-seat.ts. */
+  readonly quorums?: Quorums | undefined;
   /** The guest is to run on unprotected; see `release` above. */
   readonly isReleasing?: boolean | undefined;
 };
@@ -142,7 +154,22 @@ export type CheckpointFigures = {
   readonly diskBytes: number;
 };
 
-export type LinkFigures = { readonly name: string; readonly alive: boolean; readonly rttMs: number | null };
+export type LinkFigures = {
+  readonly name: string;
+  readonly alive: boolean;
+  readonly rttMs: number | null;
+  /** Whether checkpoints go over it; heartbeats go over every one. */
+  readonly carriesData?: boolean | undefined;
+};
+
+/** One of a guest's quorums as this side sees it. */
+export type QuorumSeatFigures = {
+  readonly seat: QuorumSeat;
+  readonly reachable: boolean;
+  /** A question and its answer; null while it is not reachable. */
+  readonly latencyMs: number | null;
+  readonly inForce: boolean;
+};
 
 export type EngineConditionType = "InSync" | "QuorumReachable" | "LatencyWithinBound" | "DisksHealthy" | "LinksHealthy";
 
@@ -173,8 +200,11 @@ export type EngineReport = {
   readonly lagMs: number | null;
   readonly heldPacketsCount: number;
   readonly links: readonly LinkFigures[];
+  readonly quorums?: readonly QuorumSeatFigures[] | undefined;
   readonly tracker: TrackerMethod | "none";
   readonly outputMode: OutputMode;
+  /** The last time that a person decided who owns the guest; absent when nobody ever did. */
+  readonly override?: Override | undefined;
   /** Takeovers this engine carried out. The agent adds up over restarts. */
   readonly takeoversCount: number;
   readonly conditions: readonly EngineCondition[];
@@ -234,6 +264,9 @@ export type AgentMessage =
       readonly failover: FailoverTiming;
     }
   | { readonly tag: "quorumChanged"; readonly quorum: readonly Endpoint[] }
+  | { readonly tag: "moveQuorum"; readonly to: QuorumSeat }
+  | { readonly tag: "force"; readonly override: OverrideOrder }
+  | { readonly tag: "health"; readonly isImpaired: boolean }
   | { readonly tag: "switchover"; readonly requestId: string }
   | { readonly tag: "release" }
   | { readonly tag: "stop"; readonly handOver: boolean };

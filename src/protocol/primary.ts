@@ -393,8 +393,18 @@ function closeData(draft: Draft, link: string): Draft {
 }
 
 function arbitrate(draft: Draft, last: Holding | null, paused: boolean): Draft {
-  askToRunAlone(draft.becomePrimary({ tag: "arbitrating", last, paused }));
+  draft.becomePrimary({ tag: "arbitrating", last, paused });
+  if (mayYield(draft)) {
+    draft.forgetAsk().arm("yield");
+  } else {
+    askToRunAlone(draft);
+  }
   return greetAll(paused ? draft : draft.arm("heldTooLong"));
+}
+
+/** Whether the standby might do better and could take over, as far as we know. */
+function mayYield({ side: { isImpaired, record } }: Draft): boolean {
+  return isImpaired && record?.peerState === "InSync";
 }
 
 function whileArbitrating(draft: Draft, event: SideEvent, state: In<"arbitrating">): Draft {
@@ -404,6 +414,9 @@ function whileArbitrating(draft: Draft, event: SideEvent, state: In<"arbitrating
     case "timerFired":
       if (event.timer === "heldTooLong") {
         return draft.becomePrimary({ ...state, paused: true }).add({ tag: "pauseGuest" });
+      }
+      if (event.timer === "yield") {
+        return draft.side.ask === null ? askToRunAlone(draft) : draft;
       }
       return event.timer === "retry" ? askAgain(draft) : draft;
     case "received":
@@ -435,9 +448,12 @@ function whenBackBeforeQuorum(
   welcome: Extract<Message, { tag: "welcome" }>,
   state: In<"arbitrating">,
 ): Draft {
-  draft.disarm("heldTooLong");
+  draft.disarm("heldTooLong", "yield");
   if (state.paused) {
     draft.add({ tag: "resumeGuest" });
+  }
+  if (draft.side.ask === null) {
+    askToRunAlone(draft); // Nobody is let go first any more.
   }
   return beginSync(draft, link, welcome, { last: state.last, held: true });
 }

@@ -8,6 +8,9 @@
  *   declareInSync   by the owner                 InSync, at a named epoch
  *   handOver        by the owner, InSync         owner and peer change places, term + 1, Stale
  *   replacePeer     by the owner                 another peer, Stale
+ *   moveAway        by the owner or the peer     frozen here for good; goes on at the other quorum (quorum-seat.ts)
+ *   settle          by the owner or the peer     the other quorum takes up what was frozen there
+ *   force           by a node, for a person      owner = by, term + 1, Stale, whoever owned it (see Override)
  *
  * Every change names the version it was decided on and is refused when the record has moved on. That is what makes a
  * request harmless that was delayed, sent twice or overtaken: of all requests made on one version exactly one is
@@ -30,7 +33,21 @@ export type QuorumRecord = {
   readonly epoch: number;
   /** The request that made this version. */
   readonly lastRequestId: string;
+  /** Set where the record is not in force any more: it went on at the other quorum. */
+  readonly movedTo?: QuorumSeat | undefined;
+  /** The last time that a person decided instead of the rules; stays for whoever asks what happened. */
+  readonly override?: Override | undefined;
 };
+
+/** The two quorums that a guest may have, of which one is in force at a time; see quorum-seat.ts. */
+export type QuorumSeat = "preferred" | "alternate";
+
+/**
+ * A person has taken it on himself that no other side runs the guest, and will not: nothing here can know that. It is for a quorum
+ * or a site that is lost for good. The version jumps beyond all that a lost quorum may have counted to, so that whoever remembers
+ * a record of that one believes the new one.
+ */
+export type Override = { readonly who: string; readonly why: string; readonly at: string; readonly term: number };
 
 export type QuorumChange =
   | { readonly tag: "create"; readonly peer: string }
@@ -38,7 +55,12 @@ export type QuorumChange =
   | { readonly tag: "runAlone" }
   | { readonly tag: "declareInSync"; readonly epoch: number }
   | { readonly tag: "handOver"; readonly epoch: number }
-  | { readonly tag: "replacePeer"; readonly peer: string };
+  | { readonly tag: "replacePeer"; readonly peer: string }
+  | { readonly tag: "moveAway"; readonly to: QuorumSeat }
+  /** `record` as it was frozen at the other quorum. */
+  | { readonly tag: "settle"; readonly record: QuorumRecord }
+  /** `term` is the latest that anybody knows of. */
+  | { readonly tag: "force"; readonly peer: string; readonly term: number; readonly override: Omit<Override, "term"> };
 
 export type QuorumRequest = {
   readonly guest: string;
@@ -58,7 +80,9 @@ export type QuorumRefusal =
   | "NotOwner"
   | "NotPeer"
   /** The peer's copy is not complete, so it must not run. */
-  | "PeerStale";
+  | "PeerStale"
+  /** The record goes on at the other quorum. */
+  | "Moved";
 
 export type QuorumDecision =
   | { readonly tag: "granted"; readonly record: QuorumRecord; readonly changed: boolean }
@@ -70,9 +94,7 @@ export function decideQuorumRequest(record: QuorumRecord | undefined, request: Q
     return { tag: "granted", record, changed: false };
   }
   if (record === undefined) {
-    return request.change.tag === "create" && request.expectedVersion === 0
-      ? granted(createRecord(request, request.change.peer))
-      : { tag: "refused", reason: "NoRecord", record };
+    return decideFirst(request);
   }
   if (record.version !== request.expectedVersion) {
     return { tag: "refused", reason: request.change.tag === "create" ? "RecordExists" : "VersionMismatch", record };
@@ -80,9 +102,27 @@ export function decideQuorumRequest(record: QuorumRecord | undefined, request: Q
   return decideChange(record, request);
 }
 
-/** After a hand-over the record names the maker as the peer, after every other change as the owner. */
+/** After a hand-over the record names the maker as the peer, after most other changes as the owner. */
 function wasMadeBy(record: QuorumRecord, { change, by }: QuorumRequest): boolean {
+  if (change.tag === "moveAway" || change.tag === "settle") {
+    return isSide(record, by);
+  }
   return (change.tag === "handOver" ? record.peer : record.owner) === by;
+}
+
+const isSide = ({ owner, peer }: QuorumRecord, node: string): boolean => node === owner || node === peer;
+
+function decideFirst(request: QuorumRequest): QuorumDecision {
+  const { change, expectedVersion } = request;
+  if (change.tag === "create" && expectedVersion === 0) {
+    return granted(createRecord(request, change.peer));
+  }
+  if (change.tag === "force") {
+    return granted(forceRecord(createRecord(request, change.peer), request, change));
+  }
+  return change.tag === "settle"
+    ? decideSettle(undefined, request, change.record)
+    : { tag: "refused", reason: "NoRecord", record: undefined };
 }
 
 function decideChange(record: QuorumRecord, request: QuorumRequest): QuorumDecision {
@@ -90,12 +130,46 @@ function decideChange(record: QuorumRecord, request: QuorumRequest): QuorumDecis
   if (change.tag === "create") {
     return { tag: "refused", reason: "RecordExists", record };
   }
+  if (change.tag === "settle") {
+    return decideSettle(record, request, change.record);
+  }
+  if (change.tag === "force") {
+    return granted(forceRecord(record, request, change));
+  }
+  if (record.movedTo !== undefined) {
+    return { tag: "refused", reason: "Moved", record };
+  }
   if (change.tag === "takeOver") {
     return decideTakeOver(record, request);
   }
-  return record.owner === by
-    ? decideOwnersChange(record, request, change)
-    : { tag: "refused", reason: "NotOwner", record };
+  const isAllowed = change.tag === "moveAway" ? isSide(record, by) : record.owner === by;
+  return isAllowed ? decideOwnersChange(record, request, change) : { tag: "refused", reason: "NotOwner", record };
+}
+
+/** Only what is newer than all that was here before; a late repetition of an earlier move finds a later version. */
+function decideSettle(present: QuorumRecord | undefined, request: QuorumRequest, frozen: QuorumRecord): QuorumDecision {
+  const isFree = present === undefined || (present.movedTo !== undefined && present.version < frozen.version);
+  if (!isFree) {
+    return { tag: "refused", reason: "RecordExists", record: present };
+  }
+  if (frozen.movedTo === undefined || frozen.guest !== request.guest || !isSide(frozen, request.by)) {
+    return { tag: "refused", reason: "NotOwner", record: present };
+  }
+  return granted(next(frozen, request, { movedTo: undefined }));
+}
+
+/** More changes than any term has. */
+const VERSIONS_PER_TERM = 1_000_000_000;
+
+function forceRecord(
+  before: QuorumRecord,
+  request: QuorumRequest,
+  { peer, term: known, override }: Extract<QuorumChange, { readonly tag: "force" }>,
+): QuorumRecord {
+  const term = Math.max(before.term, known) + 1;
+  const version = Math.max(before.version + 1, VERSIONS_PER_TERM * term);
+  const forced = { owner: request.by, peer, term, peerState: "Stale", movedTo: undefined } as const;
+  return { ...next(before, request, { ...forced, override: { ...override, term } }), version };
 }
 
 function decideTakeOver(record: QuorumRecord, request: QuorumRequest): QuorumDecision {
@@ -110,7 +184,7 @@ function decideTakeOver(record: QuorumRecord, request: QuorumRequest): QuorumDec
 function decideOwnersChange(
   record: QuorumRecord,
   request: QuorumRequest,
-  change: Exclude<QuorumChange, { readonly tag: "create" | "takeOver" }>,
+  change: Exclude<QuorumChange, { readonly tag: "create" | "takeOver" | "settle" | "force" }>,
 ): QuorumDecision {
   switch (change.tag) {
     case "runAlone":
@@ -119,6 +193,8 @@ function decideOwnersChange(
       return granted(next(record, request, { peerState: "InSync", epoch: change.epoch }));
     case "replacePeer":
       return granted(next(record, request, { peer: change.peer, peerState: "Stale" }));
+    case "moveAway":
+      return granted(next(record, request, { movedTo: change.to }));
     case "handOver":
       return record.peerState === "InSync"
         ? granted(changeOwner(record, request, change.epoch))

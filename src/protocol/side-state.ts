@@ -23,6 +23,8 @@ export type TimerName =
   | "look"
   /** Standby: all links are gone; a living primary asks before this ends. */
   | "grace"
+  /** Primary that is impaired and lost its standby: one that lives, is healthy and cut off asks before this ends. */
+  | "yield"
   /** Primary: an epoch waits too long for its acknowledgement. */
   | "ackOverdue"
   /** Primary: output has been held too long with no answer from the quorum. */
@@ -132,6 +134,8 @@ export type Side = {
   readonly epoch: number;
   /** Sessions begun by this engine. */
   readonly sessionCount: number;
+  /** Something of this node is broken that the other one may have whole: a disk, the way to the clients. */
+  readonly isImpaired: boolean;
   readonly state: SideState;
 };
 
@@ -169,6 +173,7 @@ export type SideEvent =
   | { readonly tag: "applyFailed"; readonly session: SessionId; readonly reason: string }
   | { readonly tag: "activated" }
   | { readonly tag: "activateFailed" }
+  | { readonly tag: "healthChanged"; readonly isImpaired: boolean }
   | { readonly tag: "switchoverAsked" }
   /**
    * The guest is to run on here without a pair, for good. Said again after every event while it is wanted and the quorum can be

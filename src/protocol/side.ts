@@ -36,6 +36,7 @@ export function startSide(identity: SideIdentity): Side {
     shape: null,
     epoch: 0,
     sessionCount: 0,
+    isImpaired: false,
     state: { tag: "starting", found: "none" },
   };
 }
@@ -77,6 +78,8 @@ function note(side: Side, event: SideEvent): Side {
       return { ...side, record: newer(side.record, event.record) };
     case "quorumAnswered":
       return noteAnswer(side, event);
+    case "healthChanged":
+      return { ...side, isImpaired: event.isImpaired };
     default:
       return side;
   }

@@ -4,6 +4,16 @@
  * The order that matters: a living primary that lost its standby asks the quorum before the standby does, so its silence
  * limit is the shorter one, and the standby waits a grace on top. From the loss of a host to the standby's request it is at
  * most `standbySilenceMs` + `graceMs`.
+ *
+ * Where both live and only the links are cut, the healthier side should go on, and nobody can ask the other one any more. So each
+ * waits by what it knows of itself; in the order in which they ask, with a detection time of 600 ms, after silence:
+ *
+ *   primary, healthy    390 ms     its guest need not move
+ *   standby, healthy    600 ms
+ *   primary, impaired   690 ms     lets a healthy standby go first; if that is gone, its clients wait these 300 ms longer
+ *   standby, impaired   798 ms
+ *
+ * This decides who is likely to win, never who may: that is the quorum's.
  */
 import { type LostBy, type TimerName } from "./side-state.ts";
 
@@ -14,6 +24,11 @@ export type Timing = {
   readonly graceSilentMs: number;
   /** All links were closed by the other side: its process died, or a living one asks within a few milliseconds. */
   readonly graceClosedMs: number;
+  /** The same for a standby that is impaired, and how long an impaired primary lets the standby go first. */
+  readonly graceSilentImpairedMs: number;
+  readonly graceClosedImpairedMs: number;
+  readonly yieldSilentMs: number;
+  readonly yieldClosedMs: number;
   readonly ackOverdueMs: number;
   readonly heldTooLongMs: number;
   readonly coldGraceMs: number;
@@ -32,6 +47,10 @@ export function planTiming(detectionTimeoutMs: number = DETECTION_TIMEOUT_MS): T
     standbySilenceMs: Math.round(detectionTimeoutMs * 0.83),
     graceSilentMs: Math.round(detectionTimeoutMs * 0.17),
     graceClosedMs: 15,
+    graceSilentImpairedMs: Math.round(detectionTimeoutMs * 0.5),
+    graceClosedImpairedMs: 90,
+    yieldSilentMs: Math.round(detectionTimeoutMs * 0.5),
+    yieldClosedMs: 45,
     ackOverdueMs: Math.max(1000, detectionTimeoutMs * 2),
     heldTooLongMs: 2_000,
     coldGraceMs: 5_000,
@@ -45,7 +64,7 @@ export function planTiming(detectionTimeoutMs: number = DETECTION_TIMEOUT_MS): T
 export function timerMs(
   timing: Timing,
   timer: TimerName,
-  context: { readonly attempt: number; readonly lostBy: LostBy },
+  context: { readonly attempt: number; readonly lostBy: LostBy; readonly isImpaired?: boolean | undefined },
 ): number {
   switch (timer) {
     case "retry":
@@ -53,7 +72,9 @@ export function timerMs(
     case "look":
       return timing.lookMs;
     case "grace":
-      return context.lostBy === "closed" ? timing.graceClosedMs : timing.graceSilentMs;
+      return graceMs(timing, context);
+    case "yield":
+      return context.lostBy === "closed" ? timing.yieldClosedMs : timing.yieldSilentMs;
     case "ackOverdue":
       return timing.ackOverdueMs;
     case "heldTooLong":
@@ -61,4 +82,12 @@ export function timerMs(
     case "coldGrace":
       return timing.coldGraceMs;
   }
+}
+
+function graceMs(timing: Timing, { lostBy, isImpaired = false }: Parameters<typeof timerMs>[2]): number {
+  const [healthyMs, impairedMs] =
+    lostBy === "closed"
+      ? [timing.graceClosedMs, timing.graceClosedImpairedMs]
+      : [timing.graceSilentMs, timing.graceSilentImpairedMs];
+  return isImpaired ? impairedMs : healthyMs;
 }

@@ -149,7 +149,7 @@ const isMessage: Check = (value, path) => {
   }
 };
 
-const isRecord = isObjectOf({
+const recordChecks: Checks = {
   guest: isText,
   version: isCount,
   term: isCount,
@@ -158,7 +158,14 @@ const isRecord = isObjectOf({
   peerState: isOneOf("InSync", "Stale"),
   epoch: isCount,
   lastRequestId: isText,
-});
+};
+const isOverride = isObjectOf({ who: isText, why: isText, at: isText, term: isCount });
+
+/** One on which a person decided once says so ever after. */
+const isRecord: Check = (value, path) => {
+  const isOverridden = Object.hasOwn(parseFields(value, path), "override");
+  isObjectOf(isOverridden ? { ...recordChecks, override: isOverride } : recordChecks)(value, path);
+};
 const isShape = isObjectOf({
   qemuVersion: isText,
   machine: isText,
@@ -166,7 +173,7 @@ const isShape = isObjectOf({
   disks: isListOf(isObjectOf({ id: isText, bytes: isNullOr(isCount) }), 64),
 });
 
-const isRefusal = isOneOf("VersionMismatch", "NoRecord", "RecordExists", "NotOwner", "NotPeer", "PeerStale");
+const isRefusal = isOneOf("VersionMismatch", "NoRecord", "RecordExists", "NotOwner", "NotPeer", "PeerStale", "Moved");
 const isOutcome: Check = (value, path) => {
   // JSON leaves out what is undefined: a refusal for want of a record has no record.
   const hasRecord = Object.hasOwn(parseFields(value, path), "record");
@@ -196,10 +203,11 @@ const eventChecks: { readonly [Tag in SideEvent["tag"]]: Checks } = {
   applyFailed: { session: isText, reason: isText },
   activated: {},
   activateFailed: {},
+  healthChanged: { isImpaired: isBoolean },
   switchoverAsked: {},
   releaseAsked: {},
   stopAsked: {},
-  timerFired: { timer: isOneOf("retry", "look", "grace", "ackOverdue", "heldTooLong", "coldGrace") },
+  timerFired: { timer: isOneOf("retry", "look", "grace", "yield", "ackOverdue", "heldTooLong", "coldGrace") },
 };
 
 const isEventLine = isObjectOf({

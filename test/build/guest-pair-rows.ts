@@ -13,7 +13,7 @@ type StatusSide = NonNullable<GuestPairStatus["sides"]>[number];
 
 /** An agent's item, as it can be made of an engine's report without inventing anything; the compiler checks the kinds. */
 function sideOf(node: string, report: EngineReport): StatusSide {
-  const { primaryNode, lagMs, checkpoint, conditions, links } = report;
+  const { primaryNode, lagMs, checkpoint, conditions, links, quorums } = report;
   const { perSecond, phases, dirtyPagesP50 } = checkpoint;
   return {
     ...report,
@@ -24,6 +24,7 @@ function sideOf(node: string, report: EngineReport): StatusSide {
     lagMs: lagMs ?? undefined,
     disks: [...report.disks],
     links: links.map(({ rttMs, ...link }) => ({ ...link, rttMs: rttMs ?? undefined })),
+    quorums: quorums?.map(({ latencyMs, ...quorum }) => ({ ...quorum, latencyMs: latencyMs ?? undefined })),
     checkpoint: phases.pause === undefined ? undefined : { perSecond, pause: phases.pause, dirtyPagesP50 },
     conditions: conditions.map((condition) => ({ ...condition, lastTransitionTime: at })),
   };

@@ -75,6 +75,13 @@ export const configurations: readonly Configuration[] = [
     faults: ["engineCrash", "guestCrash", "hostCrash", "applyFailed"],
   },
   {
+    name: "impaired, and another quorum",
+    from: "protected",
+    links: 1,
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+    faults: ["linkLost", "impaired", "moved"],
+  },
+  {
     name: "two links",
     from: "protected",
     links: 2,

@@ -96,10 +96,10 @@ function writeRecord(record: QuorumRecord | null): string {
 }
 
 function writeSide(side: Side): string {
-  const { record, ask, links, timers, shape, epoch, state, nonce } = side;
+  const { record, ask, links, timers, shape, epoch, state, nonce, isImpaired } = side;
   const flags = `${ask?.underWay === true ? "u" : ""}${ask?.mayBeDelivered === true ? "m" : ""}`;
   const asked = ask === null ? "-" : `${requestMarks(ask.request)}${flags}`;
-  const head = `${nonceMark(nonce)}${writeRecord(record)}|${asked}|${links.join("")}|${timers.join(",")}`;
+  const head = `${nonceMark(nonce)}${isImpaired ? "!" : ""}${writeRecord(record)}|${asked}|${links.join("")}|${timers.join(",")}`;
   return `${head}|${shape === null ? "" : "s"}${mark(EPOCH, epoch)}|${write(state)}`;
 }
 

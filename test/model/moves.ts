@@ -35,7 +35,11 @@ export type Fault =
   | "haste"
   | "applyFailed"
   | "guestFailed"
-  | "shutDown";
+  | "shutDown"
+  /** Something of a node is broken: it lets the other one go first. */
+  | "impaired"
+  /** The record goes on at the other quorum: nothing of it changes but the version (seats.ts). */
+  | "moved";
 
 /** Nothing that may happen at the same time can tell whether an eager move was made before or after it. */
 export type Move = {
@@ -67,6 +71,13 @@ export function listMoves(world: World, faults: ReadonlySet<Fault>): Move[] {
   world.calls.forEach((_, index) => {
     addCallMoves(moves, world, index, faults);
   });
+  const { record } = world;
+  if (record !== null && world.budget.faults > 0 && faults.has("moved")) {
+    fault(moves, "the record moves to the other quorum", (shell) => {
+      const version = record.version + 1;
+      storeRecord(shell.world, { ...record, version, lastRequestId: `move:${version}` });
+    });
+  }
   const eager = moves.find(({ isEager }) => isEager === true);
   // A QEMU that does not start is the one alternative to a move that is eager.
   return eager === undefined ? moves : [eager, ...moves.filter(({ isInstead }) => isInstead === true)];
@@ -396,6 +407,11 @@ function addEngineFaults(
   { host, faults, runs }: { readonly host: HostIndex; readonly faults: ReadonlySet<Fault>; readonly runs: boolean },
 ): void {
   const node = NODES[host];
+  if (faults.has("impaired") && !side.isImpaired && !activating) {
+    fault(moves, `${node}: is impaired`, (shell) => {
+      shell.post(host, { tag: "healthChanged", isImpaired: true });
+    });
+  }
   if (faults.has("applyFailed") && (side.state.tag === "receiving" || side.state.tag === "holding")) {
     const { session } = side.state;
     fault(moves, `${node}: cannot apply`, (shell) => {
@@ -632,6 +648,13 @@ function setCall(shell: Shell, index: number, call: Call | null): void {
   shell.world.calls = calls.flatMap((old, place) => (place !== index ? [old] : call === null ? [] : [call]));
 }
 
+function storeRecord(world: World, record: QuorumRecord): void {
+  world.record = record;
+  world.calls = world.calls.map((call) =>
+    call.tag === "read" ? { ...call, records: [...call.records, record] } : call,
+  );
+}
+
 function decide(shell: Shell, request: QuorumRequest): ReturnType<Rules["decide"]> {
   const decision = shell.decide(shell.world.record ?? undefined, request);
   if (decision.tag === "granted") {
@@ -640,10 +663,7 @@ function decide(shell: Shell, request: QuorumRequest): ReturnType<Rules["decide"
       throw new Violation(`the term goes back from ${term} to ${decision.record.term}`);
     }
     if (decision.changed) {
-      shell.world.record = decision.record;
-      shell.world.calls = shell.world.calls.map((call) =>
-        call.tag === "read" ? { ...call, records: [...call.records, decision.record] } : call,
-      );
+      storeRecord(shell.world, decision.record);
     }
   }
   return decision;
