@@ -14,7 +14,7 @@
  * - between two live records nothing but the version has changed.
  *
  * For the sides' machines the two are therefore one quorum whose version sometimes counts on by itself. Both properties are checked
- * to the end in test/model/seats.test.ts; that the machines bear such a version is a fault of the exhaustive model and the simulation.
+ * to the end in test/model/seats.test.ts; that the machines bear such a version is checked by the exhaustive model.
  *
  * A live record that is read is the one in force, without asking the other quorum. A frozen or missing one says nothing alone.
  *
