@@ -1,6 +1,6 @@
 /**
  * What a user of the cluster gets: how long it takes from `kubectl apply` to Ready, what protection of an idle guest costs there,
- * and how long a client waits when a node loses power, with the API server and without it.
+ * and how long a client waits when a node loses power, with the API server and without it, and when its guest is handed over.
  *
  * On the lab's three nodes, Twinrun installed by its chart with etcd. KubeVirt is the lab's stand-in: its controllers and
  * virt-handler's part run in this process, its launchers in their pods.
@@ -30,7 +30,8 @@ const guests = ["one", "two", "three"] as const;
 const nodes = ["node-a", "node-b"] as const;
 const idleSeconds = 40;
 const failovers = { withApiServer: 5, without: 3 };
-const targets = { percent: 5, failoverMs: 1_000 };
+const switchoversCount = 10;
+const targets = { percent: 5, failoverMs: 1_000, gapMs: 250 };
 const patienceMs = 300_000;
 const unprotected = "plain";
 const connectionsCount = 4;
@@ -61,7 +62,8 @@ export async function measureCluster(bench: Bench): Promise<Figure[]> {
     }
     const idle = await measureIdle(bench, platform, before);
     bench.say(`  idle, per guest: ${JSON.stringify(idle.row.detail?.["perGuest"])}`);
-    return [summarizeApply(applied), idle, ...(await measureFailovers(bench, platform))];
+    const gaps = await measureSwitchovers(bench, platform);
+    return [summarizeApply(applied), idle, gaps, ...(await measureFailovers(bench, platform))];
   } finally {
     await platform.stop();
   }
@@ -260,17 +262,64 @@ async function apply(platform: Platform, { apiVersion, kind }: ResourceKind, nam
   await platform.apply({ apiVersion, kind, metadata: { name, namespace: tenantNamespace }, spec } as KubeObject);
 }
 
+/** A user asks for it, one guest after the other. The gap is the longest that any of a client's connections waits for a reply. */
+async function measureSwitchovers(bench: Bench, platform: Platform): Promise<Figure> {
+  const directory = mkdtempSync(join(tmpdir(), "twinrun-bench-"));
+  const watched = guests.map((guest) => watch(platform, guest, directory));
+  const spans: { readonly guest: string; readonly fromMs: number; readonly toMs: number }[] = [];
+  for (let time = 0; time < bench.count(switchoversCount); time += 1) {
+    const guest = guests[time % guests.length] ?? guests[0];
+    const { status } = await platform.waitUntilReady(guest, patienceMs);
+    await sleep(bench.durationMs(2));
+    const fromMs = performance.timeOrigin + performance.now();
+    await switchOver(platform, guest, present(status?.standby?.node, "a standby"));
+    spans.push({ guest, fromMs, toMs: performance.timeOrigin + performance.now() });
+  }
+  await sleep(1_000);
+  const results = await Promise.all(watched.map(({ client }) => client.stop()));
+  const faults = results.flatMap((result) => result.faults);
+  assert(faults.length === 0, `clients saw faults: ${JSON.stringify(faults)}`);
+  const samples = new Map(watched.map(({ guest, samplesPath }) => [guest, readClientSamples(samplesPath)]));
+  rmSync(directory, { recursive: true });
+  const gaps = spans.map(({ guest, fromMs, toMs }) => {
+    const during = (samples.get(guest) ?? []).filter(({ atMs, value }) => atMs + value > fromMs && atMs < toMs);
+    return Math.round(Math.max(...during.map(({ value }) => value)));
+  });
+  bench.say(`  switchovers: ${gaps.join(", ")} ms`);
+  const { count, ...figures } = quantilesOf(gaps);
+  return {
+    row: {
+      name: "cluster: switchover, the longest wait of a client",
+      unit: "ms",
+      ...figures,
+      target: `p99 ≤ ${targets.gapMs}`,
+      met: figures.p99 <= targets.gapMs,
+      detail: { switchoversCount: count, gaps },
+    },
+    samples: { spans, gaps },
+  };
+}
+
+function watch(platform: Platform, guest: string, directory: string): Watched {
+  const samplesPath = join(directory, `${guest}.samples`);
+  const options = { host: addressOf(guest), connectionsCount, thinkMs: 20, stallMs: 60_000, samplesPath };
+  return { guest, samplesPath, client: startClient(platform.lab, "counted", options) };
+}
+
+/** Resolves when the other side runs it. */
+async function switchOver(platform: Platform, guest: string, node: string): Promise<void> {
+  const ref = { kind: kinds.vm, namespace: tenantNamespace, name: guest };
+  await platform.cluster.patch(ref, { metadata: { annotations: { "twinrun.dev/switchover-to": node } } });
+  await platform.waitForProtectedVm(guest, (vm) => vm.status?.primary?.node === node);
+}
+
 type Watched = { readonly guest: string; readonly client: Client; readonly samplesPath: string };
 type Strike = { readonly atMs: number; readonly hadApiServer: boolean };
 
 /** Every guest on the node that loses power, each with a client of four connections: a failover of three guests at once. */
 async function measureFailovers(bench: Bench, platform: Platform): Promise<Figure[]> {
   const directory = mkdtempSync(join(tmpdir(), "twinrun-bench-"));
-  const watched = guests.map((guest): Watched => {
-    const samplesPath = join(directory, `${guest}.samples`);
-    const options = { host: addressOf(guest), connectionsCount, thinkMs: 20, stallMs: 60_000, samplesPath };
-    return { guest, samplesPath, client: startClient(platform.lab, "counted", options) };
-  });
+  const watched = guests.map((guest) => watch(platform, guest, directory));
   const strikes: Strike[] = [];
   const count = { with: bench.count(failovers.withApiServer), without: bench.count(failovers.without) };
   for (let time = 0; time < count.with + count.without; time += 1) {
@@ -358,9 +407,8 @@ async function waitForOneNode(platform: Platform): Promise<string> {
   const node = present(vms[0]?.status?.primary?.node, "a primary");
   for (const { metadata, status } of vms) {
     if (status?.primary?.node !== node) {
-      const ref = { kind: kinds.vm, namespace: tenantNamespace, name: metadata.name };
-      await platform.cluster.patch(ref, { metadata: { annotations: { "twinrun.dev/switchover-to": node } } });
-      await platform.waitForProtectedVm(metadata.name, (vm) => vm.status?.primary?.node === node && isReady(vm));
+      await switchOver(platform, metadata.name, node);
+      await platform.waitUntilReady(metadata.name, patienceMs);
     }
   }
   return node;
