@@ -51,10 +51,10 @@ describe("the pod of a process", () => {
     // Gone.
     { pid: 4, pod: undefined },
   ])("$pid: $pod", ({ pid, pod }) => {
-    expect(findPodOf(pid, roots)).toEqual(pod);
+    expect(findPodOf(pid, roots.logs, roots.proc)).toEqual(pod);
   });
 
   test("is none of one that kubelet did not start, such as this one", () => {
-    expect(findPodOf(process.pid)).toBeUndefined();
+    expect(findPodOf(process.pid, roots.logs)).toBeUndefined();
   });
 });

@@ -6,13 +6,10 @@ import { readdirSync, readFileSync } from "node:fs";
 
 export type PodName = { readonly namespace: string; readonly name: string };
 
-/** Kubelet's directory is mounted there by the chart. */
-const ROOTS = { proc: "/proc", logs: "/var/log/pods" };
-
 /** Undefined for a process that is in no pod, or has gone. */
-export function findPodOf(pid: number, { proc, logs } = ROOTS): PodName | undefined {
+export function findPodOf(pid: number, logsDirectory: string, proc = "/proc"): PodName | undefined {
   const uid = readPodUid(`${proc}/${pid}/cgroup`);
-  const found = uid === undefined ? undefined : listNames(logs).find((name) => name.endsWith(`_${uid}`));
+  const found = uid === undefined ? undefined : listNames(logsDirectory).find((name) => name.endsWith(`_${uid}`));
   const [namespace, name] = found?.split("_") ?? [];
   return namespace === undefined || name === undefined ? undefined : { namespace, name };
 }

@@ -23,6 +23,7 @@
  *   quorumService: twinrun-quorum       # those of this Service, too
  *   stateDirectory: /var/lib/twinrun    # on the node's disk: its key and certificate, which the operator signs, and where the
  *                                       # quorum was last; then `tls` is left out
+ *   podLogsDirectory: /var/log/pods     # kubelet's; the names in it tell whose pod a QEMU is in
  *
  * There the shim is in the pods and `shim` means nothing, and the certificate may come after the agent has started.
  */
@@ -78,6 +79,9 @@ const agentConfig = z
       quorum: z.array(endpoint, "the list of quorum endpoints").default([]),
       quorumService: text("the name of the quorum's Service").optional(),
       stateDirectory: text("a directory on the node's disk").regex(/^\//, "an absolute path").optional(),
+      podLogsDirectory: text("kubelet's directory of pods' logs")
+        .regex(/^\//, "an absolute path")
+        .default("/var/log/pods"),
       tls: tlsFiles.optional(),
       // The dynamic linker takes spaces and colons for separators.
       shim: text("the path of the preload shim")

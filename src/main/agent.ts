@@ -4,7 +4,7 @@
  *    [--trace-directory DIR] [--cache-directory DIR] [--log-level LEVEL] [--stop-timeout-ms MS] [--engine FILE]`
  *
  * On a node of Kubernetes: `--assignments kubernetes --namespace NAMESPACE [--kubeconfig FILE [--context NAME]]`
- *    `--state-directory DIR [--quorum-service NAME]`, without --shim, --cert, --key and --ca.
+ *    `--state-directory DIR [--quorum-service NAME] [--pod-logs-directory DIR]`, without --shim, --cert, --key and --ca.
  * Then guests come from GuestPairs and QEMU from launcher pods; the certificate is asked for and waited for.
  *
  * Everything can stand in the file (api/agent-config.ts) or in flags; a flag counts more. Ends with status 2 and every
@@ -43,6 +43,7 @@ const FLAGS = {
   quorum: { type: "string", multiple: true },
   "quorum-service": text,
   "state-directory": text,
+  "pod-logs-directory": text,
   cert: text,
   key: text,
   ca: text,
@@ -74,6 +75,7 @@ function readConfig(flags: Flags): AgentConfig {
     quorum: flags.quorum?.map(parseEndpoint),
     quorumService: flags["quorum-service"],
     stateDirectory: flags["state-directory"],
+    podLogsDirectory: flags["pod-logs-directory"],
     tls: flags.cert === undefined ? undefined : { certPath: flags.cert, keyPath: flags.key, caPath: flags.ca },
     shim: flags.shim,
     heartbeatPort: parseNumber(flags["heartbeat-port"]),
@@ -137,7 +139,10 @@ function openKubernetes(config: AgentConfig, runDirectory: string, log: ProcessL
   const pairs = new NodePairs({ cluster, namespace, node, runDirectory, log });
   return {
     source: pairs.source,
-    launcher: new PodLauncher({ node, runDirectory, findPod: findPodOf, log }),
+    launcher: new PodLauncher({
+      ...{ node, runDirectory, log },
+      findPod: (pid) => findPodOf(pid, config.podLogsDirectory),
+    }),
     onTransition: (guest, transition) => {
       pairs.noteTransition(guest, transition);
     },

@@ -1,18 +1,23 @@
 /**
  * A pod that runs QEMU as KubeVirt's virt-launcher does, as far as an agent and an engine can tell: a root of its own (where
  * /var/run is an absolute link, as in many images), user 107 without capabilities or a way to get any, QEMU's sandbox on, and
- * the environment, the second monitor and the arguments that src/hook/domain-edit.ts adds. It ends with its QEMU.
+ * the environment, the second monitor and the arguments that src/hook/domain-edit.ts adds. It ends with its QEMU. Where it is told
+ * its name it has a cgroup and a directory for logs as kubelet makes them.
  *
  * Needs root. Everything it mounts is in a mount namespace of its own and goes with it.
  */
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { randomUUID } from "node:crypto";
+import { existsSync, mkdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { QMP_PATH_IN_POD } from "../../src/api/vmi-contract.ts";
 import { type GuestShape } from "../../src/protocol/assignment.ts";
 
 export const QEMU_USER = 107;
+
+/** With version 1 every controller has a tree of its own, and any will do. */
+const CGROUPS = existsSync("/sys/fs/cgroup/cgroup.controllers") ? "/sys/fs/cgroup" : "/sys/fs/cgroup/pids";
 
 const BUILD = fileURLToPath(new URL("../../build", import.meta.url));
 
@@ -22,6 +27,8 @@ export type PodOptions = {
   readonly shape: GuestShape;
   /** An empty directory of this pod. */
   readonly root: string;
+  /** What kubelet would know of it. */
+  readonly kubelet?: { readonly namespace: string; readonly name: string; readonly logsDirectory: string };
   readonly qemuArgs: readonly string[];
   /** Files and directories that the pod sees under the same path. They have to be QEMU's to use. */
   readonly mounts?: readonly string[];
@@ -67,6 +74,7 @@ export class LauncherPod {
   readonly process: ChildProcess;
   /** What QEMU and the script said. */
   output = "";
+  readonly #cgroup: string | undefined;
 
   constructor(options: PodOptions) {
     const { guest, node, shape, root, qemuArgs, mounts = [], prefix = [], libvirtStatus = "", program } = options;
@@ -94,11 +102,21 @@ export class LauncherPod {
         TWINRUN_TEST_PREPARE: options.prepare ?? "",
       },
     });
+    this.#cgroup = options.kubelet === undefined ? undefined : this.#placeInPod(options.kubelet);
     for (const stream of [this.process.stdout, this.process.stderr]) {
       stream?.on("data", (chunk: Buffer) => {
         this.output += chunk.toString();
       });
     }
+  }
+
+  #placeInPod({ namespace, name, logsDirectory }: NonNullable<PodOptions["kubelet"]>): string {
+    const uid = randomUUID();
+    mkdirSync(join(logsDirectory, `${namespace}_${name}_${uid}`), { recursive: true });
+    const cgroup = join(CGROUPS, `pod${uid}`);
+    mkdirSync(join(cgroup, "compute"), { recursive: true });
+    writeFileSync(join(cgroup, "compute/cgroup.procs"), String(this.pid));
+    return cgroup;
   }
 
   /** Every step of the way replaces the program, so this is QEMU's id as well. */
@@ -115,6 +133,10 @@ export class LauncherPod {
       const exited = new Promise((resolve) => this.process.once("exit", resolve));
       this.process.kill("SIGKILL");
       await exited;
+    }
+    if (this.#cgroup !== undefined && existsSync(this.#cgroup)) {
+      rmdirSync(join(this.#cgroup, "compute"));
+      rmdirSync(this.#cgroup);
     }
   }
 

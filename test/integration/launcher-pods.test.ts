@@ -4,14 +4,14 @@
  */
 import { expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
-import { waitForGuest } from "../lab/guest-health.ts";
 import { withLab } from "../lab/hosts.ts";
 import { provideImage } from "../lab/images.ts";
 import { startControlPlane } from "../lab/kubernetes/control-plane.ts";
 import { findRemedy } from "../lab/kubernetes/programs.ts";
-import { countReplies, isFlawless, startWitnesses, stopWitnesses, sumVerdicts } from "../lab/load.ts";
+import { countReplies, startWitnesses } from "../lab/load.ts";
 import { placeGuest } from "../lab/placement.ts";
 import { createPodCluster } from "../lab/pod-cluster.ts";
+import { expectFlawless, tellOnPods } from "./pod-story.ts";
 
 const patienceMs = 480_000;
 
@@ -28,11 +28,8 @@ if (remedy !== undefined) {
       const image = await provideImage("busybox", () => undefined);
       const guest = placeGuest(lab, { name: "guest", kind: "busybox", image, index: 0 }, "a");
       const cluster = await createPodCluster(lab, plane, guest);
-      try {
-        await cluster.start();
-        await cluster.createPair();
-        await waitForGuest(guest, patienceMs / 4);
-        const whole = await cluster.waitUntilProtected("a", patienceMs / 4);
+      const tell = async (): Promise<void> => {
+        const whole = await cluster.readPair();
         expect([whole.a?.wantedShape, whole.b?.wantedShape, whole.a?.trouble]).toEqual([
           undefined,
           undefined,
@@ -72,12 +69,7 @@ if (remedy !== undefined) {
 
         // An agent that starts anew finds its QEMU again.
         cluster.agents.b.kill();
-        await cluster.waitFor(
-          "somebody runs the guest in sync",
-          ({ a, b }) =>
-            [a, b].some((side) => side?.state === "protected") && [a, b].some((side) => side?.state === "holding"),
-          patienceMs / 4,
-        );
+        await cluster.waitUntilWhole(patienceMs / 4);
 
         // Released: it runs on where it is, its output open, without an engine.
         await cluster.patchPair({ spec: { intent: "Release" } });
@@ -90,17 +82,9 @@ if (remedy !== undefined) {
         await sleep(2_000);
         await cluster.deletePair();
         await sleep(2_000);
-        const verdict = sumVerdicts(await stopWitnesses(witnesses));
-        expect(verdict).toMatchObject({ survived: 2, lost: 0, duplicated: 0, reordered: 0, broken: 0, wrong: 0 });
-        expect(isFlawless(verdict)).toBe(true);
-        expect(verdict.replies).toBeGreaterThan(released);
-      } catch (error) {
-        process.stderr.write(`${cluster.describe()}\n`);
-        throw error;
-      } finally {
-        await cluster.stop();
-        await plane.stop();
-      }
+        expect(await expectFlawless(witnesses)).toBeGreaterThan(released);
+      };
+      await tellOnPods({ cluster, patienceMs: patienceMs / 4, tell });
     });
   },
   patienceMs,

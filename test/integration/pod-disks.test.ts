@@ -8,14 +8,14 @@ import { chownSync, readFileSync, statSync, truncateSync, writeFileSync } from "
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { compareDisks } from "../lab/disk-comparison.ts";
-import { waitForGuest } from "../lab/guest-health.ts";
 import { type Lab, withLab } from "../lab/hosts.ts";
 import { provideImage } from "../lab/images.ts";
 import { startControlPlane } from "../lab/kubernetes/control-plane.ts";
 import { findRemedy } from "../lab/kubernetes/programs.ts";
-import { isFlawless, startWitnesses, stopWitnesses, sumVerdicts } from "../lab/load.ts";
+import { startWitnesses } from "../lab/load.ts";
 import { otherHost, type PairHost, pairHosts, placeGuest } from "../lab/placement.ts";
 import { createPodCluster, overlayPathOf, type PodCluster } from "../lab/pod-cluster.ts";
+import { expectFlawless, tellOnPods } from "./pod-story.ts";
 
 const patienceMs = 900_000;
 const MIB = 1024 * 1024;
@@ -95,11 +95,7 @@ async function expectEqualDisks(cluster: PodCluster): Promise<void> {
           disk1: { tag: "device", paths: devices },
           disk2: { tag: "settings" },
         });
-        try {
-          await cluster.start();
-          await cluster.createPair();
-          await waitForGuest(guest, patienceMs / 4);
-          await cluster.waitUntilProtected("a", patienceMs / 4);
+        const tell = async (): Promise<void> => {
           const witnesses = startWitnesses(lab, guest, { connectionsCount: 2, thinkMs: 20, stallMs: 60_000 });
           await sleep(3_000);
           await expectEqualDisks(cluster);
@@ -116,27 +112,15 @@ async function expectEqualDisks(cluster: PodCluster): Promise<void> {
 
           // An engine that starts anew finds its disks raw and leaves them so.
           cluster.agents.a.kill();
-          await cluster.waitFor(
-            "somebody runs the guest in sync",
-            ({ a, b }) =>
-              [a, b].some((side) => side?.state === "protected") && [a, b].some((side) => side?.state === "holding"),
-            patienceMs / 4,
-          );
+          await cluster.waitUntilWhole(patienceMs / 4);
           await sleep(1_000);
-          const verdict = sumVerdicts(await stopWitnesses(witnesses));
-          expect(verdict).toMatchObject({ survived: 2, lost: 0, duplicated: 0, reordered: 0, broken: 0, wrong: 0 });
-          expect(isFlawless(verdict)).toBe(true);
+          await expectFlawless(witnesses);
           await expectEqualDisks(cluster);
           const settings = readFileSync(pathsOf(cluster, primary)[1] ?? "");
           expect(settings.subarray(0, 13).toString()).toBe("settings of a");
           expect(settings.length).toBe(MIB);
-        } catch (error) {
-          process.stderr.write(`${cluster.describe()}\n`);
-          throw error;
-        } finally {
-          await cluster.stop();
-          await plane.stop();
-        }
+        };
+        await tellOnPods({ cluster, patienceMs: patienceMs / 4, tell });
       }),
     );
   },

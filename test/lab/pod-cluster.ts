@@ -163,6 +163,16 @@ export class PodCluster {
     );
   }
 
+  /** On whichever side, as after a fault of an agent. */
+  waitUntilWhole(timeoutMs: number): Promise<PairSeen> {
+    return this.waitFor(
+      "somebody runs the guest in sync",
+      ({ a, b }) =>
+        [a, b].some((side) => side?.state === "protected") && [a, b].some((side) => side?.state === "holding"),
+      timeoutMs,
+    );
+  }
+
   podOf(host: PairHost): LauncherPod {
     return present(this.#pods.get(host), `a pod on host ${host}`);
   }
@@ -206,6 +216,7 @@ export class PodCluster {
       const wanted = pair[host]?.wantedShape;
       const pod = this.#pods.get(host);
       if (wanted !== undefined && (pod === undefined || pod.isOver)) {
+        await pod?.end();
         this.#pods.set(host, this.startPod(host, wanted));
       }
     }
@@ -225,6 +236,10 @@ export class PodCluster {
     const pod = new LauncherPod({
       ...{ guest: this.guest.name, node: nodeName(host), shape },
       root: join(this.lab.diskDirectory(host), `pod-${this.shapes.length}`),
+      kubelet: {
+        ...{ namespace, name: `virt-launcher-${this.guest.name}-${this.shapes.length}` },
+        logsDirectory: this.#logsDirectoryOf(host),
+      },
       qemuArgs: listGuestArguments(spec).map((argument) => nameAsLibvirt(toPod(argument), host)),
       prepare: spec.disks.flatMap(({ id, path }) => prepareDisk(id, path, this.#podDisks[id])).join("\n"),
       mounts: [...owned, dirname(spec.image.kernel)],
@@ -250,11 +265,17 @@ export class PodCluster {
       quorum: [{ host: addressOf("q", "management"), port: quorumPort }],
       tls: this.#tls[host],
       cacheDirectory: join(this.lab.diskDirectory(host), "code-cache"),
+      podLogsDirectory: this.#logsDirectoryOf(host),
     };
     const path = join(this.lab.diskDirectory(host), "agent.json");
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, JSON.stringify(config, undefined, 2));
     return this.#supervise(host, `agent-${host}`, [main("agent"), "--config", path]);
+  }
+
+  /** Kubelet's. */
+  #logsDirectoryOf(host: PairHost): string {
+    return join(this.lab.diskDirectory(host), "pod-logs");
   }
 
   get #gatePath(): string {

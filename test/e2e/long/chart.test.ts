@@ -3,15 +3,13 @@
  * rollback under load, what a pod without a certificate gets, the removal, a second installation. One guest is protected
  * meanwhile, and one client counts that never reconnects.
  */
-import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { kindOf, type KubeObject, type ResourceKind } from "../../../src/kube/kube-object.ts";
-import { type Client, startClient } from "../../lab/clients/client-process.ts";
 import { hookImage, twinrunImage } from "../../lab/kubernetes/images.ts";
 import { containerdSocket } from "../../lab/kubernetes/node.ts";
-import { findRemedy } from "../../lab/kubernetes/programs.ts";
 import { buildProtectedGuest } from "../guest-manifests.ts";
 import {
   chart,
@@ -22,26 +20,10 @@ import {
   systemNamespace,
   tenantNamespace,
 } from "../platform.ts";
+import { describeOnCluster, faultMsMax, say, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
 
 const guest = "counter";
 const address = "10.77.0.61";
-const setUpMsMax = 1_500_000;
-const stepMsMax = 600_000;
-const stallMs = 120_000;
-
-const remedy = findRemedy([
-  ...(["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] as const),
-  ...(["kubelet", "kube-proxy", "helm"] as const),
-]);
-if (remedy !== undefined) {
-  process.stderr.write(`SKIPPED in test/e2e/long/chart.test.ts: ${remedy}\n`);
-}
-
-const startedAtMs = performance.now();
-const say = (line: string): void => {
-  process.stderr.write(`[${((performance.now() - startedAtMs) / 1000).toFixed(1).padStart(7)} s] ${line}\n`);
-};
-
 type Pod = KubeObject & {
   readonly spec: { readonly containers: readonly { readonly image: string; readonly resources?: unknown }[] };
   readonly status?: {
@@ -125,9 +107,9 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
   }
 }
 
-(remedy === undefined ? describe : describe.skip)("the chart on a cluster", () => {
+describeOnCluster(import.meta.filename)("the chart on a cluster", () => {
   let platform: Platform;
-  let client: Client;
+  let witness: Witness;
   const values = chartValues("etcd");
 
   beforeAll(async () => {
@@ -136,15 +118,7 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
 
   afterAll(async () => {
     await platform.stop();
-  }, stepMsMax);
-
-  async function replyCountGrows(count: number): Promise<void> {
-    const before = client.progress.repliesCount;
-    while (client.progress.repliesCount < before + count) {
-      await sleep(100); // Its stall is the limit.
-    }
-    expect(client.progress.faultsCount).toBe(0);
-  }
+  }, faultMsMax);
 
   async function listVmis(): Promise<string[]> {
     const { items } = await platform.cluster.list(vmis);
@@ -164,9 +138,9 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
     }
     const least = await watch.stop();
     say(`${what}: every pod is new; the fewest ready ones were ${JSON.stringify(least)}`);
-    await platform.waitUntilReady(guest, stepMsMax / 2);
+    await platform.waitUntilReady(guest, faultMsMax / 2);
     say(`${what}: protected; ${(await listVmis()).join(", ")}`);
-    await replyCountGrows(100);
+    await witness.hear();
     for (const name of componentNames) {
       expect({ name, enough: (least[name] ?? 0) >= components[name].readyMin, least }).toMatchObject({ enough: true });
     }
@@ -177,22 +151,16 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
     async () => {
       expect(await platform.helm(["test", "twinrun"])).toContain("Phase:          Succeeded");
     },
-    stepMsMax,
+    faultMsMax,
   );
 
   test(
     "a guest is protected, and a client counts its answers",
     async () => {
       const placement = { nodes: ["node-a", "node-b"] };
-      await platform.apply(buildProtectedGuest({ name: guest, kind: "busybox", address, placement }));
-      await platform.waitUntilReady(guest);
-      client = startClient(platform.lab, "counted", {
-        ...{ host: address, connectionsCount: 4, thinkMs: 50, stallMs },
-        connectTimeoutMs: 60_000,
-      });
-      await replyCountGrows(100);
+      witness = await Witness.start(platform, { name: guest, kind: "busybox", address, placement });
     },
-    stepMsMax,
+    faultMsMax,
   );
 
   test(
@@ -207,7 +175,7 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
       expect(await platform.helm(["status", "twinrun"])).toContain("STATUS: deployed");
       expect(await listPodUids(platform)).toEqual(before);
     },
-    stepMsMax,
+    faultMsMax,
   );
 
   test(
@@ -220,7 +188,7 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
       expect(answers.length).toBe(targets.length * 4);
       expect(answers.filter(([, , what]) => what !== "0 bytes")).toEqual([]);
     },
-    stepMsMax,
+    faultMsMax,
   );
 
   test(
@@ -242,7 +210,7 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
             : pod.spec.containers[0]?.image.endsWith(image.digest) === true,
       );
     },
-    stepMsMax,
+    faultMsMax,
   );
 
   test(
@@ -257,19 +225,10 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
             : pod.spec.containers[0]?.image === twinrunImage,
       );
     },
-    stepMsMax,
+    faultMsMax,
   );
 
-  test(
-    "the client lost nothing, and no connection",
-    async () => {
-      const result = await client.stop();
-      say(`${result.repliesCount} replies, longest wait ${result.longestGap?.ms ?? 0} ms`);
-      expect(result.faults).toEqual([]);
-      expect(result.connectionsSurvived).toBe(4);
-    },
-    stepMsMax,
-  );
+  testNothingLost(() => witness);
 
   test(
     "without ProtectedVMs helm uninstall removes everything, and with crds.keep=false the definitions",
@@ -286,7 +245,7 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
       }
       expect(await listLeft(platform)).toEqual([]);
     },
-    stepMsMax,
+    faultMsMax,
   );
 
   test(
@@ -299,7 +258,7 @@ async function waitForRollout(platform: Platform, isWanted: (pod: Pod) => boolea
       expect(isReady(vm)).toBe(true);
       expect(await platform.helm(["test", "twinrun"])).toContain("Phase:          Succeeded");
     },
-    stepMsMax,
+    faultMsMax,
   );
 });
 

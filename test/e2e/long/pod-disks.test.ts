@@ -2,37 +2,21 @@
  * A guest as they are found in examples of KubeVirt: its system is a containerDisk, its settings are cloud-init's, and nothing of
  * it is on a volume. Its node loses power, and what it had written is there: the client reads all of it, in the end.
  */
-import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
 import { qemuEnvironment } from "../../../src/api/vmi-contract.ts";
 import { present } from "../../../src/lib/assert.ts";
-import { startClient } from "../../lab/clients/client-process.ts";
 import { defaultDiskBytes } from "../../lab/guests.ts";
 import { compareDisks } from "../../lab/disk-comparison.ts";
-import { findRemedy } from "../../lab/kubernetes/programs.ts";
 import { emptyDiskPathOf, overlayPathOf } from "../../lab/kubernetes/kubevirt/vmi.ts";
-import { buildProtectedGuest } from "../guest-manifests.ts";
 import { type Platform, startPlatform } from "../platform.ts";
+import { describeOnCluster, say, setUpMsMax, Witness } from "../witness.ts";
 
 const guest = "picture";
 const address = "10.77.0.70";
-const setUpMsMax = 1_500_000;
 const patienceMs = 400_000;
-
-const remedy = findRemedy([
-  ...(["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] as const),
-  ...(["kubelet", "kube-proxy", "helm"] as const),
-]);
-if (remedy !== undefined) {
-  process.stderr.write(`SKIPPED in test/e2e/long/pod-disks.test.ts: ${remedy}\n`);
-}
-
-const startedAtMs = performance.now();
-const say = (line: string): void => {
-  process.stderr.write(`[${((performance.now() - startedAtMs) / 1000).toFixed(1).padStart(7)} s] ${line}\n`);
-};
 
 /** The root of the pod whose QEMU is a side of the guest on this node. Nodes are of this machine. */
 function rootOf(name: string, node: string): string {
@@ -59,7 +43,7 @@ const settingsPath = (root: string): string => {
   return `${folder}/${present(file, "an ISO of cloud-init")}`;
 };
 
-(remedy === undefined ? describe : describe.skip)("a guest without a volume", () => {
+describeOnCluster(import.meta.filename)("a guest without a volume", () => {
   let platform: Platform;
 
   beforeAll(async () => {
@@ -85,33 +69,19 @@ const settingsPath = (root: string): string => {
     "is protected, and goes on elsewhere with what it had written",
     async () => {
       const placement = { nodes: ["node-a", "node-b"] };
-      await platform.apply(buildProtectedGuest({ name: guest, kind: "busybox", address, placement, disks: "pod" }));
+      const witness = await Witness.start(platform, { name: guest, kind: "busybox", address, placement, disks: "pod" });
       const first = await platform.waitUntilReady(guest, patienceMs / 2);
-      say("protected");
-      const client = startClient(platform.lab, "counted", {
-        ...{ host: address, connectionsCount: 4, thinkMs: 50, stallMs: 120_000 },
-        ...{ connectTimeoutMs: 60_000, disksCount: 2 },
-      });
-      while (client.progress.repliesCount < 100) {
-        await sleep(100);
-      }
       await expectEqualDisks(first);
       const settings = readFileSync(settingsPath(rootOf(first.status?.guest ?? "", "node-a")));
-      const before = client.progress.repliesCount;
       await platform.lab.powerOff("node-a");
       say("node-a is off");
-      while (client.progress.repliesCount < before + 100) {
-        await sleep(100);
-      }
+      await witness.hear();
       await platform.lab.powerOn("node-a");
       await sleep(2_000);
       const after = await platform.waitForProtectedVm(guest, ({ status }) => status?.primary?.node === "node-b");
       await platform.waitUntilReady(guest, patienceMs / 2);
       say("protected again");
-      const result = await client.stop();
-      say(`${result.repliesCount} replies, longest wait ${result.longestGap?.ms ?? 0} ms`);
-      expect(result.faults).toEqual([]);
-      expect(result.connectionsSurvived).toBe(4);
+      await witness.expectNothingLost();
       await expectEqualDisks((await platform.readProtectedVm(guest)) ?? after);
       expect(readFileSync(settingsPath(rootOf(after.status?.guest ?? "", "node-b"))).equals(settings)).toBe(true);
       // What the image had, where the guest does not write.

@@ -13,36 +13,18 @@ import { present } from "../../../src/lib/assert.ts";
 import { isSameJson, readText } from "../../../src/lib/json-merge.ts";
 import { healthOf, lua } from "../../build/argocd-health.ts";
 import { collectOutput } from "../../lab/command-output.ts";
-import { type Client, startClient } from "../../lab/clients/client-process.ts";
-import { findRemedy } from "../../lab/kubernetes/programs.ts";
 import { buildMachine, buildProtectedGuest } from "../guest-manifests.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
+import { describeOnCluster, faultMsMax, say, setUpMsMax, Witness } from "../witness.ts";
 
-/** The first run builds images; later ones take a minute. */
-const setUpMsMax = 1_500_000;
-const testMsMax = 600_000;
-/** Longer than anything that is survived. */
-const stallMs = 180_000;
 const guestsNamespace = "twinrun-guests";
 const graceSeconds = 30;
 /** What is looked at here is not how fast a fault is noticed; on a machine with other things to do there must be none. */
 const detectionTimeoutMs = 5_000;
 
-const remedy = findRemedy([
-  ...(["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] as const),
-  ...(["kubelet", "kube-proxy", "helm", "kubectl"] as const),
-]);
-if (remedy !== undefined) {
-  process.stderr.write(`SKIPPED in test/e2e/long/users.test.ts: ${remedy}\n`);
-}
 if (lua === undefined) {
   process.stderr.write("NOT CHECKED in test/e2e/long/users.test.ts: Argo CD's health, for there is no Lua\n");
 }
-
-const startedAtMs = performance.now();
-const say = (line: string): void => {
-  process.stderr.write(`[${((performance.now() - startedAtMs) / 1000).toFixed(1).padStart(7)} s] ${line}\n`);
-};
 
 const kinds = {
   protectedVm: kindOf("twinrun.dev/v1alpha1", "ProtectedVM"),
@@ -55,9 +37,8 @@ const kinds = {
   lease: kindOf("coordination.k8s.io/v1", "Lease"),
 };
 
-(remedy === undefined ? describe : describe.skip)("users", () => {
+describeOnCluster(import.meta.filename)("users", () => {
   let platform: Platform;
-  const clients: Client[] = [];
 
   beforeAll(async () => {
     platform = await startPlatform({ store: "lease", kinds: ["busybox"], say });
@@ -65,18 +46,10 @@ const kinds = {
 
   afterAll(async () => {
     await platform.stop();
-  }, testMsMax);
-
-  function startCounting(address: string): Client {
-    const client = startClient(platform.lab, "counted", {
-      ...{ host: address, connectionsCount: 4, thinkMs: 20, stallMs, connectTimeoutMs: 120_000 },
-    });
-    clients.push(client);
-    return client;
-  }
+  }, faultMsMax);
 
   async function waitUntil<T>(what: string, look: () => Promise<T | undefined | false>): Promise<T> {
-    const deadlineMs = Date.now() + testMsMax / 3;
+    const deadlineMs = Date.now() + faultMsMax / 3;
     for (;;) {
       // An API server that is slow just now is asked again.
       const seen = await look().catch(() => undefined);
@@ -90,22 +63,6 @@ const kinds = {
     }
   }
 
-  /** Replies that come from now on. */
-  async function expectReplies(client: Client, count = 50): Promise<void> {
-    const before = client.progress.repliesCount;
-    await waitUntil("the client is answered", () => {
-      expect(client.progress.faultsCount).toBe(0);
-      return Promise.resolve(client.progress.repliesCount >= before + count);
-    });
-  }
-
-  async function expectFlawless(client: Client): Promise<void> {
-    const result = await client.stop();
-    say(`${result.repliesCount} replies, longest wait ${Math.round(result.longestGap?.ms ?? 0)} ms`);
-    expect(result.faults).toEqual([]);
-    expect(result.connectionsSurvived).toBe(4);
-  }
-
   const refOf = (kind: ObjectRef["kind"], name: string, namespace = tenantNamespace): ObjectRef => ({
     kind,
     namespace,
@@ -113,7 +70,7 @@ const kinds = {
   });
 
   async function readSides(name: string): Promise<{ readonly primary: Side; readonly standby: Side }> {
-    const { status } = await platform.waitUntilReady(name, testMsMax / 3);
+    const { status } = await platform.waitUntilReady(name, faultMsMax / 3);
     return { primary: present(status?.primary, "a primary"), standby: present(status?.standby, "a standby") };
   }
 
@@ -162,7 +119,7 @@ const kinds = {
     const address = "10.77.0.61";
     const wish = { name: machine, kind: "busybox", address, graceSeconds } as const;
     let original: Found;
-    let client: Client;
+    let client: Witness;
 
     const readMachine = async (): Promise<Found> =>
       present(await platform.cluster.read<Found>(refOf(kinds.vm, machine)), "the VirtualMachine");
@@ -199,10 +156,9 @@ const kinds = {
         await request(machine, "twinrun.dev/allow-restart", "true");
         const { primary, standby } = await readSides(machine);
         expect([primary.node, standby.node].toSorted()).toEqual([own, other].toSorted());
-        client = startCounting(address);
-        await expectReplies(client);
+        client = await Witness.watch(platform, { name: machine, address });
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
@@ -211,23 +167,23 @@ const kinds = {
         const { primary, standby } = await readSides(machine);
         await platform.lab.powerOff(primary.node);
         say(`adopted: ${primary.node} is off`);
-        await expectReplies(client);
+        await client.hear();
         await platform.lab.powerOn(primary.node);
         await platform.waitForProtectedVm(machine, ({ status }) => status?.primary?.node === standby.node);
         say(`adopted: on ${(await readSides(machine)).primary.node}`);
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
       "when the ProtectedVM is deleted it goes on without a restart, and nothing of Twinrun is left",
       async () => {
-        await platform.waitUntilReady(machine, testMsMax / 3);
-        const before = client.progress.repliesCount;
+        await platform.waitUntilReady(machine, faultMsMax / 3);
+        const before = client.repliesCount;
         await platform.cluster.remove(refOf(kinds.protectedVm, machine));
         await waitUntil("the ProtectedVM is gone", async () => (await platform.readProtectedVm(machine)) === undefined);
-        say(`given back; ${client.progress.repliesCount - before} replies meanwhile`);
-        await expectReplies(client, 200);
+        say(`given back; ${client.repliesCount - before} replies meanwhile`);
+        await client.hear(200);
         await waitUntil("the volumes of the second side are gone", async () => (await listTraces()).length === 0);
         const [now, instance] = [await readMachine(), await readInstance()];
         expect(now.spec).toEqual(original.spec);
@@ -235,10 +191,10 @@ const kinds = {
         expect(now.metadata.labels ?? {}).toEqual(original.metadata.labels ?? {});
         expect(now.metadata.finalizers).toEqual(original.metadata.finalizers);
         expect(readText(instance, "status", "phase")).toBe("Running");
-        await expectFlawless(client);
+        await client.expectNothingLost();
         expect((await platform.cluster.list(kinds.claim, { namespace: guestsNamespace })).items).toEqual([]);
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
@@ -254,12 +210,11 @@ const kinds = {
         });
         expect(instance.metadata.uid).not.toBe(metadata.uid);
         expect(instance.metadata.annotations?.["hooks.kubevirt.io/hookSidecars"]).toBeUndefined();
-        const again = startCounting(address);
-        await expectReplies(again, 10);
+        const again = await Witness.watch(platform, wish);
         await again.stop();
         await platform.cluster.remove(refOf(kinds.vm, machine));
       },
-      testMsMax,
+      faultMsMax,
     );
   });
 
@@ -270,7 +225,7 @@ const kinds = {
     const manifest = buildProtectedGuest({
       ...{ name: guest, kind: "busybox", address, placement, graceSeconds, detectionTimeoutMs },
     });
-    let client: Client;
+    let client: Witness;
 
     test(
       "Argo CD sees it being made, and healthy",
@@ -281,10 +236,9 @@ const kinds = {
         await expectHealth(guest, "(Progressing|Degraded)");
         await platform.waitUntilReady(guest);
         await expectHealth(guest, "Healthy");
-        client = startCounting(address);
-        await expectReplies(client);
+        client = await Witness.watch(platform, { name: guest, address });
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
@@ -297,7 +251,7 @@ const kinds = {
         await sleep(10_000);
         expect(await readDefinitions()).toEqual(before);
       },
-      testMsMax,
+      faultMsMax,
     );
 
     /** Everything of the guest but what is reported of it. */
@@ -334,9 +288,9 @@ const kinds = {
         });
         await waitUntil("all is as before", async () => isSameJson(await Promise.all(refs.map(readMarks)), before));
         await platform.waitUntilReady(guest);
-        await expectReplies(client);
+        await client.hear();
       },
-      testMsMax,
+      faultMsMax,
     );
 
     async function readMarks(ref: ObjectRef): Promise<unknown> {
@@ -351,15 +305,15 @@ const kinds = {
         const primary = present(before.status?.primary, "a primary");
         await command(primary, "pause");
         await sleep(2_000); // Replies of before are home.
-        const standing = client.progress.repliesCount;
+        const standing = client.repliesCount;
         await sleep(4_000);
-        expect(client.progress.repliesCount).toBe(standing);
+        expect(client.repliesCount).toBe(standing);
         await command(primary, "unpause");
-        await expectReplies(client);
+        await client.hear();
         const after = await platform.waitUntilReady(guest);
         expect([after.status?.term, after.status?.primary]).toEqual([before.status?.term, before.status?.primary]);
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
@@ -368,9 +322,9 @@ const kinds = {
         const { standby } = await readSides(guest);
         await request(guest, requestAnnotations.switchoverTo, standby.node);
         await platform.waitForProtectedVm(guest, ({ status }) => status?.primary?.node === standby.node);
-        await expectReplies(client);
+        await client.hear();
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
@@ -379,13 +333,13 @@ const kinds = {
         const { primary, standby } = await readSides(guest);
         await command(standby, "unpause");
         await sleep(2_000);
-        await expectReplies(client);
+        await client.hear();
         expect(await readSides(guest)).toEqual({ primary, standby });
         await request(guest, requestAnnotations.failoverFrom, primary.node);
         await platform.waitForProtectedVm(guest, ({ status }) => status?.primary?.node === standby.node);
-        await expectReplies(client);
+        await client.hear();
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
@@ -394,22 +348,22 @@ const kinds = {
         const { primary, standby } = await readSides(guest);
         await platform.cluster.remove(refOf(kinds.vmi, primary.vmi.name, primary.vmi.namespace));
         await platform.waitForProtectedVm(guest, ({ status }) => status?.primary?.node === standby.node);
-        await expectReplies(client);
-        await platform.waitUntilReady(guest, testMsMax / 3);
+        await client.hear();
+        await platform.waitUntilReady(guest, faultMsMax / 3);
       },
-      testMsMax,
+      faultMsMax,
     );
 
     test(
       "no reply was lost, duplicated or reordered; deleted, it goes with all that was made for it",
       async () => {
-        await expectFlawless(client);
+        await client.expectNothingLost();
         await platform.cluster.remove(refOf(kinds.protectedVm, guest));
         await expectHealth(guest, "Progressing");
         await waitUntil("it is gone", async () => (await platform.readProtectedVm(guest)) === undefined);
         await waitUntil("nothing is left", async () => (await listTraces()).length === 0);
       },
-      testMsMax,
+      faultMsMax,
     );
   });
 });
