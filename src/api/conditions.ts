@@ -37,7 +37,11 @@ export const GUEST_CONDITION_TYPES = [
 export type GuestConditionType = (typeof GUEST_CONDITION_TYPES)[number];
 
 /** The first three are those of kstatus. */
-export const PROTECTED_VM_CONDITION_TYPES = ["Ready", "Reconciling", "Stalled", ...GUEST_CONDITION_TYPES] as const;
+export const PROTECTED_VM_CONDITION_TYPES = [
+  ...(["Ready", "Reconciling", "Stalled"] as const),
+  ...GUEST_CONDITION_TYPES,
+  "ComponentsHealthy",
+] as const;
 export type ProtectedVmConditionType = (typeof PROTECTED_VM_CONDITION_TYPES)[number];
 
 /** The first three are those of kstatus. */
@@ -101,6 +105,8 @@ export type StalledReason =
   | "SplitSitePairNotFound"
   /** The sites of that SplitSitePair are farther apart than it allows, as its other guests have found out. */
   | "SitesTooFar"
+  /** The node that is to have the other side failed again and again; a person has to clear it. */
+  | "Isolated"
   /** Every port for engines is taken. */
   | "PortsMissing"
   /** The two nodes have no processor model or machine type in common. */
@@ -141,11 +147,21 @@ export type GuestReason =
   /** Any of them: no side has reported yet, or none reports any more. */
   | "NotReported";
 
+/** Whether every part of the guest's sides works, as far as anybody has seen. */
+export type ComponentsReason =
+  /** Nothing that failed is out of service still. */
+  | "Healthy"
+  /** Something is out of service; status.faults has what, why, and what to do. */
+  | "OutOfService"
+  /** Something failed again and again, and is not used until a person clears it. */
+  | "Isolated";
+
 /** Which reasons go with which condition; a writer of conditions takes its types from here. */
 export type ProtectedVmReason = {
   readonly Ready: ReadyReason;
   readonly Reconciling: ReconcilingReason;
   readonly Stalled: StalledReason;
+  readonly ComponentsHealthy: ComponentsReason;
 } & { readonly [Type in GuestConditionType]: GuestReason };
 
 /** Which reasons go with which condition of a SplitSitePair. */

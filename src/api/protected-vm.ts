@@ -11,6 +11,7 @@ import { type z } from "zod";
 import { parseInput } from "./checked-input.ts";
 import { condition, PROTECTED_VM_CONDITION_TYPES } from "./conditions.ts";
 import { ageColumn, type CustomResource, objectOf } from "./custom-resource.ts";
+import { fault } from "./fault.ts";
 import { checkpointContract, detectionTimeoutMs } from "./fault-tolerance.ts";
 import {
   counter,
@@ -25,6 +26,7 @@ import {
   text,
   textMap,
   time,
+  wholeNumber,
 } from "./fields.ts";
 import { guestTemplate } from "./guest-template.ts";
 import { withRule, withTransitionRule } from "./structural.ts";
@@ -92,6 +94,12 @@ const failover = struct({
     .describe(
       "What happens once a side is lost. Automatic: a new one is made as soon as a node of the placement is there. " +
         "Manual: the guest runs unprotected until this field says Automatic.",
+    ),
+  isolateAfterFaults: wholeNumber(2, 16)
+    .default(3)
+    .describe(
+      "A component of a side that fails this often within an hour is isolated: it is not used for a new copy of the guest " +
+        "until a person clears it (kubectl twinrun faults clear).",
     ),
 }).describe("How the loss of a side is noticed and mended.");
 
@@ -171,6 +179,9 @@ const status = struct({
   })
     .optional()
     .describe("The last change of sides that was not planned."),
+  faults: sequence(fault, { max: 32 })
+    .optional()
+    .describe("What failed of the guest's sides: what is out of service first, then the latest."),
 }).describe("What Twinrun found out and did.");
 
 const protectedVmObject = objectOf("ProtectedVM", spec, status);

@@ -1,7 +1,7 @@
 /**
  * What a person asks a ProtectedVM to do once: annotations on it. The operator takes the annotation away when it is done or
  * refused, and says which in an event (SwitchedOver, SwitchoverRefused, FailedOver, FailoverRefused, Started, OwnerForced,
- * OverrideRefused).
+ * OverrideRefused, FaultsCleared, ClearRefused).
  */
 export const requestAnnotations = {
   /** The name of the node that is to run the guest: a planned change of sides, without a gap for clients. */
@@ -12,6 +12,8 @@ export const requestAnnotations = {
   start: "twinrun.dev/start",
   /** An OverrideRequest in JSON: a node is to own the guest although the quorum would not let it. */
   forceOwner: "twinrun.dev/force-owner",
+  /** `all`, or the COMPONENT, NODE or NODE/COMPONENT that may be used again although it failed again and again. */
+  clearFaults: "twinrun.dev/clear-faults",
 } as const;
 
 /** Stays on the ProtectedVM: the last override that was carried out, in JSON. */

@@ -3,6 +3,7 @@ import { type GuestPair } from "../api/guest-pair.ts";
 import { type OverrideRequest, requestAnnotations } from "../api/requests.ts";
 import { hasJson } from "../lib/json-merge.ts";
 import { type ClusterNode } from "./cluster-objects.ts";
+import { listIsolatedLinks } from "./component-faults.ts";
 import { findFreePort } from "./engine-ports.ts";
 import { type GuestNotes, encodeNotes, NOTES_ANNOTATION } from "./guest-notes.ts";
 import { sideMark, sideName } from "./guest-names.ts";
@@ -175,8 +176,14 @@ function encodeSides(subject: Subject, view: PairView, replacement: Replacement 
   if (first === undefined || second === undefined) {
     return sides;
   }
-  const links = pairLinks(first, second);
+  const links = pairLinks(first, second).map((all) => leaveOutIsolated(all, listIsolatedLinks(view.faults)));
   return sides.map((side, index) => ({ ...side, links: [...(links[index] ?? side.links)] }));
+}
+
+/** A bad link is better than none. */
+function leaveOutIsolated(links: readonly Link[], isolated: readonly string[]): readonly Link[] {
+  const others = links.filter(({ name }) => !isolated.includes(name));
+  return others.length === 0 ? links : others;
 }
 
 /** Whether somebody changed the pair, or it has to change. */

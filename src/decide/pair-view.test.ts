@@ -22,7 +22,7 @@ function view(sides: readonly PairReport[], areReady = true): PairView {
     metadata: {},
     status: isReady(true),
   }));
-  const protectedVm = { metadata: { namespace: "shop", uid: "u" }, spec: {} };
+  const protectedVm = { metadata: { namespace: "shop", uid: "u" }, spec: { failover: { isolateAfterFaults: 3 } } };
   const observed = { protectedVm, nodes, agents, findVmi: () => undefined, nowMs } as unknown as Observed;
   return viewPair(observed, parseGuestPair(buildGuestPair({}, { sides }), "pair"));
 }

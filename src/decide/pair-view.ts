@@ -1,7 +1,10 @@
 /** A guest as it is: its two sides with what belongs to each, and what the agents' reports say of both together. */
+import { type Fault } from "../api/fault.ts";
 import { type GuestPair } from "../api/guest-pair.ts";
+import { requestAnnotations } from "../api/requests.ts";
 import { present } from "../lib/assert.ts";
 import { type ObjectName, type PairReport, type Vmi } from "./cluster-objects.ts";
+import { mergeFaults } from "./component-faults.ts";
 import { type GuestNotes, parseNotes } from "./guest-notes.ts";
 import { sideMark } from "./guest-names.ts";
 import { LOSS_GRACE_MS, type NodeState, readNodeState } from "./node-fitness.ts";
@@ -43,6 +46,8 @@ export type PairView = {
   readonly hasEnded: boolean;
   /** Nobody says that it runs the guest, as for a moment when it changes sides or its engine is replaced. */
   readonly isBetween: boolean;
+  /** What failed of it; see component-faults.ts. */
+  readonly faults: readonly Fault[];
 };
 
 const SILENT_AFTER_MS = 30_000;
@@ -68,8 +73,26 @@ export function viewPair(observed: Observed, pair: GuestPair): PairView {
     isInSync,
     isNew,
     hasEnded,
+    faults: listFaults(observed, sides),
     isBetween: primary === undefined && !isNew && !hasEnded && sides.some((side) => isBetween(side, observed.nowMs)),
   };
+}
+
+/** Also of a guest that has no sides yet, or none any more. */
+export function listFaults(observed: Observed, sides: readonly SideView[]): readonly Fault[] {
+  const { protectedVm, previous, nodes, agents, nowMs } = observed;
+  return mergeFaults({
+    previous: previous?.faults ?? [],
+    sides: sides.map((side) => ({
+      node: side.node,
+      seen: side.report === undefined || side.isSilent ? undefined : (side.report.faults ?? []),
+      lostSinceMs: isLost(side, nowMs) ? side.state.awaySinceMs : undefined,
+    })),
+    isReady: (node) => readNodeState(node, nodes, agents).awaySinceMs === undefined,
+    limit: protectedVm.spec.failover.isolateAfterFaults,
+    clear: protectedVm.metadata.annotations?.[requestAnnotations.clearFaults],
+    nowMs,
+  });
 }
 
 /** Two may say so for a moment, the one whose term is over and the one that took over; and one that is away says so for ever. */

@@ -21,6 +21,10 @@ export type PlacementInput = {
   readonly agents: readonly Pod[];
   /** How many sides each node has. */
   readonly load: ReadonlyMap<string, number>;
+  /** Nodes that failed again and again for this guest. */
+  readonly isolated: ReadonlySet<string>;
+  /** Nodes that did for others: not taken where there is a choice. */
+  readonly isolatedForOthers: ReadonlySet<string>;
   /** Where the guest is, if it exists already; it is not moved for nothing. */
   readonly current: string | undefined;
 };
@@ -91,8 +95,17 @@ function listCandidates(input: PlacementInput): readonly Candidate[] {
   const { nodes, agents, instanceSpec } = input;
   return listNames(input).map((name) => {
     const state = readNodeState(name, nodes, agents);
-    return { ...state, obstacle: state.obstacle ?? findLackOfRoom(state.node, instanceSpec) };
+    return {
+      ...state,
+      obstacle: state.obstacle ?? sayIsolation(input, name) ?? findLackOfRoom(state.node, instanceSpec),
+    };
   });
+}
+
+/** Who names two nodes has chosen them, whatever they did to others. */
+function sayIsolation({ rule, isolated, isolatedForOthers }: PlacementInput, name: string): string | undefined {
+  const isOut = isolated.has(name) || (rule.tag !== "nodes" && isolatedForOthers.has(name));
+  return isOut ? "it is isolated, for it failed again and again (kubectl twinrun faults -A)" : undefined;
 }
 
 function listNames({ rule, nodes, load }: PlacementInput): readonly string[] {

@@ -58,6 +58,8 @@ export type Observed = {
   readonly usedPorts: UsedPorts;
   /** How many sides of guests each node has. */
   readonly load: ReadonlyMap<string, number>;
+  /** Nodes that failed again and again for other guests, and were not cleared since. */
+  readonly isolatedNodes: ReadonlySet<string>;
   /** What the API server refused the last time, in its words; a person has to see to it. */
   readonly refusal: string | undefined;
   readonly nowMs: number;
@@ -143,7 +145,12 @@ export type EventReason =
   | "FailoverRefused"
   | "Started"
   | "OwnerForced"
-  | "OverrideRefused";
+  | "OverrideRefused"
+  | "FaultDetected"
+  | "FaultRepaired"
+  | "ComponentIsolated"
+  | "FaultsCleared"
+  | "ClearRefused";
 
 export type PlannedEvent = {
   readonly type: "Normal" | "Warning";

@@ -7,9 +7,11 @@ import {
   type ReadyReason,
   type StalledReason,
 } from "../api/conditions.ts";
+import { type Fault } from "../api/fault.ts";
 import { type ProtectedVmStatus } from "../api/protected-vm.ts";
 import { isSameJson, readText } from "../lib/json-merge.ts";
 import { type PairReport } from "./cluster-objects.ts";
+import { judgeComponents, listFaultEvents } from "./fault-report.ts";
 import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 import { findRoundTrip, isTooFar } from "./split-sites.ts";
@@ -20,6 +22,7 @@ import { encodeConditions, type Verdict } from "./verdicts.ts";
 export type Findings = {
   readonly guest: string;
   readonly view: PairView | undefined;
+  readonly faults: readonly Fault[];
   readonly stalled?: { readonly reason: StalledReason; readonly message: string } | undefined;
   /** What is awaited while something is made. */
   readonly waitsFor?: string | undefined;
@@ -32,7 +35,7 @@ export type Findings = {
 type Verdicts = { readonly [Type in ProtectedVmConditionType]: Verdict<ProtectedVmReason[Type]> };
 
 export function planStatus(observed: Observed, findings: Findings): ProtectedVmStatus {
-  const { view, guest } = findings;
+  const { view, guest, faults } = findings;
   const refusal = observed.refusal;
   const given: Findings =
     refusal === undefined ? findings : { ...findings, stalled: { reason: "Refused", message: refusal } };
@@ -42,6 +45,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
     Reconciling: decideReconciling(given, ready.reason),
     Stalled: decideStalled(given),
     ...listGuestVerdicts(view?.primary?.report, observed),
+    ComponentsHealthy: judgeComponents(faults, observed.protectedVm),
   };
   const { generation } = observed.protectedVm.metadata;
   const { previous, nowMs } = observed;
@@ -50,6 +54,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
     conditions: encodeConditions({ previous: previous?.conditions, generation, nowMs }, verdicts),
     guest,
     ...(view === undefined ? {} : encodePairStatus(view, previous)),
+    ...(faults.length === 0 ? {} : { faults: [...faults] }),
   };
 }
 
@@ -253,6 +258,7 @@ export function planStatusEvents(
   status: ProtectedVmStatus,
 ): readonly PlannedEvent[] {
   return [
+    ...listFaultEvents(previous?.faults ?? [], status.faults ?? []),
     ...listSideEvents(previous, status),
     ...listReadyEvents(findIn(previous, "Ready"), findIn(status, "Ready")),
     ...listStalledEvents(findIn(previous, "Stalled"), findIn(status, "Stalled")),

@@ -10,6 +10,7 @@
  * A failover needs none of this: agents and quorum see to it, and here it is only reported. What the operator does is give
  * them the places to work in: two nodes, two sets of volumes, two instances, and new ones when they are gone.
  */
+import { type Fault } from "../api/fault.ts";
 import { guestNameOf } from "./guest-names.ts";
 import { type ClusterNode, type Vmi } from "./cluster-objects.ts";
 import { findFreePort, isFree } from "./engine-ports.ts";
@@ -27,7 +28,9 @@ import {
   type Replacement,
   type Subject,
 } from "./pair-spec.ts";
-import { isLost, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
+import { isLost, listFaults, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
+import { findIsolation } from "./component-faults.ts";
+import { planClear, sayIsolated } from "./fault-report.ts";
 import { decidePlacement, decideReplacement, type PlacementInput, sayPairUnknown } from "./placement.ts";
 import { isMeant, type PlacementRule, resolvePlacement } from "./placement-rule.ts";
 import { planDeletion } from "./protected-vm-deletion.ts";
@@ -55,12 +58,13 @@ export function planProtectedVm(observed: Observed): Plan {
   const { metadata } = observed.protectedVm;
   const identity = identify(observed);
   const view = observed.pair === undefined ? undefined : viewPair(observed, observed.pair);
+  const faults = view?.faults ?? listFaults(observed, []);
   if (metadata.deletionTimestamp !== undefined) {
     const known = findAnySource(observed);
     return planEnd(observed, view, known.tag === "found" ? { observed, source: known.source, identity } : undefined);
   }
   const choice = findSource(observed);
-  const base = { guest: identity.guest, view };
+  const base = { guest: identity.guest, view, faults };
   if (choice.tag === "stalled") {
     return conclude(observed, [], { ...base, stalled: choice });
   }
@@ -79,7 +83,7 @@ function identify({ protectedVm: { metadata } }: Observed): GuestIdentity {
 
 type PartialPlan = {
   readonly actions: readonly Action[];
-  readonly findings: Omit<Findings, "guest" | "view">;
+  readonly findings: Omit<Findings, "guest" | "view" | "faults">;
   readonly events: readonly PlannedEvent[];
 };
 
@@ -90,22 +94,27 @@ function conclude(
   events: readonly PlannedEvent[] = [],
 ): Plan {
   const status = planStatus(observed, findings);
+  const clear = planClear(observed, findings.faults);
   return {
-    actions: limitActions(actions),
+    actions: limitActions([...clear.actions, ...actions]),
     status,
-    events,
+    events: [...clear.events, ...events],
     changes: planStatusEvents(observed.previous, status),
     recheckAfterMs: decideRecheck(findings),
   };
 }
 
-function decideRecheck({ stalled, waitsFor, moving, deleting, view }: Findings): number | undefined {
+function decideRecheck({ stalled, waitsFor, moving, deleting, view, faults }: Findings): number | undefined {
   if (stalled !== undefined) {
     return STALLED_RECHECK_MS;
   }
   const isWaiting = waitsFor !== undefined || moving !== undefined || deleting !== undefined;
   const isAway = view?.sides.some(({ state }) => state.awaySinceMs !== undefined) === true;
-  return isWaiting || isAway || view?.isBetween === true ? RECHECK_MS : undefined;
+  if (isWaiting || isAway || view?.isBetween === true) {
+    return RECHECK_MS;
+  }
+  // Of a node that has no side any more nothing else tells that it is back.
+  return faults.some(({ repairedAt }) => repairedAt === undefined) ? STALLED_RECHECK_MS : undefined;
 }
 
 function planCreation(subject: Subject): PartialPlan {
@@ -114,7 +123,11 @@ function planCreation(subject: Subject): PartialPlan {
   if (stranger !== undefined && !mayRestart(observed)) {
     return { actions: [], findings: { stalled: sayRestart(stranger) }, events: [] };
   }
-  const placement = decidePlacement(encodePlacementInput(subject, stranger?.status?.nodeName));
+  const input = encodePlacementInput(subject, {
+    faults: listFaults(observed, []),
+    current: stranger?.status?.nodeName,
+  });
+  const placement = decidePlacement(input);
   if (placement.tag === "stalled") {
     return { actions: [], findings: { stalled: placement }, events: [] };
   }
@@ -141,9 +154,15 @@ function sayRestart({ metadata }: Vmi): NonNullable<Findings["stalled"]> {
   return { reason: "RestartNeeded", message };
 }
 
-function encodePlacementInput({ observed, source }: Subject, current: string | undefined): PlacementInput {
-  const { nodes, agents, load } = observed;
-  return { rule: ruleOf(observed), instanceSpec: source.spec, nodes, agents, load, current };
+function encodePlacementInput(
+  { observed, source }: Subject,
+  { faults, current }: { readonly faults: readonly Fault[]; readonly current: string | undefined },
+): PlacementInput {
+  const { nodes, agents, load, isolatedNodes: isolatedForOthers } = observed;
+  const names = nodes.map(({ metadata }) => metadata.name);
+  const isolated = new Set(names.filter((name) => findIsolation(faults, name) !== undefined));
+  const rule = ruleOf(observed);
+  return { rule, instanceSpec: source.spec, nodes, agents, load, isolated, isolatedForOthers, current };
 }
 
 const ruleOf = ({ protectedVm, splitSitePair }: Observed): PlacementRule =>
@@ -158,7 +177,9 @@ function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): Part
   const kept = view.sides.filter(({ node }) => node !== replacement?.lost.node);
   const sides = kept.map((side) => planSide(subject, view, side));
   const trouble = sides.find((side) => side.trouble !== undefined)?.trouble;
-  const stalled = trouble === undefined ? findMissingNode(subject, view, replacement) : storageUnusable(trouble);
+  const missing = (): Findings["stalled"] =>
+    findIsolatedSide(subject, view, replacement) ?? findMissingNode(subject, view, replacement);
+  const stalled = trouble === undefined ? missing() : storageUnusable(trouble);
   return {
     actions: [
       ...rolePlan.actions, // First: a request that was answered must not be taken for a new one.
@@ -204,7 +225,8 @@ function findReplacement(subject: Subject, view: PairView): Replacement | undefi
     return undefined;
   }
   const places = { lost: lost.node, stays: peerOf(view, lost).node };
-  const node = decideReplacement(encodePlacementInput(subject, undefined), places, view.notes.machine);
+  const input = encodePlacementInput(subject, { faults: view.faults, current: undefined });
+  const node = decideReplacement(input, places, view.notes.machine);
   const port = node === undefined ? undefined : findPort(observed, ownPort(view), [places.stays, node.metadata.name]);
   return node === undefined || port === undefined ? undefined : { lost, node, port };
 }
@@ -219,12 +241,27 @@ function isGivenUp(observed: Observed, view: PairView, side: SideView): boolean 
   const find = (name: string): ClusterNode | undefined => observed.nodes.find(({ metadata }) => metadata.name === name);
   const place = { name: side.node, node: find(side.node) };
   const isElsewhere = !isMeant(ruleOf(observed), place, find(peerOf(view, side).node));
-  return isElsewhere || (!view.isInSync && isLost(side, observed.nowMs));
+  const isUnfit = isLost(side, observed.nowMs) || findIsolation(view.faults, side.node) !== undefined;
+  return isElsewhere || (!view.isInSync && isUnfit);
 }
 
 function sayReplacement({ lost, node }: Replacement): PlannedEvent {
   const message = `${node.metadata.name} takes the place of ${lost.node}`;
   return { type: "Normal", reason: "Reprotecting", message };
+}
+
+/** The other side may not be used, and nothing can take its place. */
+function findIsolatedSide(
+  { observed }: Subject,
+  view: PairView,
+  replacement: Replacement | undefined,
+): Findings["stalled"] {
+  const { primary, isInSync, faults } = view;
+  if (primary === undefined || isInSync || replacement !== undefined) {
+    return undefined;
+  }
+  const isolation = findIsolation(faults, peerOf(view, primary).node);
+  return isolation && { reason: "Isolated", message: sayIsolated(isolation, observed.protectedVm) };
 }
 
 /** Its side is lost and nothing can take its place: a person has to bring back the node, or another one. */
@@ -283,7 +320,7 @@ const isOurs = ({ metadata }: Vmi, { virtualMachine }: GuestSource, { namespace,
 function planEnd(observed: Observed, view: PairView | undefined, subject: Subject | undefined): Plan {
   const { guest } = identify(observed);
   const step = planDeletion(observed, guest, view);
-  const findings = { guest, view, deleting: step.says };
+  const findings = { guest, view, faults: view?.faults ?? listFaults(observed, []), deleting: step.says };
   if (step.tag === "remove") {
     return conclude(observed, step.actions, findings);
   }

@@ -8,6 +8,7 @@
 import { vmiAnnotations, type VmiShape } from "../api/vmi-contract.ts";
 import { planAdoptedInstance } from "./adoption.ts";
 import { isGoing, type Vmi } from "./cluster-objects.ts";
+import { findIsolation } from "./component-faults.ts";
 import { sideName } from "./guest-names.ts";
 import { isEvacuated } from "./pair-roles.ts";
 import { type Subject } from "./pair-spec.ts";
@@ -52,11 +53,9 @@ type Present = { readonly vmi: Vmi; readonly wanted: VmiShape | undefined };
 const isFinal = ({ status }: Vmi): boolean => status?.phase === "Succeeded" || status?.phase === "Failed";
 
 function findReasonToDelete(view: PairView, side: SideView, { vmi, wanted }: Present): string | undefined {
-  if (isEvacuated(side) && runsElsewhere(view, side)) {
-    return `${side.node} is drained`;
-  }
-  if (wanted === undefined) {
-    return undefined;
+  const unwanted = findReasonAgainst(view, side);
+  if (unwanted !== undefined || wanted === undefined) {
+    return unwanted;
   }
   if (isFinal(vmi)) {
     return `it has ${vmi.status?.phase === "Failed" ? "failed" : "ended"} and the guest needs another`;
@@ -67,6 +66,21 @@ function findReasonToDelete(view: PairView, side: SideView, { vmi, wanted }: Pre
 }
 
 const readShape = ({ metadata }: Vmi): string => metadata.annotations?.[vmiAnnotations.startedAs] ?? "something else";
+
+/** Why there should be none on this node for now. */
+function findReasonAgainst(view: PairView, side: SideView): string | undefined {
+  if (isEvacuated(side) && runsElsewhere(view, side)) {
+    return `${side.node} is drained`;
+  }
+  const isolation = findIsolation(view.faults, side.node);
+  return isolation !== undefined && isGoneOnWithout(view, side)
+    ? `${isolation.component} of ${side.node} is isolated`
+    : undefined;
+}
+
+/** The quorum has let the other side go on alone: nobody could take over here. */
+const isGoneOnWithout = (view: PairView, side: SideView): boolean =>
+  runsElsewhere(view, side) && view.primary?.report?.state === "alone";
 
 const runsElsewhere = ({ primary }: PairView, side: SideView): boolean => primary !== undefined && primary !== side;
 
@@ -104,6 +118,9 @@ function planMissing(subject: Subject, view: PairView, missing: Missing): SidePl
   const { side, shape } = missing;
   if (side.state.obstacle !== undefined) {
     return { actions: [], waitsFor: `node ${side.node}: ${side.state.obstacle}` };
+  }
+  if (shape === "standby" && findIsolation(view.faults, side.node) !== undefined) {
+    return nothing; // The condition Stalled says why.
   }
   if (shape === "standby" && isLeftAlone(subject, view)) {
     return { actions: [], waitsFor: "a person to set failover.reprotect to Automatic, for a side was lost" };

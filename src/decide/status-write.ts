@@ -33,11 +33,12 @@ export function decideStatusWrite<Status>(
   return ageMs >= FIGURES_INTERVAL_MS ? { tag: "write" } : { tag: "later", afterMs: FIGURES_INTERVAL_MS - ageMs };
 }
 
-export function withoutFigures({ checkpoint, disks, conditions, ...others }: ProtectedVmStatus): unknown {
+export function withoutFigures({ checkpoint, disks, conditions, faults, ...others }: ProtectedVmStatus): unknown {
   return {
     ...others,
     hasFigures: checkpoint !== undefined,
     disks: disks?.map(({ name }) => name),
+    faults: faults?.map((record) => ({ ...record, count: 0, lastAt: "" })),
     // A latency in words is a figure too.
     conditions: conditions?.map(({ message, ...rest }) =>
       rest.type === "LatencyWithinBound" ? rest : { ...rest, message },

@@ -4,6 +4,7 @@ import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../a
 import { parseSplitSitePair, type SplitSitePair } from "../api/split-site-pair.ts";
 import { GUEST_LABEL } from "../api/vmi-contract.ts";
 import { type ObjectName, type Vmi } from "../decide/cluster-objects.ts";
+import { listIsolatedNodes } from "../decide/component-faults.ts";
 import { isFree, listUsedPorts } from "../decide/engine-ports.ts";
 import { guestNameOf, recordLeaseName } from "../decide/guest-names.ts";
 import {
@@ -104,6 +105,10 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       },
       get load() {
         return countSides(others());
+      },
+      get isolatedNodes() {
+        const statuses = caches.protectedVms.list().filter(({ metadata }) => metadata.uid !== uid);
+        return listIsolatedNodes(statuses.flatMap(({ status }) => status?.faults ?? []));
       },
       refusal: memory.refusal,
       nowMs,

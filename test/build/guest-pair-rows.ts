@@ -3,7 +3,7 @@ import { type GuestPairStatus, parseGuestPair } from "../../src/api/guest-pair.t
 import { assert } from "../../src/lib/assert.ts";
 import { type EngineReport } from "../../src/protocol/assignment.ts";
 import { buildReport } from "./engine-report.ts";
-import { buildGuestPair, buildSide } from "./resources.ts";
+import { buildGuestPair, buildSeenFault, buildSide } from "./resources.ts";
 import { type ResourceRows } from "./resource-rows.ts";
 
 const at = "2026-01-31T08:30:00Z";
@@ -48,16 +48,6 @@ const [primary, standby] = [
   },
   buildReportedSide("node-b", buildReport({ role: "standby", primaryNode: "", lagMs: null, takeoversCount: 0 })),
 ];
-
-/** A record of a fault as agents report it. */
-export function buildSeenFault(difference: Json = {}): Json {
-  return {
-    ...{ node: "node-a", component: "disk/system", code: "DiskFailed", message: "write failed: EIO" },
-    ...{ state: "OutOfService", firstAt: at, lastAt: at, count: 2, incidents: [at] },
-    ...{ done: "the guest goes on with the other side's disk", remedy: "see to the volume" },
-    ...difference,
-  };
-}
 
 const a = buildSide("node-a");
 

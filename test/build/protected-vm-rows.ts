@@ -1,5 +1,5 @@
 /** What ProtectedVMs are taken and refused, told once for every judge: zod, the generated CRD and a real API server. */
-import { buildProtectedVm, buildTemplate } from "./resources.ts";
+import { buildProtectedVm, buildSeenFault, buildTemplate } from "./resources.ts";
 import { type ResourceRows } from "./resource-rows.ts";
 
 const conditions = [
@@ -12,6 +12,8 @@ const conditions = [
     message: "",
   },
 ];
+
+const repaired = { repairedAt: "2026-01-31T08:30:00Z", clearedAt: "2026-01-31T08:31:00Z" };
 
 const template = (devices: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> =>
   buildTemplate({ domain: { devices } });
@@ -68,14 +70,14 @@ export const protectedVmRows: ResourceRows = {
       when: "the narrowest contract",
       object: buildProtectedVm({
         checkpoint: { maxAddedLatencyMs: 1, minIntervalMs: 1, maxIntervalMs: 1 },
-        failover: { detectionTimeoutMs: 50, reprotect: "Manual" },
+        failover: { detectionTimeoutMs: 50, reprotect: "Manual", isolateAfterFaults: 2 },
       }),
     },
     {
       when: "the widest contract",
       object: buildProtectedVm({
         checkpoint: { maxAddedLatencyMs: 60_000, minIntervalMs: 60_000, maxIntervalMs: 60_000 },
-        failover: { detectionTimeoutMs: 60_000, reprotect: "Automatic" },
+        failover: { detectionTimeoutMs: 60_000, reprotect: "Automatic", isolateAfterFaults: 16 },
       }),
     },
     {
@@ -106,6 +108,10 @@ export const protectedVmRows: ResourceRows = {
           },
           disks: [{ name: "system", syncPercent: 42.5 }],
           lastFailover: { cause: "node-a is silent", at: "2026-01-31T08:29:00.5Z", durationMs: 580, epoch: 71_204 },
+          faults: [
+            buildSeenFault({ state: "Isolated" }),
+            buildSeenFault({ state: "InService", component: "link/fast", ...repaired }),
+          ],
         },
       ),
     },
@@ -201,6 +207,21 @@ export const protectedVmRows: ResourceRows = {
       when: "a detection time that the network's own delays pass",
       spec: { failover: { detectionTimeoutMs: 49 } },
       path: "spec.failover.detectionTimeoutMs",
+    },
+    {
+      when: "a component that nothing isolates",
+      spec: { failover: { isolateAfterFaults: 17 } },
+      path: "spec.failover.isolateAfterFaults",
+    },
+    {
+      when: "a component that its first fault isolates",
+      spec: { failover: { isolateAfterFaults: 1 } },
+      path: "spec.failover.isolateAfterFaults",
+    },
+    {
+      when: "a fault of no state that there is",
+      status: { faults: [buildSeenFault({ state: "Broken" })] },
+      path: "status.faults[0].state",
     },
     {
       when: "an unknown answer to a loss",

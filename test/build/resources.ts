@@ -59,6 +59,18 @@ export function buildGuestPair(spec: Json = {}, status?: Json): ResourceObject {
   };
 }
 
+const failedAt = "2026-01-31T08:29:00Z";
+
+/** A record of a fault as agents report it. */
+export function buildSeenFault(difference: Json = {}): Json {
+  return {
+    ...{ node: "node-a", component: "disk/system", code: "DiskFailed", message: "write failed: EIO" },
+    ...{ state: "OutOfService", firstAt: failedAt, lastAt: failedAt, count: 2, incidents: [failedAt] },
+    ...{ done: "the guest goes on with the other side's disk", remedy: "see to the volume" },
+    ...difference,
+  };
+}
+
 export const [northSite, southSite] = ["north", "south"].map((name) => ({ name, nodeSelector: { site: name } }));
 
 export function buildSplitSitePair(spec: Json = {}, status?: Json): ResourceObject {

@@ -3,6 +3,8 @@ import { type GuestPair } from "../../src/api/guest-pair.ts";
 import { qemuDeviceOf, vmiAnnotations } from "../../src/api/vmi-contract.ts";
 import { requestAnnotations } from "../../src/api/requests.ts";
 import { type Vmi } from "../../src/decide/cluster-objects.ts";
+import { type FaultRecord, stepFaults } from "../../src/decide/fault-log.ts";
+import { type PeerWatch, stepPeers } from "../../src/decide/peer-watch.ts";
 import { PLANNED } from "../../src/decide/takeover-track.ts";
 import { type Json, readText } from "../../src/lib/json-merge.ts";
 import { nameOf, type SimulatedCluster } from "./cluster.ts";
@@ -16,14 +18,19 @@ type Side = {
   wanted: string | undefined;
   takeover: Json | undefined;
   report: string;
+  watch: PeerWatch;
+  faults: readonly FaultRecord[];
 };
 
 const SYNC_SECONDS = 3;
+/** As heartbeats have it. */
+const SILENT_SECONDS = 3;
 
 export class SimulatedAgents {
   readonly #cluster: SimulatedCluster;
   readonly #records = new Map<string, Record>();
   readonly #sides = new Map<string, Side>();
+  readonly #offSeconds = new Map<string, number>();
   /** Owners that refuse to hand over, with what they say. */
   readonly refusals = new Map<string, string>();
 
@@ -32,6 +39,9 @@ export class SimulatedAgents {
   }
 
   run(): void {
+    for (const node of this.#cluster.listKind("Node").map(({ metadata }) => metadata.name)) {
+      this.#offSeconds.set(node, this.#cluster.isOff(node) ? (this.#offSeconds.get(node) ?? 0) + 1 : 0);
+    }
     for (const pair of this.#cluster.listPairs()) {
       for (const { node } of pair.spec.sides) {
         this.#wake(pair, node);
@@ -63,7 +73,7 @@ export class SimulatedAgents {
     const key = `${pair.spec.guest} ${node}`;
     const fresh: Side = {
       ...{ role: "starting", state: "starting", hasGuest: false, ended: false },
-      ...{ wanted: undefined, takeover: undefined, report: "" },
+      ...{ wanted: undefined, takeover: undefined, report: "", watch: [], faults: [] },
     };
     const side = this.#sides.get(key) ?? fresh;
     this.#sides.set(key, side);
@@ -73,9 +83,10 @@ export class SimulatedAgents {
   #runSide(pair: GuestPair, node: string): void {
     const side = this.#sideOf(pair, node);
     if (this.#cluster.isOff(node)) {
-      Object.assign(side, { role: "starting", state: "starting", hasGuest: false });
+      Object.assign(side, { role: "starting", state: "starting", hasGuest: false, watch: [] });
       return;
     }
+    this.#watchPeer(pair, node, side);
     const record = this.#records.get(pair.spec.guest);
     if (record === undefined) {
       this.#begin(pair, node, side);
@@ -85,6 +96,17 @@ export class SimulatedAgents {
       this.#follow(pair, { node, side, record });
     }
     this.#report(pair, node, side);
+  }
+
+  #watchPeer(pair: GuestPair, node: string, side: Side): void {
+    const peer = pair.spec.sides.find((each) => each.node !== node)?.node ?? "";
+    const alive = (this.#offSeconds.get(peer) ?? 0) < SILENT_SECONDS;
+    const seen = [{ peer, links: [{ name: "node", alive, wasClosed: false }] }];
+    const { watch, events } = stepPeers(side.watch, seen, { node, nowMs: this.#cluster.nowMs });
+    side.watch = watch;
+    for (const { event } of events) {
+      side.faults = stepFaults(side.faults, event, this.#cluster.nowMs).records;
+    }
   }
 
   #findQemu(pair: GuestPair, node: string): { readonly vmi: Vmi; readonly shape: string } | undefined {
@@ -251,6 +273,7 @@ export class SimulatedAgents {
       links: [],
       takeoversCount: 0,
       ...(side.takeover === undefined ? {} : { lastTakeover: side.takeover }),
+      faults: side.faults,
       conditions: this.#listConditions(side, record),
     };
     const text = JSON.stringify(item);

@@ -18,6 +18,7 @@ import {
   type Vmi,
 } from "../../src/decide/cluster-objects.ts";
 import { listUsedPorts } from "../../src/decide/engine-ports.ts";
+import { listIsolatedNodes } from "../../src/decide/component-faults.ts";
 import { guestNameOf } from "../../src/decide/guest-names.ts";
 import { type Action, type Observed, type PlannedEvent } from "../../src/decide/protected-vm-plan.ts";
 import { FINALIZER } from "../../src/decide/protected-vm.ts";
@@ -244,6 +245,11 @@ export class SimulatedCluster implements ProtectedVmCluster {
       hasDataVolumes: this.hasDataVolumes,
       usedPorts: listUsedPorts(pairs.filter(({ metadata }) => metadata.name !== guest)),
       load: this.#countSides(pairs),
+      isolatedNodes: listIsolatedNodes(
+        this.listKind("ProtectedVM")
+          .filter(({ metadata }) => metadata.uid !== protectedVm.metadata.uid)
+          .flatMap((each) => (each.status as ProtectedVmStatus | undefined)?.faults ?? []),
+      ),
       refusal: memory.refusal,
       nowMs,
     };
