@@ -50,6 +50,23 @@ describe("network cards", () => {
   });
 });
 
+describe("disks", () => {
+  test.each([
+    [
+      "<disk device='disk'><driver name='qemu' error_policy='report'/></disk>",
+      "<driver name='qemu' error_policy='stop'/>",
+    ],
+    [
+      "<disk><driver error_policy='enospace' rerror_policy='report'/></disk>",
+      "<driver error_policy='stop' rerror_policy='stop'/>",
+    ],
+    ["<disk device='disk'><source/></disk>", "<driver error_policy='stop'/>"],
+    ["<disk device='cdrom'><driver error_policy='report'/></disk>", "<driver error_policy='report'/>"],
+  ])("%s: an error stops the guest instead of reaching it", (given, expected) => {
+    expect(edit(domain("", given))).toContain(expected);
+  });
+});
+
 describe("command line", () => {
   test("only the standby waits for a state", () => {
     const incoming = "<qemu:arg value='-incoming'/><qemu:arg value='defer'/>";

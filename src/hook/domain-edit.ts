@@ -8,6 +8,7 @@
  *   memAccess shared on every NUMA cell          a cell's own setting would win over the one above
  *   memballoon freePageReporting off             pages given back count as dirty, all the time
  *   interface driver qemu                        vhost would write memory, and send, past the shim; queues stay
+ *   disk driver error_policy stop                an error stops the guest, which goes on where its disk works
  *   -chardev, -mon twinrun                       a second monitor, for the engine
  *   -global migration.send-configuration=off     the saved device state has no such section; both sides must agree
  *   -incoming defer, standby only                QEMU waits for the device state of a takeover
@@ -85,6 +86,20 @@ function editDevices(domain: XmlElement, edits: XmlEdits): void {
   }
   for (const nic of listChildren(devices, "interface")) {
     setChild(nic, { name: "driver", attribute: "name", value: "qemu" }, edits);
+  }
+  for (const disk of listChildren(devices, "disk")) {
+    if ((readAttribute(disk, "device") ?? "disk") === "disk") {
+      setErrorPolicy(disk, edits);
+    }
+  }
+}
+
+/** Of writes and, unless something else is said, of reads. */
+function setErrorPolicy(disk: XmlElement, edits: XmlEdits): void {
+  const driver = findChild(disk, "driver");
+  setChild(disk, { name: "driver", attribute: "error_policy", value: "stop" }, edits);
+  if (driver !== undefined && readAttribute(driver, "rerror_policy") !== undefined) {
+    edits.setAttribute(driver, "rerror_policy", "stop");
   }
 }
 
