@@ -13,6 +13,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { z } from "zod";
+import { faultTable, judgeFault, type SeenTest } from "./fault-table.ts";
 import { listLeft, listLeftovers, runMarker } from "./leftovers.ts";
 
 type Stage = {
@@ -30,6 +31,7 @@ const jestSummary = z.object({
   numFailedTests: z.number(),
   numPendingTests: z.number(),
   numRuntimeErrorTestSuites: z.number(),
+  testResults: z.array(z.object({ assertionResults: z.array(z.object({ fullName: z.string(), status: z.string() })) })),
 });
 
 const node = process.execPath;
@@ -41,7 +43,7 @@ const jest = (...paths: string[]): string[] => [
 const root = resolve(import.meta.dirname, "..");
 
 /** Tests that start no guest: two at a time. All others have the machine to themselves. */
-const light = "(tidy|golden|fuzz|sim|model|traces|scenario)";
+const light = "(tidy|fault-table|golden|fuzz|sim|model|traces|scenario)";
 
 const kubernetes = "/test/(lab/kubernetes|chart)/";
 const endToEnd = "/test/e2e/";
@@ -80,6 +82,7 @@ const print = (line: string): void => {
 const run = randomUUID();
 const environment = { ...process.env, [runMarker]: run };
 const leftBefore = listLeft(run);
+const seenTests: SeenTest[] = [];
 let running: ChildProcess | undefined;
 
 function runCommand(command: readonly string[]): Promise<number> {
@@ -120,6 +123,9 @@ function countTests(summaryPath: string, status: number): Counts {
 function readCounts(summaryPath: string): Counts {
   try {
     const summary = jestSummary.parse(JSON.parse(readFileSync(summaryPath, "utf8")));
+    for (const { fullName: name, status } of summary.testResults.flatMap(({ assertionResults }) => assertionResults)) {
+      seenTests.push({ name, status: status === "passed" || status === "failed" ? status : "skipped" });
+    }
     return {
       passed: summary.numPassedTests,
       failed: summary.numFailedTests + summary.numRuntimeErrorTestSuites,
@@ -159,6 +165,20 @@ function removeLabs(): void {
   spawnSync(node, ["test/lab/hosts.ts", "clean"], { cwd: root, stdio: "inherit" });
 }
 
+/** What is promised of each fault, and whether this run has shown it; counted as one test when the run is a whole one. */
+function checkFaultTable(isWhole: boolean): Result[] {
+  const verdicts = faultTable.map((row) => ({ ...row, verdict: judgeFault(row, seenTests, isWhole) }));
+  if (verdicts.every(({ verdict }) => verdict === "not run")) {
+    return [];
+  }
+  print("\n=== faults");
+  for (const { fault, answer, verdict } of verdicts) {
+    print(`${verdict.padEnd(8)} ${fault.padEnd(58)} ${answer}`);
+  }
+  const failed = Number(verdicts.some(({ verdict }) => verdict === "FAIL"));
+  return [{ name: "faults", seconds: 0, passed: 1 - failed, failed, skipped: 0 }];
+}
+
 function printSummary(results: readonly Result[]): void {
   print("");
   for (const { name, failed, seconds, passed } of results) {
@@ -194,7 +214,9 @@ for (const [signal, number] of [
   });
 }
 
-const results = [...(await runStages(chooseStages(process.argv.slice(2)))), await checkLeftovers()];
+const names = process.argv.slice(2);
+const stageResults = await runStages(chooseStages(names));
+const results = [...stageResults, ...checkFaultTable(names.length === 0), await checkLeftovers()];
 const sum = (key: keyof Counts): number => results.reduce((total, result) => total + result[key], 0);
 printSummary(results);
 print(`\n${sum("passed")} passed, ${sum("failed")} failed${sum("skipped") > 0 ? `, ${sum("skipped")} skipped` : ""}`);
