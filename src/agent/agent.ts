@@ -244,13 +244,14 @@ export class Agent implements NodeControl {
       this.#checkPeers();
     };
     this.#timers.push(setInterval(checkPeers, CHECK_PEERS_MS));
-    if (this.#options.uplinks.length > 0) {
-      const checkUplinks = (): void => {
-        this.#checkUplinks();
-      };
-      checkUplinks();
-      this.#timers.push(setInterval(checkUplinks, CHECK_UPLINKS_MS));
-    }
+    const checkUplinks = (): void => {
+      const names = this.#listUplinks();
+      if (names.length > 0 || this.#uplinks.length > 0) {
+        this.#checkUplinks(names);
+      }
+    };
+    checkUplinks();
+    this.#timers.push(setInterval(checkUplinks, CHECK_UPLINKS_MS));
   }
 
   #checkPeers(): void {
@@ -274,9 +275,15 @@ export class Agent implements NodeControl {
     }
   }
 
-  #checkUplinks(): void {
+  /** What assignments say counts more than what the agent was told. */
+  #listUplinks(): readonly string[] {
+    const assigned = [...this.#runners.values()].flatMap(({ assignment }) => assignment.uplinks ?? []);
+    return assigned.length === 0 ? this.#options.uplinks : [...new Set(assigned)];
+  }
+
+  #checkUplinks(names: readonly string[]): void {
     const nowMs = monotonicMs();
-    this.#uplinks = readUplinks(this.#options.uplinks);
+    this.#uplinks = readUplinks(names);
     const { watch, events } = stepUplinks(this.#uplinkWatch, this.#uplinks, {
       node: this.#options.settings.node,
       nowMs,

@@ -228,7 +228,8 @@ export class GuestRunner {
   /** Takes a changed contract or detection time over into the running engine. */
   retune(assignment: GuestAssignment): void {
     this.#assignment = assignment;
-    this.#send({ tag: "retuned", checkpoint: assignment.checkpoint, failover: assignment.failover });
+    const { checkpoint, failover, fullResync } = assignment;
+    this.#send({ tag: "retuned", checkpoint, failover, fullResync });
   }
 
   /** Takes an assignment over that waits for the next start of QEMU. */

@@ -16,6 +16,7 @@
  *       checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000 }     # these are the defaults
  *       failover: { detectionTimeoutMs: 500 }
  *       tracker: auto
+ *       fullResync: "2026-11-27"                # left out; another word than before: copy everything once more
  *
  * Every field that is not listed with a default is required; a field nobody knows is a mistake. The result has the shape
  * of protocol/assignment.ts GuestAssignment (the compiler checks it where the agent takes it).
@@ -103,6 +104,7 @@ const guest = object("a guest", {
   tracker: z
     .enum(["auto", "userfaultfd", "softDirty", "comparison"], "auto, userfaultfd, softDirty or comparison")
     .default("auto"),
+  fullResync: z.string("text").max(253, "at most 253 characters").optional(),
 }).superRefine((assignment, context) => {
   refuseRepeated(context, "links", assignment.links, ["name", "peerHost"]);
   refuseRepeated(context, "disks", assignment.disks, ["id", "path"]);

@@ -138,6 +138,10 @@ export type GuestReason =
   | "Healthy"
   /** DisksHealthy: a disk or its mirror failed. */
   | "DiskFailed"
+  /** DisksHealthy: a volume has no room. */
+  | "VolumeFull"
+  /** DisksHealthy: requests take far longer than is usual for that disk. */
+  | "DiskSlow"
   /** LinksHealthy: a replication link is down. */
   | "LinkDown"
   /** LinksHealthy: the links work, but the peer refuses this side. */

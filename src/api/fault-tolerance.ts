@@ -18,6 +18,12 @@ export const checkpointContract = withRule(
     maxIntervalMs: wholeNumber(1, 60_000)
       .default(1_000)
       .describe("The longest time between two checkpoints, in milliseconds: that of an idle guest."),
+    resyncMiBPerSecond: wholeNumber(1, 100_000)
+      .optional()
+      .describe(
+        "The most that a copy to a standby that is not in sync may take, in MiB a second; left out: as much as there is, " +
+          "while the guest writes half of it.",
+      ),
   }),
   {
     rule: "self.minIntervalMs <= self.maxIntervalMs",

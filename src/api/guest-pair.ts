@@ -82,6 +82,9 @@ const specSide = struct({
     }),
     { min: 1, max: 8 },
   ).describe("The replication links, the first one preferred."),
+  uplinks: setOf(text(253), { max: 8 })
+    .optional()
+    .describe("The node's interfaces over which clients reach the guest; left out: those that its agent was told of."),
 });
 
 type SpecSide = z.output<typeof specSide>;
@@ -141,6 +144,9 @@ const anySpec = withRule(
     port: port.describe("The port on which the engines of this guest listen, on every link."),
     checkpoint: checkpointContract,
     failover: struct({ detectionTimeoutMs }).describe("How the loss of a side is noticed."),
+    fullResync: text(253)
+      .optional()
+      .describe("Whenever it becomes another text, everything is copied to the standby once more."),
   }),
   {
     rule: "self.sides.exists(side, side.node == self.roles.primary)",
@@ -183,6 +189,12 @@ const statusSide = struct({
     .describe("The shape of the QEMU that the agent waits for; absent while it has the one it needs."),
   trouble: text(1_024).optional().describe("What keeps this side from its work, with the remedy."),
   syncPercent: measure().max(100).describe("How much of memory and disks the standby has."),
+  resync: struct({
+    leftBytes: counter().describe("Of memory and disks."),
+    secondsLeft: counter().optional().describe("Absent while nobody can tell."),
+  })
+    .optional()
+    .describe("The copy to the standby that is under way; absent while there is none."),
   lagMs: measure()
     .optional()
     .describe("The age of the newest state the standby has acknowledged, in milliseconds; absent while there is none."),

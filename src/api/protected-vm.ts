@@ -169,6 +169,15 @@ const status = struct({
   )
     .optional()
     .describe("The guest's disks."),
+  resync: struct({
+    percent: measure().max(100).describe("How much of memory and disks the standby has."),
+    leftBytes: counter().describe("What it has still to get."),
+    secondsLeft: counter()
+      .optional()
+      .describe("How long that will take at the pace of now; absent while nobody can tell."),
+  })
+    .optional()
+    .describe("The copy to the standby that is under way; absent while there is none."),
   lastFailover: struct({
     cause: text(1_024).describe("What had failed, as the side that took over saw it."),
     at: time().describe("When the guest went on."),

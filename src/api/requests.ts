@@ -50,5 +50,17 @@ function parseObject(text: string): Readonly<Record<string, unknown>> {
   }
 }
 
+/**
+ * On a ProtectedVM, and never taken away: whenever its value becomes another one (the time, for example), the standby is given a
+ * whole copy once more, whatever both sides believe to have in common. The guest runs on meanwhile, unprotected.
+ */
+export const FULL_RESYNC_ANNOTATION = "twinrun.dev/full-resync";
+
+/**
+ * Node annotation: `INTERFACE,...`, over which clients reach the guests of this node; counts instead of the agents' --uplink. While
+ * one is down, guests go to the other node.
+ */
+export const UPLINKS_ANNOTATION = "twinrun.dev/uplinks";
+
 /** Node annotation: `NAME=ADDRESS,...`, the node's replication links, the first one preferred; else its InternalIP. */
 export const REPLICATION_LINKS_ANNOTATION = "twinrun.dev/replication-links";

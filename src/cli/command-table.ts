@@ -187,6 +187,17 @@ const commandTable = {
       { line: 'failover web --force-owner node-b --reason "site A burnt down"', says: "the same question" },
     ],
   },
+  resync: {
+    says: "give the standby a whole copy once more",
+    takes: "NAME",
+    arguments: oneProtectedVm,
+    flags: ["yes"],
+    details: [
+      "Twinrun copies what changed where both sides know it, and compares the rest by hashes. This copies every block and page, " +
+        "for whoever trusts neither. The guest runs on, unprotected meanwhile; spec.checkpoint.resyncMiBPerSecond limits the pace.",
+    ],
+    examples: [{ line: "resync web", says: "says what it means and asks" }],
+  },
   events: {
     says: "show what happened to protected VMs",
     takes: "[NAME...]",

@@ -102,7 +102,17 @@ function writeDisks({ status }: ShownVm): readonly string[] {
     { head: "NAME", cell: ({ name }) => name },
     { head: "STANDBY HAS", cell: ({ syncPercent }) => `${round(syncPercent)}%` },
   ];
-  return status?.disks === undefined || status.disks.length === 0 ? [] : indent(writeTable(columns, status.disks));
+  const disks = status?.disks === undefined || status.disks.length === 0 ? [] : writeTable(columns, status.disks);
+  return indent([...disks, ...writeResync(status?.resync)]);
+}
+
+function writeResync(resync: NonNullable<ShownVm["status"]>["resync"]): readonly string[] {
+  if (resync === undefined) {
+    return [];
+  }
+  const { percent, leftBytes, secondsLeft } = resync;
+  const estimate = secondsLeft === undefined ? "" : `, about ${secondsLeft} s`;
+  return [`copying: the standby has ${round(percent)}%, ${Math.ceil(leftBytes / 2 ** 20)} MiB are left${estimate}`];
 }
 
 function listFailoverFields({ status }: ShownVm, nowMs: number): readonly Field[] {

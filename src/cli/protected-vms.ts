@@ -18,9 +18,12 @@ export function findCondition(vm: ShownVm, type: ProtectedVmConditionType): Kube
   return vm.status?.conditions?.find((each) => each.type === type);
 }
 
-/** How much of the guest the standby has: the disk that is furthest behind. */
+/** How much of the guest the standby has: as the copy under way tells, else the disk that is furthest behind. */
 export function findSyncPercent(vm: ShownVm): number | undefined {
-  const disks = vm.status?.disks ?? [];
+  const { disks = [], resync } = vm.status ?? {};
+  if (resync !== undefined) {
+    return resync.percent;
+  }
   return disks.length === 0 ? undefined : Math.min(...disks.map(({ syncPercent }) => syncPercent));
 }
 

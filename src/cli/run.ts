@@ -14,6 +14,7 @@ import { runComplete } from "./run-complete.ts";
 import { runDoctor } from "./run-doctor.ts";
 import { runLogs } from "./run-logs.ts";
 import { runProtect } from "./run-protect.ts";
+import { runResync } from "./run-resync.ts";
 import { runDescribe, runEvents, runStatus } from "./run-status.ts";
 import { runVersion } from "./run-version.ts";
 import { type Session } from "./session.ts";
@@ -77,6 +78,7 @@ const COMMANDS_BY_NAME: Readonly<Record<NeedsCluster, (session: Session) => Prom
   unprotect: runUnprotect,
   switchover: runSwitchover,
   failover: runFailover,
+  resync: runResync,
   events: runEvents,
   doctor: runDoctor,
   logs: runLogs,

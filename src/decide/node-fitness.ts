@@ -5,7 +5,7 @@
  * it has to be given up. A cordoned node is neither. A node that went away is lost only after a grace, for most of them come
  * back: an agent that is replaced takes seconds, a host that boots takes a minute or two.
  */
-import { REPLICATION_LINKS_ANNOTATION } from "../api/requests.ts";
+import { REPLICATION_LINKS_ANNOTATION, UPLINKS_ANNOTATION } from "../api/requests.ts";
 import { type ClusterNode, findCondition, isGoing, type Pod } from "./cluster-objects.ts";
 
 /** How long a side's node or agent may be away before another node takes its place. */
@@ -107,6 +107,15 @@ export function readLinks(node: ClusterNode): readonly Link[] {
     return name === "" || host === "" ? [] : [{ name, host }];
   });
   return links.length > 0 ? links : readInternalLink(node);
+}
+
+const UPLINKS_MAX = 8;
+
+/** The interfaces over which clients reach guests of the node; none where it does not say. */
+export function readUplinks(node: ClusterNode | undefined): readonly string[] {
+  const declared = node?.metadata.annotations?.[UPLINKS_ANNOTATION] ?? "";
+  const names = declared.split(",").map((name) => name.trim());
+  return names.filter((name) => name !== "").slice(0, UPLINKS_MAX);
 }
 
 function readInternalLink(node: ClusterNode): readonly Link[] {

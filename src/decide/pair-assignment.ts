@@ -85,6 +85,8 @@ export function planPair(
       tracker: "auto",
       isReleasing: spec.intent === "Release",
       ...encodeQuorums(spec),
+      uplinks: own.uplinks,
+      fullResync: spec.fullResync,
     },
     wish: {
       guest,

@@ -1,6 +1,6 @@
 /** The GuestPair that both agents work by: made once for a guest, then only changed where something asks for it. */
 import { type GuestPair } from "../api/guest-pair.ts";
-import { type OverrideRequest, requestAnnotations } from "../api/requests.ts";
+import { FULL_RESYNC_ANNOTATION, type OverrideRequest, requestAnnotations } from "../api/requests.ts";
 import { hasJson } from "../lib/json-merge.ts";
 import { type ClusterNode } from "./cluster-objects.ts";
 import { listIsolatedLinks } from "./component-faults.ts";
@@ -8,7 +8,7 @@ import { findFreePort } from "./engine-ports.ts";
 import { type GuestNotes, encodeNotes, NOTES_ANNOTATION } from "./guest-notes.ts";
 import { sideMark, sideName } from "./guest-names.ts";
 import { type GuestSource, listCopiedDisks } from "./guest-source.ts";
-import { type Link, pairLinks } from "./node-fitness.ts";
+import { type Link, pairLinks, readUplinks } from "./node-fitness.ts";
 import { type RolePlan } from "./pair-roles.ts";
 import { planNewQuorum, planQuorum } from "./pair-quorum.ts";
 import { type PairView, peerOf, type SideView } from "./pair-view.ts";
@@ -39,7 +39,8 @@ type Frame = {
 };
 
 function encodeFrame({ observed, source, identity }: Subject, frame: Frame): DesiredPair {
-  const { spec } = observed.protectedVm;
+  const { spec, metadata } = observed.protectedVm;
+  const fullResync = metadata.annotations?.[FULL_RESYNC_ANNOTATION]?.slice(0, 253);
   const { labels, annotations } = encodeMarks(identity);
   const disks = listCopiedDisks(source);
   const podDisks = disks.filter(({ isOfPod }) => isOfPod).map(({ name }) => name);
@@ -61,7 +62,10 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       guest: identity.guest,
       mode: spec.mode,
       roles: frame.roles,
-      sides: [...frame.sides],
+      sides: frame.sides.map((side) => {
+        const uplinks = readUplinks(observed.nodes.find((node) => node.metadata.name === side.node));
+        return { ...side, ...(uplinks.length === 0 ? {} : { uplinks: [...uplinks] }) };
+      }),
       intent: frame.intent,
       disks: disks.map(({ name }) => name),
       ...(podDisks.length === 0 ? {} : { podDisks }),
@@ -69,6 +73,7 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       ...(frame.quorum === undefined ? {} : { quorum: frame.quorum }),
       checkpoint: spec.checkpoint,
       failover: { detectionTimeoutMs: spec.failover.detectionTimeoutMs },
+      ...(fullResync === undefined ? {} : { fullResync }),
     },
   };
 }

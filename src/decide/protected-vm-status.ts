@@ -44,7 +44,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
     Ready: ready,
     Reconciling: decideReconciling(given, ready.reason),
     Stalled: decideStalled(given),
-    ...listGuestVerdicts(view?.primary?.report, observed),
+    ...listGuestVerdicts(view, observed),
     ComponentsHealthy: judgeComponents(faults, observed.protectedVm),
   };
   const { generation } = observed.protectedVm.metadata;
@@ -164,7 +164,8 @@ function decideStalled({ stalled }: Findings): Verdict<StalledReason> {
 
 type GuestVerdicts = Pick<Verdicts, (typeof GUEST_CONDITION_TYPES)[number]>;
 
-function listGuestVerdicts(report: PairReport | undefined, observed: Observed): GuestVerdicts {
+function listGuestVerdicts(view: PairView | undefined, observed: Observed): GuestVerdicts {
+  const report = view?.primary?.report;
   const entries = GUEST_CONDITION_TYPES.map((type) => {
     const found = report?.conditions.find((condition) => condition.type === type);
     const message = report === undefined ? "no side reports that it runs the guest" : "not reported";
@@ -172,7 +173,27 @@ function listGuestVerdicts(report: PairReport | undefined, observed: Observed): 
     return [type, { status: verdict.status, reason: verdict.reason, message: verdict.message }];
   });
   const verdicts = Object.fromEntries(entries) as GuestVerdicts;
-  return { ...verdicts, LinksHealthy: judgeDistance(verdicts.LinksHealthy, report, observed) };
+  return {
+    ...verdicts,
+    DisksHealthy: judgePeerDisks(verdicts.DisksHealthy, view),
+    LinksHealthy: judgeDistance(verdicts.LinksHealthy, report, observed),
+  };
+}
+
+/** The other side's disks are the guest's as well. */
+function judgePeerDisks(
+  verdict: GuestVerdicts["DisksHealthy"],
+  view: PairView | undefined,
+): GuestVerdicts["DisksHealthy"] {
+  const primary = view?.primary;
+  if (verdict.status !== "True" || view === undefined || primary === undefined) {
+    return verdict;
+  }
+  const peer = peerOf(view, primary);
+  const found = peer.report?.conditions.find(({ type, status }) => type === "DisksHealthy" && status === "False");
+  return found === undefined
+    ? verdict
+    : { status: "False", reason: found.reason as typeof verdict.reason, message: `on ${peer.node}: ${found.message}` };
 }
 
 /** Links that work may still be too long. Without the figure, which moves; the SplitSitePair's status has it. */
@@ -209,10 +230,15 @@ function encodePairStatus(view: PairView, previous: ProtectedVmStatus | undefine
   };
 }
 
-function encodeReport(report: PairReport): Pick<ProtectedVmStatus, "checkpoint" | "disks"> {
+function encodeReport(report: PairReport): Pick<ProtectedVmStatus, "checkpoint" | "disks" | "resync"> {
   const checkpoint = encodeFigures(report);
+  const { resync, syncPercent } = report;
   const disks = report.disks.map(({ id, syncPercent }) => ({ name: nameDisk(id), syncPercent }));
-  return { ...(checkpoint === undefined ? {} : { checkpoint }), disks };
+  return {
+    ...(checkpoint === undefined ? {} : { checkpoint }),
+    disks,
+    ...(resync === undefined ? {} : { resync: { percent: syncPercent, ...resync } }),
+  };
 }
 
 const encodeSide = ({ node, vmiName }: SideView): NonNullable<ProtectedVmStatus["primary"]> => ({ node, vmi: vmiName });

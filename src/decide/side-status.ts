@@ -119,7 +119,7 @@ function planTrouble({ trouble }: SideView): Pick<SideStatus, "trouble"> {
 
 type FigurePart = Pick<
   SideStatus,
-  "syncPercent" | "lagMs" | "tracker" | "disks" | "links" | "quorums" | "checkpoint" | "addedLatency"
+  "syncPercent" | "resync" | "lagMs" | "tracker" | "disks" | "links" | "quorums" | "checkpoint" | "addedLatency"
 >;
 
 function planFigures(view: SideView): FigurePart {
@@ -128,10 +128,11 @@ function planFigures(view: SideView): FigurePart {
   if (report === null) {
     return { syncPercent: 0, tracker: "none", ...named };
   }
-  const { checkpoint, addedLatency, lagMs } = report;
+  const { checkpoint, addedLatency, lagMs, resync } = report;
   const { pause } = checkpoint.phases;
   return {
     syncPercent: round(report.syncPercent),
+    ...(resync === null ? {} : { resync: encodeResync(resync) }),
     ...(lagMs === null ? {} : { lagMs: round(lagMs) }),
     tracker: report.tracker,
     ...named,
@@ -146,6 +147,10 @@ function planFigures(view: SideView): FigurePart {
         }),
     ...(addedLatency.count === 0 ? {} : { addedLatency: quantilesOf(addedLatency) }),
   };
+}
+
+function encodeResync({ leftBytes, secondsLeft }: NonNullable<EngineReport["resync"]>): SideStatus["resync"] {
+  return { leftBytes, ...(secondsLeft === null ? {} : { secondsLeft }) };
 }
 
 /**

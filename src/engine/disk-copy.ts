@@ -16,7 +16,7 @@ import { type DirtyMap, GRANULE_BYTES } from "./dirty-map.ts";
 export interface CopyStream {
   sendDisk(disk: number, offset: number, data: Buffer): void;
   sendDiskZero(disk: number, offset: number, bytes: number): void;
-  /** A promise while the stream is full. */
+  /** A promise while nothing more may be copied. */
   room(): Promise<void> | undefined;
 }
 

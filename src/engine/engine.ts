@@ -6,6 +6,7 @@
  * another, and what the guest sends stays held meanwhile.
  */
 import { createWriteStream, type WriteStream } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   type AgentMessage,
   type CheckpointContract,
@@ -41,17 +42,22 @@ import { QuorumSeats } from "../net/quorum-seats.ts";
 import { encodePeerUri } from "../net/peer-identity.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type GuestEvent } from "../qemu/guest-events.ts";
+import { readRequestTotals } from "../qemu/request-totals.ts";
 import { type ResizedNode } from "../qemu/standby.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
+import { type DiskFault, DiskFaults, sayDiskFault } from "./disk-faults.ts";
+import { DiskStop } from "./disk-stop.ts";
+import { DiskWatch } from "./disk-watch.ts";
 import { FailPoints } from "./fail-point.ts";
 import { Figures } from "./figures.ts";
 import { openSampleLog } from "./sample-log.ts";
 import { Guest } from "./guest.ts";
 import { Links } from "./links.ts";
-import { PrimaryDisks } from "./primary-disks.ts";
+import { DiskReadFailure, PrimaryDisks } from "./primary-disks.ts";
 import { Reception } from "./reception.ts";
 import { Replication } from "./replication.ts";
+import { observeLeft, percentOf, type ResyncProgress, startProgress } from "./resync-progress.ts";
 import { StandbyDisk } from "./standby-disk.ts";
 import { type EngineSnapshot, planReport } from "./report.ts";
 
@@ -66,6 +72,7 @@ export type EngineOptions = {
 };
 
 const REPORT_MS = 1_000;
+const FULL: SyncBasis = { tag: "full" };
 /** The standby's disks to stable storage: not needed for a takeover, only so that less is left to write in one go. */
 const SYNC_MS = 5_000;
 /** After a synchronisation, when the pair has settled: once, for it costs a few milliseconds. */
@@ -105,6 +112,9 @@ export class Engine {
   #reception: Reception | undefined;
   #lastReception: Reception | undefined;
   #syncPercent = 0;
+  #resync: ResyncProgress | undefined;
+  #fullResync: string | undefined;
+  #isFullWanted = false;
   #takeoversCount = 0;
   #switchovers: string[] = [];
   #isActivating = false;
@@ -117,6 +127,9 @@ export class Engine {
   readonly #toldAtMs = new Map<string, number>();
   /** The guest that was asked to end, or whose end is known already: that its QEMU ends is no fault of its own. */
   #endingGuest: Guest | undefined;
+  readonly #diskFaults: DiskFaults;
+  readonly #diskStop: DiskStop;
+  #diskWatch = this.#openDiskWatch();
   #trace: WriteStream | undefined;
   readonly #intervals: NodeJS.Timeout[] = [];
 
@@ -127,7 +140,21 @@ export class Engine {
     this.#figures = new Figures(openSampleLog(config.guest, config.node));
     this.#log = options.log;
     this.#failPoints = new FailPoints(config.runDirectory);
+    this.#diskFaults = new DiskFaults(config.runDirectory);
+    this.#diskStop = new DiskStop({
+      faults: this.#diskFaults,
+      log: this.#log,
+      mayRun: () => mayRunAlone(this.#side),
+      onEnded: () => {
+        this.#problems.delete("guest");
+        this.#noteHealth();
+        for (const { id } of this.#primaryDisks?.sizes ?? []) {
+          this.#options.sendToAgent({ tag: "repaired", component: `disk/${id}` });
+        }
+      },
+    });
     this.#contract = config.checkpoint;
+    this.#fullResync = config.fullResync;
     this.#timing = planTiming(config.failover.detectionTimeoutMs);
     this.#quorum = openQuorum(options);
     this.#links = new Links({
@@ -174,12 +201,17 @@ export class Engine {
   async start(): Promise<void> {
     this.#intervals.push(
       setInterval(() => {
+        this.#standbyDisks.forEach((disk) => {
+          disk.checkStall(monotonicMs());
+        });
+        this.#observeResync();
         this.#report();
       }, REPORT_MS),
     );
     this.#intervals.push(
       setInterval(() => {
         this.#syncDisks();
+        void this.#watchDisks();
       }, SYNC_MS),
     );
     const { found } = this.#options;
@@ -231,10 +263,7 @@ export class Engine {
         }
         return;
       case "retuned":
-        this.#contract = message.checkpoint;
-        this.#replication?.setContract(message.checkpoint);
-        this.#timing = planTiming(message.failover.detectionTimeoutMs);
-        this.#applyLimits();
+        this.#retune(message);
         return;
       case "quorumChanged":
         this.#quorum.setEndpoints(message.quorum);
@@ -269,6 +298,19 @@ export class Engine {
     }
   }
 
+  #retune({ checkpoint, failover, fullResync }: Extract<AgentMessage, { tag: "retuned" }>): void {
+    this.#contract = checkpoint;
+    this.#replication?.setContract(checkpoint);
+    this.#timing = planTiming(failover.detectionTimeoutMs);
+    this.#applyLimits();
+    if (fullResync !== undefined && fullResync !== this.#fullResync) {
+      this.#fullResync = fullResync;
+      this.#isFullWanted = true;
+      this.#log.info({}, "everything is copied to the standby once more, as asked");
+      this.#failSession();
+    }
+  }
+
   /** Without a hand-over QEMU stays as it is: nobody has said that the guest belongs elsewhere. */
   #whenStopAsked(handOver: boolean): void {
     if (handOver) {
@@ -285,7 +327,7 @@ export class Engine {
 
   /** A disk that failed once is not trusted any more by this engine. */
   #noteHealth(): void {
-    const isImpaired = this.#isNodeImpaired || [...this.#problems.keys()].some((name) => name.startsWith("disk "));
+    const isImpaired = this.#isNodeImpaired || this.#diskFaults.list().length > 0;
     if (isImpaired !== this.#side.isImpaired) {
       this.#post({ tag: "healthChanged", isImpaired });
     }
@@ -355,8 +397,14 @@ export class Engine {
     this.#report();
     if (transition.to === "protected") {
       this.#problems.delete("standby");
+      if (this.#diskStop.isStopped) {
+        this.#whenGuestDied("its disk has failed, and now another side can go on");
+        return;
+      }
     }
     if (transition.to === "protected" || transition.to === "holding") {
+      this.#diskFaults.heal();
+      this.#noteHealth();
       clearTimeout(this.#tidying);
       this.#tidying = setTimeout(releaseOwnMemory, TIDY_AFTER_MS).unref();
     }
@@ -540,7 +588,7 @@ export class Engine {
     if (message.tag === "hello") {
       this.#peerDisks = message.shape.disks;
     } else if (message.tag === "stale") {
-      this.#problems.set("standby", `the standby cannot follow: ${message.reason}`);
+      this.#problems.set("standby", message.reason);
       this.#log.warn({ reason: message.reason }, "the standby cannot follow");
     }
   }
@@ -615,6 +663,9 @@ export class Engine {
   async #startGuest(as: "primary" | "standby"): Promise<void> {
     this.#isWantedAs = as;
     await this.#releaseGuest();
+    if (as === "standby") {
+      await sleep(this.#diskFaults.restMs);
+    }
     this.#options.sendToAgent({ tag: "guestWanted", as, fresh: true });
   }
 
@@ -654,14 +705,14 @@ export class Engine {
     this.#guest = guest;
     this.#lacking = new PageSet(guest.pageCount);
     if (guest.isIncoming) {
-      this.#standbyDisks = await Promise.all(guest.disks.map(({ path }) => StandbyDisk.open(path, applyHole)));
+      this.#standbyDisks = await Promise.all(guest.disks.map((place) => StandbyDisk.open(place, applyHole)));
       return "incoming";
     }
     if (guest.obstacles.length === 0) {
       await this.#openPrimaryDisks(guest);
       await this.#mirrorsReady;
     }
-    return guest.isRunning || guest.machine.runState === "paused" ? "running" : "none";
+    return guest.hasRun ? "running" : "none";
   }
 
   async #openPrimaryDisks(guest: Guest): Promise<void> {
@@ -676,6 +727,7 @@ export class Engine {
       }
     };
     this.#primaryDisks = disks;
+    this.#diskWatch = this.#openDiskWatch(); // A standby's writes are of another kind.
     this.#mirrorsReady = disks.startMirrors(guest.qmp, guest.mirrorSocket);
     this.#mirrorsReady.catch(() => undefined);
   }
@@ -710,6 +762,7 @@ export class Engine {
     this.#reception?.end();
     this.#reception = undefined;
     this.#guest = undefined;
+    this.#diskStop.end();
     await this.#primaryDisks?.close();
     this.#primaryDisks = undefined;
     await Promise.all(this.#standbyDisks.map((disk) => disk.close()));
@@ -759,26 +812,41 @@ export class Engine {
         this.#whenPowerButtonPressed();
         return;
       case "diskFailed":
-        this.#problems.set(`disk ${event.node ?? event.device}`, `${event.operation} failed: ${event.reason}`);
-        this.#tellFault({
-          component: `disk/${this.#nameDisk(event)}`,
-          code: event.noSpace ? "DiskFull" : "DiskFailed",
-          message: `${event.operation} failed: ${event.reason}`,
-        });
-        this.#noteHealth();
-        if (event.stopped && stateName(this.#side) === "protected") {
-          // The standby's disk is healthy and the guest has not seen the error: go on there, from the last epoch.
-          this.#whenGuestDied(`its disk failed: ${event.reason}`);
-        }
+        this.#whenDiskFailed(event);
         return;
       default:
         this.#log.info(event, "the guest reports");
     }
   }
 
-  #nameDisk({ node, device }: Extract<GuestEvent, { tag: "diskFailed" }>): string {
-    const found = this.#guest?.disks.find((disk) => disk.device === node || disk.device === device);
-    return found?.id ?? node ?? device;
+  #noteDiskFault(id: string, fault: Pick<DiskFault, "message" | "isFull">): void {
+    const { message, isFull } = fault;
+    this.#diskFaults.note(id, fault);
+    this.#tellFault({ component: `disk/${id}`, code: isFull ? "DiskFull" : "DiskFailed", message });
+    this.#log.error({ disk: id }, message);
+    this.#noteHealth();
+  }
+
+  /**
+   * A guest that was stopped has not seen the error. Where a standby is in sync, whose disk works, it goes on there from the last
+   * epoch; in a hand-over it does so anyway. Else it stands still until the disk works.
+   */
+  #whenDiskFailed(event: Extract<GuestEvent, { tag: "diskFailed" }>): void {
+    const guest = this.#guest;
+    const { id, path } = guest?.findDisk(event) ?? { id: event.device, path: event.device };
+    const what = event.noSpace ? "is full: enlarge the volume or free some" : "is to be mended or replaced";
+    const message = sayDiskFault(id, `${event.operation} failed: ${event.reason}; ${path} ${what}`);
+    this.#noteDiskFault(id, { message, isFull: event.noSpace });
+    if (!event.stopped || guest === undefined) {
+      return;
+    }
+    if (stateName(this.#side) === "protected") {
+      this.#whenGuestDied(message);
+    } else if (stateName(this.#side) !== "handingOver") {
+      this.#problems.set("guest", `the guest stands still and goes on by itself once its disk works: ${message}`);
+      this.#diskStop.begin(guest.qmp);
+    }
+    this.#report();
   }
 
   /**
@@ -821,6 +889,7 @@ export class Engine {
     this.#syncPercent = 0;
     const events = {
       onCopied: () => {
+        this.#isFullWanted = false;
         this.#post({ tag: "copied", session });
       },
       onCaptured: (epoch: number, final: boolean) => {
@@ -831,10 +900,12 @@ export class Engine {
         this.#links.closeLink(link);
       },
       onFailed: (why: string) => {
-        this.#whenQemuFailed(why);
-      },
-      onProgress: (percent: number) => {
-        this.#syncPercent = percent;
+        if (mayGoOnElsewhere(this.#side)) {
+          this.#whenQemuFailed(why);
+          return;
+        }
+        this.#problems.set("sync", why);
+        this.#links.closeLink(link);
       },
     };
     try {
@@ -845,11 +916,26 @@ export class Engine {
       const parts = { session, guest, disks: primaryDisks, connection, contract: this.#contract, lacking };
       const replication = new Replication({ ...parts, figures: this.#figures, events, log: this.#log });
       this.#replication = replication;
-      await replication.copy(ram, disks);
+      const copied = this.#isFullWanted ? replication.copy(FULL, FULL) : replication.copy(ram, disks);
+      this.#resync = startProgress(replication.leftBytes, monotonicMs());
+      await copied;
     } catch (error) {
       this.#log.warn({ error, session }, "the copy to the standby failed");
-      this.#problems.set("sync", error instanceof Error ? error.message : String(error));
+      const message = error instanceof Error ? error.message : String(error);
+      this.#problems.set("sync", message);
+      if (error instanceof DiskReadFailure) {
+        this.#noteDiskFault(error.detail.disk, { message, isFull: false });
+        this.#report();
+        await sleep(this.#diskFaults.restMs); // The next session begins as soon as this one has ended.
+      }
       this.#links.closeLink(link);
+    }
+  }
+
+  #observeResync(): void {
+    if (this.#replication !== undefined && this.#resync !== undefined && stateName(this.#side) === "syncing") {
+      this.#resync = observeLeft(this.#resync, this.#replication.leftBytes, monotonicMs());
+      this.#syncPercent = percentOf(this.#resync);
     }
   }
 
@@ -991,6 +1077,39 @@ export class Engine {
     this.#post({ tag: "switchoverAsked" });
   }
 
+  #openDiskWatch(): DiskWatch {
+    const watch = new DiskWatch();
+    watch.onChanged = (id, isSlow) => {
+      const slow = { component: `disk/${id}`, code: "DiskSlow" } as const;
+      if (isSlow) {
+        this.#tellFault({ ...slow, message: "requests take far longer than is usual for this disk" });
+      } else {
+        this.#options.sendToAgent({ tag: "repaired", ...slow });
+      }
+    };
+    return watch;
+  }
+
+  async #watchDisks(): Promise<void> {
+    for (const disk of this.#standbyDisks) {
+      this.#diskWatch.note(disk.id, disk.takeSample());
+    }
+    const guest = this.#guest;
+    if (guest === undefined || this.#primaryDisks === undefined) {
+      return;
+    }
+    try {
+      for (const { node, device, ...totals } of await readRequestTotals(guest.qmp)) {
+        const disk = guest.findDisk({ node, device });
+        if (disk !== undefined) {
+          this.#diskWatch.noteTotals(disk.id, totals);
+        }
+      }
+    } catch (error) {
+      this.#log.debug({ error }, "QEMU does not tell how long its disks take");
+    }
+  }
+
   #syncDisks(): void {
     for (const disk of this.#standbyDisks) {
       disk.sync().catch((error: unknown) => {
@@ -1007,6 +1126,12 @@ export class Engine {
   #end(effect: Extract<Effect, { tag: "exit" }>): void {
     this.#isOver = true;
     this.#log.info({ reason: effect.reason }, effect.message);
+    this.#diskStop.end();
+    for (const { id, failure } of this.#standbyDisks) {
+      if (failure !== undefined) {
+        this.#noteDiskFault(id, { message: failure.message, isFull: failure.detail.errno === "ENOSPC" });
+      }
+    }
     this.#intervals.forEach((interval) => {
       clearInterval(interval);
     });
@@ -1075,6 +1200,7 @@ export class Engine {
       isThrottled: this.#replication?.isThrottled ?? false,
       syncPercent: this.#syncPercent,
       disks: this.#primaryDisks?.progress() ?? [],
+      resync: this.#resync,
       oldestUnacknowledgedMs: this.#replication?.oldestUnacknowledgedMs,
       heldPacketsCount: gate?.heldPackets ?? 0,
       outputMode: (gate?.mode ?? (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
@@ -1084,6 +1210,8 @@ export class Engine {
       quorumProblem: this.#quorum.problem,
       takeoversCount: this.#takeoversCount,
       problems: this.#problems,
+      diskFaults: this.#diskFaults.list(),
+      slowDisks: this.#diskWatch.listSlow(),
     };
     return planReport(snapshot);
   }
@@ -1103,6 +1231,11 @@ function openQuorum({ config, credentials, nonce }: EngineOptions): QuorumSeats 
 function mayGoOnElsewhere(side: Side): boolean {
   const name = stateName(side);
   return name === "protected" || name === "handingOver";
+}
+
+/** Whether nothing but its disk keeps this side's guest from running. */
+function mayRunAlone(side: Side): boolean {
+  return ["alone", "syncing", "declaring"].includes(stateName(side));
 }
 
 export function stateName(side: Side): string {

@@ -16,7 +16,7 @@ import { Checkpointer } from "../qemu/device-state.ts";
 import { releaseWriter } from "../qemu/held-pipe.ts";
 import { type GuestEvent, watchGuest } from "../qemu/guest-events.ts";
 import { listObstacles, type Machine, readMachine } from "../qemu/machine.ts";
-import { removeLeftoverMirrors } from "../qemu/mirror.ts";
+import { parseFilterIndex, removeLeftoverMirrors } from "../qemu/mirror.ts";
 import { QmpClient } from "../qemu/qmp-client.ts";
 import { Standby } from "../qemu/standby.ts";
 import { type Log } from "../telemetry/log.ts";
@@ -156,8 +156,17 @@ export class Guest {
     return this.#held instanceof ShimFailure ? undefined : this.#held;
   }
 
-  get isRunning(): boolean {
-    return this.machine.runState === "running";
+  /** It runs, or was stopped for a while: by somebody, or by QEMU because a disk failed. */
+  get hasRun(): boolean {
+    return ["running", "paused", "io-error"].includes(this.machine.runState);
+  }
+
+  /** The disk of a failure. Under a mirror QEMU names the mirror's filter. */
+  findDisk({ node, device }: { readonly node: string | undefined; readonly device: string }): PlacedDisk | undefined {
+    const index = parseFilterIndex(node ?? "");
+    return index === undefined
+      ? this.disks.find((disk) => disk.device === node || disk.device === device)
+      : this.disks[index];
   }
 
   /** Whether a virtual CPU has something to do right now; about 5 µs for each. */

@@ -8,6 +8,7 @@ import { type DiskStream, hashGranule, PrimaryDisks } from "./primary-disks.ts";
 /** A stream as the standby takes it: what was sent, in order, laid over the copy that the standby has. */
 class Stream implements DiskStream {
   readonly copy: Buffer;
+  sentBytes = 0;
 
   constructor(copy: Buffer) {
     this.copy = copy;
@@ -15,6 +16,7 @@ class Stream implements DiskStream {
 
   sendDisk(_disk: number, offset: number, data: Buffer): void {
     data.copy(this.copy, offset);
+    this.sentBytes += data.length;
   }
 
   sendDiskZero(_disk: number, offset: number, bytes: number): void {
@@ -30,6 +32,10 @@ class Stream implements DiskStream {
   }
 
   room(): Promise<void> | undefined {
+    return undefined;
+  }
+
+  writeRoom(): Promise<void> | undefined {
     return undefined;
   }
 }
@@ -77,13 +83,41 @@ const hashesOf = (copy: Buffer): Buffer =>
 
 test("a session that ended while disks were compared takes nothing from the next one", async () => {
   const ended = new EndedStream(Buffer.alloc(diskLength));
-  disks.beginSession(ended, "all");
+  disks.beginSession(ended, "hashes");
   disks.endSession();
   const copy = staleCopy();
   const stream = new Stream(copy);
-  disks.beginSession(stream, "all");
+  disks.beginSession(stream, "hashes");
   await disks.compare(0, 0, hashesOf(copy));
   await disks.copyLacking(ended); // Its comparison is over only now.
   await disks.copyLacking(stream);
   expect(copy.equals(content)).toBe(true);
+});
+
+test("a whole copy sends everything; one that was interrupted compares what had arrived and sends the rest", async () => {
+  const copy = Buffer.from(content);
+  const first = new Stream(copy);
+  expect(disks.beginSession(first, "full")).toBe(false);
+  expect(disks.leftBytes).toBe(diskLength);
+  disks.endSession(); // Before anything was sent.
+
+  const second = new Stream(copy);
+  expect(disks.beginSession(second, "full")).toBe(true);
+  await disks.compare(0, 0, hashesOf(copy));
+  expect(disks.leftBytes).toBe(diskLength);
+  await disks.copyLacking(second);
+  expect(second.sentBytes).toBe(diskLength);
+  expect(disks.leftBytes).toBe(0);
+  disks.endSession();
+
+  // The next one that is asked for begins anew.
+  expect(disks.beginSession(new Stream(copy), "full")).toBe(false);
+});
+
+test("a disk that cannot be read says which one it is, and what to do", async () => {
+  await disks.close();
+  const stream = new Stream(Buffer.alloc(diskLength));
+  disks.beginSession(stream, "full");
+  await expect(disks.copyLacking(stream)).rejects.toThrow(/^disk disk: reading .* failed: .*; the standby cannot/);
+  await expect(disks.compare(0, 0, Buffer.alloc(8 * 16, 1))).rejects.toMatchObject({ detail: { disk: "disk" } });
 });

@@ -4,12 +4,15 @@
  */
 import { createHash } from "node:crypto";
 import { type FileHandle } from "node:fs/promises";
+import { Failure } from "../lib/failure.ts";
 import { allocateAligned, openForReading } from "../memory/block-device.ts";
 import { listDataExtents } from "../memory/sparse-file.ts";
+import { type SyncBasis } from "../protocol/messages.ts";
 import { DiskMirror } from "../qemu/mirror.ts";
 import { type QmpClient } from "../qemu/qmp-client.ts";
 import { type CopyStream, DiskCopy } from "./disk-copy.ts";
 import { DirtyMap, GRANULE_BYTES } from "./dirty-map.ts";
+import { sayDiskFault } from "./disk-faults.ts";
 import { MirrorTarget, type MirrorSink } from "./mirror-target.ts";
 import { type PlacedDisk } from "./placed-disks.ts";
 import { type SharedPath } from "./qemu-files.ts";
@@ -18,6 +21,8 @@ import { type SharedPath } from "./qemu-files.ts";
 export interface DiskStream extends CopyStream {
   sendDiskWrite(disk: number, offset: number, data: Buffer): void;
   sendDiskWriteZero(disk: number, offset: number, bytes: number): void;
+  /** A promise while the stream is full; unlike `room`, which is for copies, it waits for nothing else. */
+  writeRoom(): Promise<void> | undefined;
 }
 
 type PrimaryDisk = {
@@ -28,6 +33,8 @@ type PrimaryDisk = {
   /** What the standby lacks, apart from what is in the stream. */
   readonly lacking: DirtyMap;
   copy: DiskCopy | undefined;
+  /** What of it may be lacking, as far as nobody has looked yet. */
+  uncomparedBytes: number;
 };
 
 /** A write that went into the stream and is not acknowledged. */
@@ -37,6 +44,9 @@ type Unacknowledged = {
   readonly offset: number;
   readonly bytes: number;
 };
+
+/** The guest has not asked for what is there, but the standby needs it. */
+export class DiskReadFailure extends Failure<{ readonly code: "DiskReadFailed"; readonly disk: string }> {}
 
 export type DiskProgress = { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number };
 
@@ -51,6 +61,8 @@ export class PrimaryDisks implements MirrorSink {
   #known = false;
   /** Writes went unseen since the last full comparison. */
   #hasGap = false;
+  /** A whole copy was begun, and is not complete. */
+  #isFullBegun = false;
   onMirrorLost: (device: string, reason: string) => void = () => undefined;
 
   private constructor(disks: readonly PrimaryDisk[]) {
@@ -65,6 +77,7 @@ export class PrimaryDisks implements MirrorSink {
         ...opened,
         lacking: new DirtyMap(opened.bytes),
         copy: undefined,
+        uncomparedBytes: 0,
       };
     });
     return new PrimaryDisks(await Promise.all(disks));
@@ -139,7 +152,7 @@ export class PrimaryDisks implements MirrorSink {
   }
 
   room(): Promise<void> | undefined {
-    return this.#stream?.room();
+    return this.#stream?.writeRoom();
   }
 
   #noteWrite(disk: number, offset: number, bytes: number): void {
@@ -152,17 +165,34 @@ export class PrimaryDisks implements MirrorSink {
     this.#unacknowledged.push({ epoch: this.#epoch, disk, offset, bytes });
   }
 
-  /** Every write from now on goes into `stream`. */
-  beginSession(stream: DiskStream, basis: "delta" | "all"): void {
+  /**
+   * Every write from now on goes into `stream`. True when hashes have to tell what is lacking, or what more is: of a whole copy that
+   * was interrupted, what has arrived is compared and not sent again.
+   */
+  beginSession(stream: DiskStream, basis: SyncBasis["tag"]): boolean {
     this.#stream = stream;
     this.#epoch = 0;
     this.#unacknowledged = [];
-    if (basis === "all") {
-      this.#hasGap = false;
-      for (const { lacking } of this.#disks) {
-        lacking.clearAll(); // The comparison of hashes, or markAll, says what is lacking.
+    if (basis === "delta") {
+      return false;
+    }
+    this.#hasGap = false;
+    const isNewFull = basis === "full" && !this.#isFullBegun;
+    this.#isFullBegun = basis === "full";
+    for (const disk of this.#disks) {
+      disk.uncomparedBytes = isNewFull ? 0 : disk.bytes;
+      if (isNewFull) {
+        disk.lacking.markAll();
+      } else if (basis === "hashes") {
+        disk.lacking.clearAll();
       }
     }
+    return !isNewFull;
+  }
+
+  /** What a session has still to look at or to copy. */
+  get leftBytes(): number {
+    return this.#disks.reduce((sum, disk) => sum + leftOf(disk), 0);
   }
 
   /**
@@ -179,12 +209,17 @@ export class PrimaryDisks implements MirrorSink {
           listDataExtents(fd, offset, offset + bytes).map(({ from, to }) => ({ offset: from, bytes: to - from }));
         const copy = new DiskCopy({ disk: index, file: disk.file, map: disk.lacking, stream, dataExtents });
         disk.copy = copy;
-        await copy.run();
+        await copy.run().catch((error: unknown) => {
+          throw readFailure(disk.place, error);
+        });
         if (disk.copy === copy) {
           disk.copy = undefined; // And not the next session's, which may have begun while the last read was under way.
         }
       }),
     );
+    if (this.#stream === stream) {
+      this.#isFullBegun = false;
+    }
   }
 
   markLacking(disk: number, granule: number): void {
@@ -200,10 +235,16 @@ export class PrimaryDisks implements MirrorSink {
     if (target === undefined) {
       return;
     }
-    for await (const own of hashGranules(target, { first: firstGranule, count: hashes.byteLength / 16 }, hashes)) {
-      if (own.differs && own.granule < target.lacking.granuleCount) {
-        target.lacking.mark(own.granule * GRANULE_BYTES, 1);
+    try {
+      for await (const own of hashGranules(target, { first: firstGranule, count: hashes.byteLength / 16 }, hashes)) {
+        if (own.differs && own.granule < target.lacking.granuleCount) {
+          target.lacking.mark(own.granule * GRANULE_BYTES, 1);
+        }
       }
+      const comparedBytes = (firstGranule + hashes.byteLength / 16) * GRANULE_BYTES;
+      target.uncomparedBytes = Math.max(0, target.bytes - comparedBytes);
+    } catch (error) {
+      throw readFailure(target.place, error);
     }
   }
 
@@ -236,10 +277,10 @@ export class PrimaryDisks implements MirrorSink {
   }
 
   progress(): readonly DiskProgress[] {
-    return this.#disks.map(({ place, lacking }) => ({
-      id: place.id,
-      syncPercent: Math.round((1 - lacking.dirtyCount / Math.max(1, lacking.granuleCount)) * 1000) / 10,
-      dirtyBytes: lacking.dirtyCount * GRANULE_BYTES,
+    return this.#disks.map((disk) => ({
+      id: disk.place.id,
+      syncPercent: Math.round((1 - Math.min(1, leftOf(disk) / Math.max(1, disk.bytes))) * 1000) / 10,
+      dirtyBytes: disk.lacking.dirtyCount * GRANULE_BYTES,
     }));
   }
 
@@ -248,6 +289,16 @@ export class PrimaryDisks implements MirrorSink {
     this.#mirrors = [];
     await Promise.all(this.#disks.map(({ file }) => file.close().catch(() => undefined)));
   }
+}
+
+const leftOf = ({ lacking, uncomparedBytes }: PrimaryDisk): number =>
+  uncomparedBytes + lacking.dirtyCount * GRANULE_BYTES;
+
+function readFailure({ id, path }: PlacedDisk, cause: unknown): DiskReadFailure {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  const remedy = "the standby cannot be given what is there: mend the volume, or move the guest off it";
+  const says = sayDiskFault(id, `reading ${path} failed: ${why}; ${remedy}`);
+  return new DiskReadFailure({ code: "DiskReadFailed", disk: id }, says, { cause });
 }
 
 const HASH_CHUNK_GRANULES = 16;

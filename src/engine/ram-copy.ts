@@ -23,8 +23,6 @@ export interface PageStream {
   room(): Promise<void> | undefined;
 }
 
-export type RamCopyProgress = { readonly sentPages: number; readonly leftPages: number; readonly round: number };
-
 const CHUNK_PAGES = 256;
 /** What an epoch can carry without a pause that hurts. */
 const LEFT_PAGES_ENOUGH = 1024;
@@ -36,9 +34,7 @@ export class RamCopy {
   readonly #lacking: PageSet;
   readonly #scanned: PageRuns;
   readonly #chunk: PageRuns;
-  readonly #progress: (progress: RamCopyProgress) => void;
   #stopped = false;
-  #sentPages = 0;
 
   /** `lacking` is taken over: pages leave it when they are sent, what is in it at the end belongs to the first epoch. */
   constructor(options: {
@@ -46,14 +42,12 @@ export class RamCopy {
     readonly stream: PageStream;
     readonly lacking: PageSet;
     readonly runs: { readonly scanned: PageRuns; readonly chunk: PageRuns };
-    readonly onProgress: (progress: RamCopyProgress) => void;
   }) {
     this.#memory = options.memory;
     this.#stream = options.stream;
     this.#lacking = options.lacking;
     this.#scanned = options.runs.scanned;
     this.#chunk = options.runs.chunk;
-    this.#progress = options.onProgress;
   }
 
   stop(): void {
@@ -63,11 +57,10 @@ export class RamCopy {
   /** Runs rounds until `mayEnd` says that nothing else is being copied and few pages are left. */
   async run(mayEnd: () => boolean): Promise<void> {
     let before = Number.POSITIVE_INFINITY;
-    for (let round = 1; await this.#sendAll(round); round += 1) {
+    for (let round = 1; await this.#sendAll(); round += 1) {
       this.#memory.scan(this.#scanned, "running");
       this.#lacking.add(this.#scanned);
       const left = this.#scanned.pageCount;
-      this.#progress({ sentPages: this.#sentPages, leftPages: left, round });
       const shrinksNoMore = round >= ROUNDS_MAX || left > before * 0.8;
       if (mayEnd() && (left <= LEFT_PAGES_ENOUGH || shrinksNoMore)) {
         return;
@@ -80,7 +73,7 @@ export class RamCopy {
   }
 
   /** Sends everything that is lacking now; false when it was stopped meanwhile. */
-  async #sendAll(round: number): Promise<boolean> {
+  async #sendAll(): Promise<boolean> {
     let page = 0;
     while (!this.#stopped && page < this.#memory.pageCount) {
       const room = this.#stream.room();
@@ -92,7 +85,6 @@ export class RamCopy {
       if (this.#chunk.pageCount > 0) {
         this.#lacking.delete(this.#chunk);
         this.#sendChunk();
-        this.#progress({ sentPages: this.#sentPages, leftPages: -1, round });
         await nextTurn();
       }
     }
@@ -102,7 +94,6 @@ export class RamCopy {
   #sendChunk(): void {
     const data = Buffer.allocUnsafeSlow(this.#chunk.pageCount * PAGE_BYTES);
     this.#memory.read(this.#chunk, data);
-    this.#sentPages += this.#chunk.pageCount;
     splitZeroPages(this.#chunk, data, this.#stream);
   }
 }

@@ -122,7 +122,7 @@ export class Reception {
         return;
       case "diskHashesWanted":
         void this.#sendHashes(frame.disk).catch((error: unknown) => {
-          this.#fail(error);
+          this.#fail(this.#disks[frame.disk]?.readFailed(error) ?? error);
         });
         return;
       default:

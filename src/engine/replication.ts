@@ -8,6 +8,7 @@
  * Contract with the protocol machine: `copied` once the copy has caught up, `captured` for each epoch in order, nothing after
  * `end`. Pages that were scanned and not acknowledged go back to `lacking`, so a later session may start from them.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { constants, zstdCompress } from "node:zlib";
 import { type CheckpointContract } from "../protocol/assignment.ts";
@@ -41,6 +42,7 @@ import { type Guest } from "./guest.ts";
 import { observeEpoch, type PacingState, planCapture, startPacing } from "./pacing.ts";
 import { type DiskStream, type PrimaryDisks } from "./primary-disks.ts";
 import { RamCopy } from "./ram-copy.ts";
+import { freshPace, notePiece } from "./resync-pace.ts";
 import { DeltaBuffer, SentPages, SentState } from "./sent-pages.ts";
 
 const EPOCHS_IN_FLIGHT = 3;
@@ -48,6 +50,8 @@ const EPOCHS_IN_FLIGHT = 3;
 const STATE_BYTES_MAX = 16 * 1024 * 1024;
 const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
 const CAPTURE_FAILURES_MAX = 3;
+/** A guest that cannot be stopped for so long waits for a disk that hangs: it goes on where disks answer. */
+const STOP_PATIENCE_MS = 5_000;
 /** How long to wait for the end of a checkpoint of the session before. */
 const BUSY_CHECKPOINT_MS = 2;
 const DUE_NOW_MS = 0.05;
@@ -88,7 +92,6 @@ export type ReplicationEvents = {
   readonly onBroken: () => void;
   /** The guest cannot be checkpointed any more. */
   readonly onFailed: (why: string) => void;
-  readonly onProgress: (percent: number) => void;
 };
 
 export class Replication implements DiskStream {
@@ -132,6 +135,9 @@ export class Replication implements DiskStream {
   #hashesLeft = new Map<number, () => void>();
   #comparing: Promise<void> = Promise.resolve();
   #packetsBefore = 0;
+  #pace = freshPace;
+  #hasGuestWritten = false;
+  #copiedBytes = 0;
   /** Whether `lacking` may hold pages; what is added to it later is for the next session. */
   #isLacking = true;
 
@@ -163,30 +169,26 @@ export class Replication implements DiskStream {
   /** Copies memory and disks while the guest runs. */
   async copy(ram: SyncBasis, disks: SyncBasis): Promise<void> {
     const startedAtMs = monotonicMs();
-    const delta = disks.tag === "delta" && this.#disks.isKnown;
-    this.#disks.beginSession(this, delta ? "delta" : "all");
+    const basis = disks.tag === "delta" && !this.#disks.isKnown ? "hashes" : disks.tag;
+    const mustCompare = this.#disks.beginSession(this, basis);
     if (ram.tag !== "delta") {
       this.#beginFullCopy();
     }
-    const disksDone = this.#copyDisks(delta).then(() => {
+    const disksDone = this.#copyDisks(mustCompare).then(() => {
       disksAreCopied = true;
     });
     let disksAreCopied = false;
-    const total = this.#lacking.size();
     this.#ramCopy = new RamCopy({
       memory: this.#guest.memory,
       stream: this,
       lacking: this.#lacking,
       runs: { scanned: this.#scanned, chunk: this.#merged },
-      onProgress: ({ sentPages }) => {
-        this.#events.onProgress(Math.min(99, Math.floor((100 * sentPages) / Math.max(1, total))));
-      },
     });
     await Promise.all([this.#ramCopy.run(() => disksAreCopied || this.#ended), disksDone]);
     if (!this.#ended) {
       const seconds = Math.round(monotonicMs() - startedAtMs) / 1000;
       this.#log.info(
-        { session: this.session, seconds, ram: ram.tag, disks: disks.tag },
+        { session: this.session, seconds, ram: ram.tag, disks: basis, mib: Math.round(this.#copiedBytes / 2 ** 20) },
         "copied what the standby lacked",
       );
       this.#events.onCopied();
@@ -210,8 +212,8 @@ export class Replication implements DiskStream {
     }
   }
 
-  async #copyDisks(delta: boolean): Promise<void> {
-    if (!delta) {
+  async #copyDisks(mustCompare: boolean): Promise<void> {
+    if (mustCompare) {
       await Promise.all(this.#disks.sizes.map((_, disk) => this.#compareDisk(disk)));
       await this.#comparing;
     }
@@ -232,6 +234,7 @@ export class Replication implements DiskStream {
       this.#comparing = this.#comparing.then(() =>
         this.#ended ? undefined : this.#disks.compare(disk, firstGranule, hashes),
       );
+      this.#comparing.catch(() => undefined); // Told to whoever waits for all of them.
     } else if (frame.tag === "diskHashesEnd") {
       this.#hashesLeft.get(frame.disk)?.();
       this.#hashesLeft.delete(frame.disk);
@@ -240,11 +243,31 @@ export class Replication implements DiskStream {
 
   // The stream.
 
-  room(): Promise<void> | undefined {
+  writeRoom(): Promise<void> | undefined {
     return this.#connection.backlogBytes > 1024 * 1024 && !this.#ended ? this.#connection.drained() : undefined;
   }
 
+  room(): Promise<void> | undefined {
+    const waitMs = this.#pace.nextAtMs - monotonicMs();
+    return waitMs > 0 && !this.#ended ? sleep(waitMs) : this.writeRoom();
+  }
+
+  /** What the standby lacks yet, as far as anybody knows. */
+  get leftBytes(): number {
+    return this.#lacking.size() * PAGE_BYTES + this.#disks.leftBytes;
+  }
+
+  #notePiece(bytes: number): void {
+    const { resyncMiBPerSecond } = this.#contract;
+    const bytesPerSecondMax = resyncMiBPerSecond === undefined ? undefined : resyncMiBPerSecond * 2 ** 20;
+    const piece = { bytes, bytesPerSecondMax, hasGuestWritten: this.#hasGuestWritten };
+    this.#pace = notePiece(this.#pace, piece, monotonicMs());
+    this.#hasGuestWritten = false;
+    this.#copiedBytes += bytes;
+  }
+
   sendPages(starts: Uint32Array, counts: Uint32Array, data: Uint8Array): void {
+    this.#notePiece(data.byteLength);
     this.#send(encodePages(0, { starts, counts }, data));
   }
 
@@ -253,6 +276,7 @@ export class Replication implements DiskStream {
   }
 
   sendDisk(disk: number, offset: number, data: Buffer): void {
+    this.#notePiece(data.length);
     this.#sendDiskParts(encodeDiskWrite(0, disk, offset, data), 0);
   }
 
@@ -261,6 +285,7 @@ export class Replication implements DiskStream {
   }
 
   sendDiskWrite(disk: number, offset: number, data: Buffer): void {
+    this.#hasGuestWritten = true;
     this.#sendDiskParts(encodeDiskWrite(this.#epoch, disk, offset, data), this.#epoch);
   }
 
@@ -353,9 +378,13 @@ export class Replication implements DiskStream {
         this.#isStoppedForGood = true;
       }
       this.#guest.shim.setQuiet(true);
-      const { stateBytes, phases } = await checkpointer.capture(() => {
-        copied.push(this.#copyOut(slot));
-      }, slot.state);
+      const { stateBytes, phases } = await checkpointer.capture(
+        () => {
+          copied.push(this.#copyOut(slot));
+        },
+        slot.state,
+        { timeoutMs: STOP_PATIENCE_MS },
+      );
       this.#guest.shim.setQuiet(false);
       const [captured] = copied;
       this.#resumedAtMs = monotonicMs() - phases.answerMs;
@@ -594,7 +623,7 @@ export class Replication implements DiskStream {
     }
     this.#failures += 1;
     this.#log.warn({ error, session: this.session }, "a checkpoint failed");
-    if (this.#failures >= CAPTURE_FAILURES_MAX) {
+    if (this.#failures >= CAPTURE_FAILURES_MAX || code === "StopTimedOut") {
       this.#events.onFailed(`checkpoints fail: ${error instanceof Error ? error.message : String(error)}`);
       return;
     }

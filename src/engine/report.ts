@@ -1,7 +1,9 @@
 /** What the engine tells its agent, put together from what it knows: pure. */
 import { type CheckpointContract, type EngineCondition, type EngineReport } from "../protocol/assignment.ts";
 import { type Side } from "../protocol/side-state.ts";
+import { type DiskFault, isOfDisk } from "./disk-faults.ts";
 import { type Figures } from "./figures.ts";
+import { type ResyncProgress, secondsLeftOf } from "./resync-progress.ts";
 
 export type EngineSnapshot = {
   readonly side: Side;
@@ -13,6 +15,8 @@ export type EngineSnapshot = {
   readonly isThrottled: boolean;
   readonly syncPercent: number;
   readonly disks: EngineReport["disks"];
+  /** Of a primary that copies to its standby. */
+  readonly resync: ResyncProgress | undefined;
   /** When the oldest epoch that waits for its acknowledgement was captured. */
   readonly oldestUnacknowledgedMs: number | undefined;
   readonly heldPacketsCount: number;
@@ -25,6 +29,9 @@ export type EngineSnapshot = {
   readonly takeoversCount: number;
   /** What stands in the way, by component. */
   readonly problems: ReadonlyMap<string, string>;
+  /** Of this side's disks. */
+  readonly diskFaults: readonly Pick<DiskFault, "message" | "isFull">[];
+  readonly slowDisks: readonly string[];
 };
 
 export function planReport(snapshot: EngineSnapshot): EngineReport {
@@ -38,6 +45,7 @@ export function planReport(snapshot: EngineSnapshot): EngineReport {
     primaryNode: side.record?.owner ?? "",
     syncPercent: inSync ? 100 : snapshot.syncPercent,
     disks: snapshot.disks,
+    resync: planResync(snapshot),
     checkpoint: figures.checkpoint(nowMs),
     addedLatency: figures.addedLatency(),
     lagMs: inSync ? Math.max(0, nowMs - (oldestUnacknowledgedMs ?? nowMs)) : null,
@@ -58,6 +66,12 @@ export function planReport(snapshot: EngineSnapshot): EngineReport {
   };
 }
 
+function planResync({ state, resync }: EngineSnapshot): EngineReport["resync"] {
+  return state === "syncing" && resync !== undefined
+    ? { leftBytes: resync.leftBytes, secondsLeft: secondsLeftOf(resync) }
+    : null;
+}
+
 function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): EngineCondition {
   if (inSync) {
     return {
@@ -67,12 +81,13 @@ function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): Engin
       message: "the standby holds every acknowledged epoch",
     };
   }
+  const standby = problems.get("standby");
   const why =
     problems.get("certificate") ??
     problems.get("refusal") ??
-    problems.get("standby") ??
-    problems.get("sync") ??
-    problems.get("guest");
+    problems.get("guest") ??
+    (standby === undefined ? undefined : `the standby cannot follow: ${standby}`) ??
+    problems.get("sync");
   const message = why === undefined ? `this side is ${state}` : `this side is ${state}: ${why}`;
   // The quorum has still to be told that the copy is complete.
   const isSynchronising = state === "syncing" || state === "declaring";
@@ -110,12 +125,22 @@ function planLatency({ figures, contract, isThrottled }: EngineSnapshot): Engine
   return { type: "LatencyWithinBound", status: "False", reason: "BoundExceeded", message: `${says}: ${remedy}` };
 }
 
-function planDisks({ problems }: EngineSnapshot): EngineCondition {
-  const failed = [...problems].filter(([component]) => component.startsWith("disk") || component.startsWith("mirror"));
-  const message = failed.map(([component, why]) => `${component}: ${why}`).join("; ");
-  return failed.length === 0
-    ? { type: "DisksHealthy", status: "True", reason: "Healthy", message: "no disk has failed" }
-    : { type: "DisksHealthy", status: "False", reason: "DiskFailed", message };
+/** The standby's disks as well: its own report is not the one that people read. */
+function planDisks({ problems, diskFaults, slowDisks }: EngineSnapshot): EngineCondition {
+  const mirrors = [...problems].filter(([component]) => component.startsWith("mirror"));
+  const peer = problems.get("standby") ?? "";
+  const failed = [
+    ...diskFaults,
+    ...mirrors.map(([component, why]) => ({ message: `${component}: ${why}`, isFull: false })),
+    ...(isOfDisk(peer) ? [{ message: `the standby's ${peer}`, isFull: peer.includes("ENOSPC") }] : []),
+  ];
+  if (failed.length === 0) {
+    return slowDisks.length === 0
+      ? { type: "DisksHealthy", status: "True", reason: "Healthy", message: "no disk has failed" }
+      : { type: "DisksHealthy", status: "False", reason: "DiskSlow", message: slowDisks.join("; ") };
+  }
+  const reason = failed.every(({ isFull }) => isFull) ? "VolumeFull" : "DiskFailed";
+  return { type: "DisksHealthy", status: "False", reason, message: failed.map(({ message }) => message).join("; ") };
 }
 
 function planLinks({ links, problems }: EngineSnapshot): EngineCondition {

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { allocateAligned, openForReading } from "../memory/block-device.ts";
 import { applyHole } from "../memory/sparse-file.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
 import { StandbyDisk } from "./standby-disk.ts";
 
 const BYTES = 8 << 20;
@@ -22,7 +23,7 @@ afterEach(() => {
 });
 
 test("a file takes the size that it is told", async () => {
-  const disk = await StandbyDisk.open(file, applyHole);
+  const disk = await StandbyDisk.open({ id: "disk", path: file }, applyHole);
   disk.resize(BYTES / 2);
   expect([disk.bytes, statSync(file).size]).toEqual([BYTES / 2, BYTES / 2]);
   disk.resize(2 * BYTES);
@@ -32,6 +33,33 @@ test("a file takes the size that it is told", async () => {
   const content = readFileSync(file);
   expect(content.subarray(BYTES / 2, 2 * BYTES - 4).every((byte) => byte === 0)).toBe(true);
   expect(content.subarray(-4).toString()).toBe("tail");
+});
+
+test("a disk that fails says so once, by its name, and nothing is written after that", async () => {
+  const disk = await StandbyDisk.open({ id: "disk0", path: file }, () => {
+    throw new Error("EIO: i/o error");
+  });
+  const failures: string[] = [];
+  disk.onFailed = ({ message }) => failures.push(message);
+  disk.zero(0, 4096);
+  disk.write(4096, Buffer.alloc(4096, 9));
+  await expect(disk.settle()).rejects.toMatchObject({ detail: { code: "StandbyDiskFailed", disk: "disk0" } });
+  await expect(disk.sync()).rejects.toThrow(/^disk disk0: writing .*disk.raw failed: EIO.*; free or replace/);
+  expect(failures).toHaveLength(1);
+  await disk.close();
+  expect(readFileSync(file).every((byte) => byte === 7)).toBe(true);
+});
+
+test("a request that does not come back is a failure as well", async () => {
+  const disk = await StandbyDisk.open({ id: "disk0", path: file }, applyHole);
+  const failures: string[] = [];
+  disk.onFailed = ({ message }) => failures.push(message);
+  disk.write(0, Buffer.alloc(4096, 9));
+  disk.checkStall(monotonicMs() + 4_000);
+  expect(failures).toEqual([]);
+  disk.checkStall(monotonicMs() + 6_000);
+  expect(failures).toEqual([expect.stringContaining("no answer within 5000 ms")]);
+  await disk.close();
 });
 
 describe("a block device", () => {
@@ -47,7 +75,7 @@ describe("a block device", () => {
 
   test("is written, zeroed and read, whatever the page cache had of it", async () => {
     readFileSync(device); // All of it is in the page cache now.
-    const disk = await StandbyDisk.open(device, applyHole);
+    const disk = await StandbyDisk.open({ id: "disk", path: device }, applyHole);
     expect([disk.bytes, disk.isDevice]).toEqual([BYTES, true]);
     disk.write(4096, Buffer.from("written"));
     disk.zero(1 << 20, 2 << 20);

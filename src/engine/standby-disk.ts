@@ -10,12 +10,18 @@
 import { ftruncateSync } from "node:fs";
 import { type FileHandle } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
+import { monotonicMs } from "../telemetry/clock.ts";
 import { Failure } from "../lib/failure.ts";
 import { type OpenedDisk, openForWriting, tryZeroRange } from "../memory/block-device.ts";
+import { sayDiskFault } from "./disk-faults.ts";
+import { type PlacedDisk } from "./placed-disks.ts";
 
-export type StandbyDiskFailureDetail =
-  | { readonly code: "DiskTooSmall"; readonly path: string; readonly bytes: number; readonly wantedBytes: number }
-  | { readonly code: "DiskWriteFailed"; readonly path: string; readonly errno: string };
+export type StandbyDiskFailureDetail = {
+  readonly code: "StandbyDiskFailed";
+  readonly disk: string;
+  readonly path: string;
+  readonly errno: string;
+};
 export class StandbyDiskFailure extends Failure<StandbyDiskFailureDetail> {}
 
 type Write = { readonly offset: number; readonly data: Buffer | undefined; readonly bytes: number };
@@ -28,7 +34,14 @@ const JOIN_WRITES_MAX = 256;
 const ZERO_BYTES_MAX = 32 * 1024 * 1024;
 const ZEROS = Buffer.alloc(1024 * 1024);
 
+/** A request that takes longer will not come back while anybody still waits for the guest. */
+const STALL_MS = 5_000;
+
+/** Requests that have ended since somebody looked. */
+export type DiskSample = { readonly count: number; readonly totalMs: number };
+
 export class StandbyDisk {
+  readonly id: string;
   readonly path: string;
   readonly file: FileHandle;
   #bytes: number;
@@ -40,11 +53,15 @@ export class StandbyDisk {
   #running: Promise<void> | undefined;
   #waitingBytes = 0;
   #written = false;
+  #sample = { count: 0, totalMs: 0 };
+  /** Of the requests under way. */
+  readonly #startedAtMs = new Set<number>();
   failure: StandbyDiskFailure | undefined;
-  /** Called once, at the first write that fails: nothing after it is written either. */
+  /** Called once, at the first request that fails: nothing after it is written either. */
   onFailed: (failure: StandbyDiskFailure) => void = () => undefined;
 
-  private constructor(path: string, opened: OpenedDisk, punchHole: PunchHole) {
+  private constructor({ id, path }: Pick<PlacedDisk, "id" | "path">, opened: OpenedDisk, punchHole: PunchHole) {
+    this.id = id;
     this.path = path;
     this.file = opened.file;
     this.#bytes = opened.bytes;
@@ -52,9 +69,8 @@ export class StandbyDisk {
     this.#punchHole = punchHole;
   }
 
-  /** Opens the image; {@link StandbyDiskFailure} DiskTooSmall when it cannot hold `wantedBytes`. */
-  static async open(path: string, punchHole: PunchHole): Promise<StandbyDisk> {
-    return new StandbyDisk(path, await openForWriting(path), punchHole);
+  static async open(place: Pick<PlacedDisk, "id" | "path">, punchHole: PunchHole): Promise<StandbyDisk> {
+    return new StandbyDisk(place, await openForWriting(place.path), punchHole);
   }
 
   get bytes(): number {
@@ -97,14 +113,63 @@ export class StandbyDisk {
     await this.settle();
     if (this.#written) {
       this.#written = false;
-      await this.file.datasync();
+      await this.#measure(() => this.file.datasync()).catch((cause: unknown) => {
+        this.#fail("writing", cause);
+      });
+      await this.settle();
     }
+  }
+
+  /** To be called when reading it failed: what it holds cannot be known. */
+  readFailed(cause: unknown): StandbyDiskFailure {
+    return this.#fail("reading", cause);
+  }
+
+  /** How long requests took since the last call. */
+  takeSample(): DiskSample {
+    const sample = this.#sample;
+    this.#sample = { count: 0, totalMs: 0 };
+    return sample;
+  }
+
+  /** To be called now and then: a request that does not come back is a failure as well. */
+  checkStall(nowMs: number): void {
+    const [oldestMs = nowMs] = this.#startedAtMs;
+    if (nowMs - oldestMs > STALL_MS && this.failure === undefined) {
+      this.#fail("writing", new Error(`no answer within ${STALL_MS} ms`));
+    }
+  }
+
+  async #measure<T>(request: () => Promise<T>): Promise<T> {
+    const startedAtMs = monotonicMs();
+    this.#startedAtMs.add(startedAtMs);
+    try {
+      return await request();
+    } finally {
+      this.#startedAtMs.delete(startedAtMs);
+      this.#sample.count += 1;
+      this.#sample.totalMs += monotonicMs() - startedAtMs;
+    }
+  }
+
+  #fail(operation: "reading" | "writing", cause: unknown): StandbyDiskFailure {
+    if (this.failure === undefined) {
+      const { code: errno = "unknown", message } = cause as NodeJS.ErrnoException;
+      const remedy = "free or replace the standby's volume, then it is synchronised anew";
+      const says = sayDiskFault(this.id, `${operation} ${this.path} failed: ${message}; ${remedy}`);
+      const detail = { code: "StandbyDiskFailed", disk: this.id, path: this.path, errno } as const;
+      this.failure = new StandbyDiskFailure(detail, says, { cause });
+      this.#queue = [];
+      this.#waitingBytes = 0;
+      this.onFailed(this.failure);
+    }
+    return this.failure;
   }
 
   async close(): Promise<void> {
     this.#queue = [];
     await this.#running?.catch(() => undefined);
-    await this.file.close();
+    await this.file.close().catch(() => undefined); // Some tell now of a write that failed; whoever wants to know calls sync.
   }
 
   #add(write: Write): void {
@@ -123,17 +188,10 @@ export class StandbyDisk {
         return;
       }
       try {
-        await this.#apply(first, batch);
+        await this.#measure(() => this.#apply(first, batch));
         this.#written = true;
       } catch (cause) {
-        this.failure = new StandbyDiskFailure(
-          { code: "DiskWriteFailed", path: this.path, errno: (cause as NodeJS.ErrnoException).code ?? "unknown" },
-          `writing ${this.path} failed: ${(cause as Error).message}; free or replace the standby's volume, then it is synchronised anew`,
-          { cause },
-        );
-        this.#queue = [];
-        this.#waitingBytes = 0;
-        this.onFailed(this.failure);
+        this.#fail("writing", cause);
         return;
       }
       for (const write of batch) {

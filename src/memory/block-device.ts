@@ -7,7 +7,7 @@
  */
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { check, addressOf, fallocate, ioctl, readErrno } from "./libc.ts";
+import { check, addressOf, fallocate, ioctl, posixFadvise, readErrno } from "./libc.ts";
 import { constants as system } from "node:os";
 
 /** What every device takes as alignment of memory, place and length, apart from its very end. */
@@ -30,11 +30,17 @@ export async function openForReading(path: string): Promise<OpenedDisk> {
   return { file: direct, bytes: readDeviceBytes(direct.fd), isDevice: true };
 }
 
-/** To write and read underneath a QEMU that waits. What the page cache has of a device may be older than the device. */
+/**
+ * To write and read underneath a QEMU that waits. What the page cache has of a device may be older than the device; and what it
+ * has of either may be all there is of a write that failed, which the kernel tells once and then takes for written.
+ */
 export async function openForWriting(path: string): Promise<OpenedDisk> {
   const file = await open(path, "r+");
   const stat = await file.stat();
   if (!stat.isBlockDevice()) {
+    const DONT_NEED = 4;
+    // SAFETY: integers only. It is advice: what has still to be written stays.
+    posixFadvise(file.fd, 0, 0, DONT_NEED);
     return { file, bytes: stat.size, isDevice: false };
   }
   // SAFETY: the argument is not used.

@@ -56,6 +56,12 @@ export const fallocate = c.func("int fallocate(int fd, int mode, int64_t offset,
   offset: number,
   length: number,
 ) => number;
+export const posixFadvise = c.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)") as (
+  fd: number,
+  offset: number,
+  length: number,
+  advice: number,
+) => number;
 export const flock = c.func("int flock(int fd, int operation)") as (fd: number, operation: number) => number;
 const fcntl = c.func("int fcntl(int fd, int command, int argument)") as (
   fd: number,

@@ -12,7 +12,7 @@
  *                                  at least every 5 s: an engine silent for 30 s hangs and is killed
  *   engine -> fault, repaired      what of this side fails, each time it is seen, and what works again (faults.ts)
  *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
- *   agent  -> retuned              the latency contract or detection time changed
+ *   agent  -> retuned              the latency contract or detection time changed, or a whole copy is asked for
  *   agent  -> quorumChanged        the quorum's endpoints changed; everything else needs a new engine
  *   agent  -> moveQuorum           the other quorum is to be in force; trouble says why it is not
  *   agent  -> force                a person makes this side the owner; what the quorum says to that comes by the next report
@@ -66,6 +66,8 @@ export type CheckpointContract = {
   readonly maxAddedLatencyMs: number;
   readonly minIntervalMs: number;
   readonly maxIntervalMs: number;
+  /** The most that copies to the standby may take of links and disks; undefined: as fast as they can. */
+  readonly resyncMiBPerSecond?: number | undefined;
 };
 
 export type FailoverTiming = { readonly detectionTimeoutMs: number };
@@ -94,6 +96,10 @@ export type GuestAssignment = {
   readonly quorums?: Quorums | undefined;
   /** The guest is to run on unprotected; see `release` above. */
   readonly isReleasing?: boolean | undefined;
+  /** Over which clients reach the guest here; undefined: those that the agent was told of. Engines do not know them. */
+  readonly uplinks?: readonly string[] | undefined;
+  /** Another word than before: the running engine copies everything once more. One that starts compares anyway. */
+  readonly fullResync?: string | undefined;
 };
 
 export type EngineConfig = GuestAssignment & {
@@ -193,6 +199,8 @@ export type EngineReport = {
   /** 0..100; 100 while in sync. */
   readonly syncPercent: number;
   readonly disks: readonly { readonly id: string; readonly syncPercent: number; readonly dirtyBytes: number }[];
+  /** Of the copy under way, memory and disks; null while there is none. `secondsLeft` is null while nobody can tell. */
+  readonly resync: { readonly leftBytes: number; readonly secondsLeft: number | null } | null;
   readonly checkpoint: CheckpointFigures;
   /** From the moment a packet was held to the moment it left. */
   readonly addedLatency: DurationFigures;
@@ -262,6 +270,7 @@ export type AgentMessage =
       readonly tag: "retuned";
       readonly checkpoint: CheckpointContract;
       readonly failover: FailoverTiming;
+      readonly fullResync?: string | undefined;
     }
   | { readonly tag: "quorumChanged"; readonly quorum: readonly Endpoint[] }
   | { readonly tag: "moveQuorum"; readonly to: QuorumSeat }

@@ -132,6 +132,11 @@ export async function removeLeftoverMirrors(qmp: QmpClient): Promise<number> {
   return indexes.size;
 }
 
+/** The disk's place in the list, of a node that is a mirror's filter. */
+export function parseFilterIndex(node: string): number | undefined {
+  return node.startsWith(FILTER_PREFIX) ? Number(node.slice(FILTER_PREFIX.length)) : undefined;
+}
+
 function addIndex(indexes: Set<number>, name: string, prefix: string): void {
   if (name.startsWith(prefix)) {
     indexes.add(Number(name.slice(prefix.length)));

@@ -57,6 +57,18 @@ export type BlockDevice = {
   readonly "io-status"?: "ok" | "failed" | "nospace";
   readonly inserted?: BlockNode;
 };
+export type BlockStatistics = {
+  readonly device?: string;
+  readonly "node-name"?: string;
+  readonly stats: {
+    readonly rd_operations: number;
+    readonly wr_operations: number;
+    readonly flush_operations: number;
+    readonly rd_total_time_ns: number;
+    readonly wr_total_time_ns: number;
+    readonly flush_total_time_ns: number;
+  };
+};
 export type BlockJob = {
   readonly device: string;
   readonly type: string;
@@ -157,6 +169,7 @@ export type QmpCommands = {
   }>;
   readonly "query-block": Command<None, readonly BlockDevice[]>;
   readonly "query-named-block-nodes": Command<{ readonly flat?: boolean }, readonly BlockNode[]>;
+  readonly "query-blockstats": Command<None, readonly BlockStatistics[]>;
   readonly "query-block-jobs": Command<None, readonly BlockJob[]>;
   readonly "blockdev-add": Command<{
     readonly "node-name": string;

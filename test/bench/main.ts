@@ -18,6 +18,7 @@ import { measureOperator } from "./operator.ts";
 import { measureProcessor } from "./processor.ts";
 import { type ProcessorShares } from "./processor-time.ts";
 import { measureRequestReply } from "./request-reply.ts";
+import { measureResync } from "./resync.ts";
 import { formatTable, type Figure } from "./row.ts";
 import { measureCrowd, measureIdle } from "./standing.ts";
 import { measureTakeovers } from "./takeover.ts";
@@ -27,6 +28,7 @@ const parts: Readonly<Record<string, (bench: Bench) => Promise<Figure[]>>> = {
   database: measureDatabase,
   processor: measureProcessor,
   takeover: measureTakeovers,
+  resync: measureResync,
   idle: measureIdle,
   crowd: measureCrowd,
   operator: measureOperator,

@@ -18,6 +18,7 @@ export function buildReport(difference: Partial<EngineReport> = {}): EngineRepor
     primaryNode: "host-a",
     syncPercent: 100,
     disks: [{ id: "disk0", syncPercent: 50, dirtyBytes: 4096 }],
+    resync: null,
     checkpoint: {
       count: 100,
       perSecond: 25,

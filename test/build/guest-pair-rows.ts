@@ -13,7 +13,7 @@ type StatusSide = NonNullable<GuestPairStatus["sides"]>[number];
 
 /** An agent's item, as it can be made of an engine's report without inventing anything; the compiler checks the kinds. */
 function sideOf(node: string, report: EngineReport): StatusSide {
-  const { primaryNode, lagMs, checkpoint, conditions, links, quorums } = report;
+  const { primaryNode, lagMs, checkpoint, conditions, links, quorums, resync } = report;
   const { perSecond, phases, dirtyPagesP50 } = checkpoint;
   return {
     ...report,
@@ -22,6 +22,7 @@ function sideOf(node: string, report: EngineReport): StatusSide {
     reportedAt: at,
     primaryNode: primaryNode === "" ? undefined : primaryNode,
     lagMs: lagMs ?? undefined,
+    resync: resync === null ? undefined : { ...resync, secondsLeft: resync.secondsLeft ?? undefined },
     disks: [...report.disks],
     links: links.map(({ rttMs, ...link }) => ({ ...link, rttMs: rttMs ?? undefined })),
     quorums: quorums?.map(({ latencyMs, ...quorum }) => ({ ...quorum, latencyMs: latencyMs ?? undefined })),

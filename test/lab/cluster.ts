@@ -43,6 +43,8 @@ export type ClusterOptions = {
   readonly tracker?: "auto" | TrackerMethod;
   /** Hosts whose agent is not told of the shim. */
   readonly withoutShim?: readonly PairHost[];
+  /** Over which clients reach guests, on either host. */
+  readonly uplinks?: readonly string[];
   /** Kept outside of the lab, for whoever replays them: traces of the engines, one file a guest and node. */
   readonly traceDirectory?: string;
   /** Of the agents, and so of the engines. */
@@ -317,6 +319,22 @@ export class Cluster {
     this.agents[host].start();
   }
 
+  /** Changes what both agents are told of a guest, while it runs. */
+  reassign(
+    guest: string,
+    change: { readonly checkpoint: Partial<CheckpointContract>; readonly fullResync?: string },
+  ): void {
+    for (const host of pairHosts) {
+      const path = join(this.lab.diskDirectory(host), "etc/assignments.json");
+      const { guests } = JSON.parse(readFileSync(path, "utf8")) as AssignmentFile;
+      const changed = guests.map((each) =>
+        each.guest === guest ? { ...each, ...change, checkpoint: this.#planCheckpoint(change.checkpoint) } : each,
+      );
+      writeFileSync(`${path}.new`, JSON.stringify({ guests: changed }, null, 2));
+      renameSync(`${path}.new`, path);
+    }
+  }
+
   switchOver(host: PairHost, guest: string): Promise<SwitchoverAnswer> {
     return requestSwitchover(this.lab.runDirectory(host), guest);
   }
@@ -356,6 +374,7 @@ export class Cluster {
       tls,
       ...(this.#options.withoutShim?.includes(host) === true ? {} : { shim: shimPath }),
       heartbeatPort,
+      uplinks: this.#options.uplinks ?? [],
       cacheDirectory: join(this.lab.diskDirectory(host), "code-cache"),
       ...(this.#options.traceDirectory === undefined ? {} : { traceDirectory: this.#options.traceDirectory }),
     };
@@ -371,8 +390,13 @@ export class Cluster {
     });
   }
 
+  #planCheckpoint(change: Partial<CheckpointContract>): CheckpointContract {
+    const usual = { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000 };
+    return { ...usual, ...this.#options.checkpoint, ...change };
+  }
+
   #assign(host: PairHost, guest: PlacedGuest): AssignmentFile["guests"][number] {
-    const { firstPrimary, checkpoint, failover, tracker = "auto" } = this.#options;
+    const { firstPrimary, failover, tracker = "auto" } = this.#options;
     const spec = guest.specs[host];
     return {
       guest: guest.name,
@@ -387,7 +411,7 @@ export class Cluster {
       })),
       disks: spec.disks.map(({ id, path }) => ({ id, path })),
       qemu: { binary: qemuBinary, args: listGuestArguments(spec) },
-      checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000, ...checkpoint },
+      checkpoint: this.#planCheckpoint({}),
       failover: { detectionTimeoutMs: 500, ...failover },
       tracker,
     };

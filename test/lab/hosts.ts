@@ -200,6 +200,19 @@ export class Lab {
     this.#setPorts(network, host, "forwarding");
   }
 
+  /** Pulls a host's cable out: unlike a dead switch, the host sees that its card has no carrier any more. */
+  pullCable(network: NetworkName, host: HostName): void {
+    this.#setCable(network, host, "down");
+  }
+
+  plugCable(network: NetworkName, host: HostName): void {
+    this.#setCable(network, host, "up");
+  }
+
+  #setCable(network: NetworkName, host: HostName, state: "up" | "down"): void {
+    runCommand(["ip", "-netns", switchName(this.id), "link", "set", portName(host, network), state]);
+  }
+
   /**
    * Takes the power from a host: silence first, then everything in it is gone. Switches see the carrier of its ports go, and send
    * what was for them to all others from then on.

@@ -1,0 +1,56 @@
+import { afterEach, beforeEach, expect, test } from "@jest/globals";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DiskFaults, isOfDisk, planFault, planRestMs, sayDiskFault } from "./disk-faults.ts";
+
+let directory: string;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "twinrun-faults-"));
+});
+
+afterEach(() => {
+  rmSync(directory, { recursive: true });
+});
+
+test("a fault outlives the engine, and each more lets the disk rest longer, up to half a minute", () => {
+  const first = new DiskFaults(directory);
+  expect([first.list(), first.restMs]).toEqual([[], 0]);
+  first.note("disk0", { message: "worn", isFull: false });
+  const second = new DiskFaults(directory);
+  second.note("disk0", { message: "worn still", isFull: false });
+  expect(second.list()).toMatchObject([{ message: "worn still", count: 2, isHealed: false }]);
+  expect(second.restMs).toBeGreaterThan(1_500);
+  expect(second.restMs).toBeLessThanOrEqual(2_000);
+  expect([1, 2, 5, 6, 100].map(planRestMs)).toEqual([1_000, 2_000, 16_000, 30_000, 30_000]);
+});
+
+test("a healed one is not spoken of; if it comes back soon it counts on, if late from the beginning", () => {
+  const faults = new DiskFaults(directory);
+  faults.note("disk0", { message: "worn", isFull: false });
+  faults.heal();
+  expect([faults.list(), faults.restMs]).toEqual([[], 0]);
+  faults.note("disk0", { message: "worn", isFull: false });
+  expect(faults.list()).toMatchObject([{ count: 2 }]);
+  const [fault] = faults.list();
+  const late = planFault(fault, { message: "full", isFull: true }, Date.now() + 3_600_000);
+  expect(late).toMatchObject({ message: "full", isFull: true, count: 1 });
+});
+
+test("a clock that was set back does not let a disk rest for ever", () => {
+  const faults = new DiskFaults(directory);
+  faults.note("disk0", { message: "worn", isFull: false });
+  const { now } = Date;
+  try {
+    Date.now = () => now() - 3_600_000;
+    expect(faults.restMs).toBeLessThanOrEqual(1_000);
+  } finally {
+    Date.now = now;
+  }
+});
+
+test("both sides know a disk's fault from another reason", () => {
+  expect(isOfDisk(sayDiskFault("disk0", "writing failed"))).toBe(true);
+  expect(isOfDisk("epoch 4 is not whole")).toBe(false);
+});

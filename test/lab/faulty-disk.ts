@@ -1,0 +1,120 @@
+/**
+ * A disk of a host that fails as disks do: with errors, slowly, or not at all any more.
+ *
+ * What is at the disk's path is served by a process of its own (qemu-storage-daemon, through FUSE) from the file that was there.
+ * So errors and delays come from below, by system calls that fail or take long, for QEMU and for engines alike; a daemon that
+ * is stopped is a disk that answers nothing. The kernels of many machines can do without device-mapper, few without FUSE.
+ *
+ *   path --FUSE--> top (raw) --file--> good (throttle) --> store (file PATH.store)
+ *                          \--file--> bad (blkdebug) --/      while it has errors
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, existsSync, openSync, renameSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { assert } from "../../src/lib/assert.ts";
+import { QmpClient } from "../../src/qemu/qmp-client.ts";
+import { type Lab } from "./hosts.ts";
+import { type PairHost } from "./placement.ts";
+
+/** EIO, of a disk that is worn; ENOSPC, of a volume that is full. */
+export type DiskErrno = "EIO" | "ENOSPC";
+const NUMBERS: Readonly<Record<DiskErrno, number>> = { EIO: 5, ENOSPC: 28 };
+
+const START_MS = 10_000;
+
+export class FaultyDisk {
+  readonly path: string;
+  readonly #daemon: ChildProcess;
+  readonly #qmp: QmpClient;
+  #isBad = false;
+
+  private constructor(path: string, daemon: ChildProcess, qmp: QmpClient) {
+    this.path = path;
+    this.#daemon = daemon;
+    this.#qmp = qmp;
+  }
+
+  /** Takes the disk at `path` over, before anybody has opened it. It goes with its host. */
+  static async insert(lab: Lab, host: PairHost, path: string): Promise<FaultyDisk> {
+    const store = `${path}.store`;
+    const { size } = statSync(path);
+    renameSync(path, store);
+    writeFileSync(path, "");
+    truncateSync(path, size);
+    const socket = join(lab.runDirectory(host), `disk-${Date.now().toString(36)}.qmp`);
+    const log = openSync(join(lab.logDirectory, `faulty-disk-${host}.log`), "a");
+    // In the host's network namespace, so that it goes with it, but in our mount namespace, for everybody is to see the mount.
+    const enter = [`--net=/run/netns/${lab.namespaceOf(host)}`, "qemu-storage-daemon"];
+    const daemon = spawn("nsenter", [...enter, ...listArguments({ store, path, socket })], {
+      detached: true,
+      stdio: ["ignore", log, log],
+    });
+    closeSync(log);
+    const deadlineMs = Date.now() + START_MS;
+    while (!existsSync(socket) && Date.now() < deadlineMs) {
+      await sleep(20);
+    }
+    const qmp = await QmpClient.connect(socket, { connectTimeoutMs: START_MS });
+    // The monitor is there before the export is.
+    while (statSync(path).dev === statSync(store).dev) {
+      assert(Date.now() < deadlineMs, `${path} is not served after ${START_MS} ms: see ${lab.logDirectory}`);
+      await sleep(20);
+    }
+    return new FaultyDisk(path, daemon, qmp);
+  }
+
+  /** Every write, or every read, fails from now on. */
+  async fail(operation: "read" | "write", errno: DiskErrno): Promise<void> {
+    await this.#qmp.execute("blockdev-add", {
+      ...{ "node-name": "bad", driver: "blkdebug", image: "good" },
+      // Not flushes: the daemon flushes before it puts another node below.
+      "inject-error": [{ event: "none", iotype: operation, errno: NUMBERS[errno], once: false, immediately: true }],
+    });
+    await this.#putBelow("bad");
+    this.#isBad = true;
+  }
+
+  /** It is as it was: every write that succeeded is there. */
+  async repair(): Promise<void> {
+    if (this.#isBad) {
+      this.#isBad = false;
+      await this.#putBelow("good");
+      await this.#qmp.execute("blockdev-del", { "node-name": "bad" });
+    }
+  }
+
+  /** So many requests a second; 0: as many as it can. */
+  async slowDown(requestsPerSecond: number): Promise<void> {
+    const limits = { "iops-total": requestsPerSecond };
+    await this.#qmp.execute("qom-set", { path: "/objects/pace", property: "limits", value: limits });
+  }
+
+  /** It answers nothing, until `resume`. */
+  freeze(): void {
+    this.#daemon.kill("SIGSTOP");
+  }
+
+  resume(): void {
+    this.#daemon.kill("SIGCONT");
+  }
+
+  #putBelow(node: "good" | "bad"): Promise<unknown> {
+    const options = [{ "node-name": "top", driver: "raw", file: node, discard: "unmap" }];
+    // No command of the engine's, so its client has no type for it.
+    return this.#qmp.execute("blockdev-reopen" as "stop", { options } as unknown as Record<string, never>);
+  }
+}
+
+type Places = { readonly store: string; readonly path: string; readonly socket: string };
+
+function listArguments({ store, path, socket }: Places): string[] {
+  return [
+    ...["--blockdev", `driver=file,node-name=store,filename=${store},discard=unmap`],
+    ...["--object", "throttle-group,id=pace"],
+    ...["--blockdev", "driver=throttle,node-name=good,throttle-group=pace,file=store,discard=unmap"],
+    ...["--blockdev", "driver=raw,node-name=top,file=good,discard=unmap"],
+    ...["--chardev", `socket,id=monitor,path=${socket},server=on,wait=off`, "--monitor", "chardev=monitor"],
+    ...["--export", `type=fuse,id=export,node-name=top,mountpoint=${path},writable=on`],
+  ];
+}
