@@ -10,8 +10,8 @@
  *
  *   primary, healthy    390 ms     its guest need not move
  *   standby, healthy    600 ms
- *   primary, impaired   690 ms     lets a healthy standby go first; if that is gone, its clients wait these 300 ms longer
- *   standby, impaired   798 ms
+ *   primary, impaired   840 ms     lets a healthy standby go first, which asks twice; if that is gone, clients wait 450 ms longer
+ *   standby, impaired   1098 ms
  *
  * This decides who is likely to win, never who may: that is the quorum's.
  */
@@ -47,10 +47,10 @@ export function planTiming(detectionTimeoutMs: number = DETECTION_TIMEOUT_MS): T
     standbySilenceMs: Math.round(detectionTimeoutMs * 0.83),
     graceSilentMs: Math.round(detectionTimeoutMs * 0.17),
     graceClosedMs: 15,
-    graceSilentImpairedMs: Math.round(detectionTimeoutMs * 0.5),
-    graceClosedImpairedMs: 90,
-    yieldSilentMs: Math.round(detectionTimeoutMs * 0.5),
-    yieldClosedMs: 45,
+    graceSilentImpairedMs: Math.round(detectionTimeoutMs * 0.5) + 300,
+    graceClosedImpairedMs: 300,
+    yieldSilentMs: Math.round(detectionTimeoutMs * 0.5) + 150,
+    yieldClosedMs: 150,
     ackOverdueMs: Math.max(1000, detectionTimeoutMs * 2),
     heldTooLongMs: 2_000,
     coldGraceMs: 5_000,

@@ -325,7 +325,7 @@ export class SimEngine {
 
   #startTimer(timer: TimerName): void {
     this.#stopTimer(timer);
-    const context = { attempt: this.#retries, lostBy: this.#lostBy };
+    const context = { attempt: this.#retries, lostBy: this.#lostBy, isImpaired: this.side.isImpaired };
     const ms = timerMs(this.#world.timing, timer, context) * this.#host.clockRate;
     this.#retries += timer === "retry" ? 1 : 0;
     const planned: Planned = this.#world.clock.after(ms, () => {

@@ -31,6 +31,8 @@ export type FaultName =
   | "standbyDiskFailed"
   | "switchover"
   | "drained"
+  | "impaired"
+  | "quorumMoved"
   | "guestShutDown";
 
 /** Name and how often it is drawn compared to the others. */
@@ -57,6 +59,8 @@ const WEIGHTS: readonly (readonly [FaultName, number])[] = [
   ["standbyDiskFailed", 3],
   ["switchover", 8],
   ["drained", 3],
+  ["impaired", 6],
+  ["quorumMoved", 6],
   ["guestShutDown", 0.4],
 ];
 const WEIGHT_SUM = WEIGHTS.reduce((sum, [, weight]) => sum + weight, 0);
@@ -211,14 +215,16 @@ export class Faults {
     }
   }
 
-  apply(fault: FaultName, node: NodeName): void {
+  /** `givenMs`: how long it lasts, if it does, instead of what chance says. */
+  apply(fault: FaultName, node: NodeName, givenMs?: number): void {
     if (this.#isOver) {
       return;
     }
     this.count += 1;
     this.#noteFault(NOT_TOLERATED.has(fault) ? 2 : 1);
     const { random } = this.#world;
-    const lastsMs = random.chance(0.5) ? 50 + random.below(900) : 500 + random.below(6_000);
+    const drawnMs = random.chance(0.5) ? 50 + random.below(900) : 500 + random.below(6_000);
+    const lastsMs = givenMs ?? drawnMs;
     this.#world.log(() => `FAULT ${fault} ${node}, for ${lastsMs} ms if it lasts`);
     if (!this.#applyToProcess(fault, this.#world.hosts[node], lastsMs)) {
       this.#applyToNetwork(fault, this.#world.hosts[node], lastsMs);
@@ -282,6 +288,12 @@ export class Faults {
       case "drained":
         host.drain(lastsMs);
         return true;
+      case "impaired":
+        this.#tellHealth(host, true);
+        this.#heal(lastsMs, () => {
+          this.#tellHealth(host, false);
+        });
+        return true;
       case "guestShutDown":
         this.#shutDown(host);
         return true;
@@ -321,6 +333,9 @@ export class Faults {
         return;
       case "connectionBroken":
         host.engine?.breakConnection(link);
+        return;
+      case "quorumMoved":
+        quorum.move();
         return;
       case "quorumDown":
         this.#set([quorum], { isUp: false }, lastsMs);
@@ -366,6 +381,12 @@ export class Faults {
     const { engine } = host;
     engine?.enter(() => {
       engine.post({ tag });
+    });
+  }
+
+  #tellHealth({ engine }: SimHost, isImpaired: boolean): void {
+    engine?.enter(() => {
+      engine.post({ tag: "healthChanged", isImpaired });
     });
   }
 

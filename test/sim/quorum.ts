@@ -76,6 +76,22 @@ export class SimQuorum {
     });
   }
 
+  /** The record goes on at another quorum, by a move that neither side's machine knows of: nothing of it changes but the version. */
+  move(): void {
+    const { record } = this;
+    if (record !== undefined) {
+      const version = record.version + 1;
+      const request = {
+        guest: record.guest,
+        by: record.owner,
+        requestId: `move:${version}`,
+        expectedVersion: record.version,
+      };
+      this.record = { ...record, version, lastRequestId: request.requestId };
+      this.#world.whenRecordChanges(this.record, { ...request, change: { tag: "moveAway", to: "alternate" } });
+    }
+  }
+
   #decide(request: QuorumRequest): QuorumDecision {
     const decision = this.#world.rules.decide(this.record, request);
     if (decision.tag === "granted" && decision.changed) {

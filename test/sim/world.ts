@@ -32,6 +32,9 @@ export type WorldOptions = {
   readonly keepsTraces?: boolean;
   /** What goes wrong, instead of what the seed says. */
   readonly plan?: (world: World) => void;
+  /** When everything is healed, and how far apart the hosts are, instead of what the seed says. */
+  readonly healedMs?: number;
+  readonly roundTripMs?: number;
 };
 
 export type Outcome = Readonly<Counts> & {
@@ -62,10 +65,12 @@ export class World {
   readonly #ways: Readonly<Record<string, Way>>;
   readonly #plan: ((world: World) => void) | undefined;
   readonly #log: ((line: string) => void) | undefined;
+  readonly #healedMs: number | undefined;
   #ids = 0;
   #events = 0;
 
-  constructor(seed: number, { rules = PRODUCTION, log, keepsTraces = false, plan }: WorldOptions = {}) {
+  constructor(seed: number, options: WorldOptions = {}) {
+    const { rules = PRODUCTION, log, keepsTraces = false, plan } = options;
     this.seed = seed;
     this.rules = rules;
     this.random = new Random(seed);
@@ -78,7 +83,9 @@ export class World {
     this.hosts = { a: new SimHost(this, "a"), b: new SimHost(this, "b") };
     this.client = new SimClient(this);
     this.faults = new Faults(this);
-    const distanceMs = this.random.chance(0.7) ? 0 : 5 * this.random.fraction();
+    this.#healedMs = options.healedMs;
+    const drawnMs = this.random.chance(0.7) ? 0 : 5 * this.random.fraction();
+    const distanceMs = options.roundTripMs === undefined ? drawnMs : options.roundTripMs / 2;
     const way = (): Way => new Way(distanceMs);
     this.#ways = { "one.a": way(), "one.b": way(), "two.a": way(), "two.b": way() };
   }
@@ -123,7 +130,8 @@ export class World {
     });
     this.client.start();
     const startMs = random.chance(0.25) ? random.below(1_500) : 1_500 + random.below(1_500);
-    const endMs = startMs + 1_500 + random.below(random.chance(0.3) ? 20_000 : 6_000);
+    const drawnMs = startMs + 1_500 + random.below(random.chance(0.3) ? 20_000 : 6_000);
+    const endMs = this.#healedMs ?? drawnMs;
     if (this.#plan !== undefined) {
       this.#plan(this);
     } else if (random.chance(0.4)) {

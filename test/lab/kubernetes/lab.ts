@@ -207,6 +207,7 @@ export class KubernetesLab {
     this.#storage.stop();
     await Promise.all([...this.#nodes.values()].map((node) => node.kill()));
     await this.plane.stop();
+    this.network.close();
     await removeLeftovers(this.#record);
   }
 

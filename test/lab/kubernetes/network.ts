@@ -6,10 +6,13 @@
  *   replication   10.76.1.0/24   nodes from .11 on: the second link of replication
  *   lan           10.77.0.0/24   the client .1, guests; nodes have no address in it but a bridge `lan` for whom it is to be given
  *
+ * A node may be far away: then its ports of management and replication are behind wires that take their time (long-line.ts).
+ *
  * N is free on this machine: the name of the interface by which the machine reaches the lab is taken by whoever makes it first.
  * Pods of the node with number K have 10.79.K.0/24, and everybody has routes to them; addresses of services are kube-proxy's.
  */
 import { spawnSync } from "node:child_process";
+import { farPortOf, LongLine, yardOf } from "./long-line.ts";
 import { LabFailure, runBatch, runCommand, silenceIpv6 } from "../hosts.ts";
 
 export type NetworkName = "management" | "replication" | "lan";
@@ -25,6 +28,11 @@ export const lanBridge = "lan";
 
 const deviceName: Readonly<Record<NetworkName, string>> = { management: "mgmt", replication: "repl", lan: "lan" };
 const firstNodeNumber = 11;
+/** Computers that are no nodes, on the management network from .101 on. */
+const computerNames = ["third-1", "third-2"] as const;
+export type ComputerName = (typeof computerNames)[number];
+const firstComputerNumber = 101;
+const longNetworks: readonly NetworkName[] = ["management", "replication"];
 
 export type NodePlace = {
   readonly namespace: string;
@@ -39,6 +47,8 @@ export class LabNetwork {
   readonly #nodes: readonly string[];
   readonly #subnet: string;
   readonly #cutPairs = new Set<string>();
+  /** By the name of the port in the switch. */
+  readonly #longLines = new Map<string, LongLine>();
 
   private constructor(id: string, nodes: readonly string[], subnet: string) {
     this.#id = id;
@@ -48,7 +58,7 @@ export class LabNetwork {
 
   /** Names of all namespaces that {@link create} and {@link addNode} make: for the record of what is to be removed. */
   static listNamespaces(id: string, nodes: readonly string[]): string[] {
-    return ["switch", "plane", "client", ...nodes].map((name) => `${id}-${name}`);
+    return ["switch", "plane", "client", ...computerNames, ...nodes].map((name) => `${id}-${name}`);
   }
 
   /** Everything but the nodes. */
@@ -107,12 +117,40 @@ export class LabNetwork {
     };
   }
 
+  /** One more computer on the management network, without anything of Kubernetes. */
+  addComputer(name: ComputerName): { readonly namespace: string; readonly address: string } {
+    const namespace = `${this.#id}-${name}`;
+    const address = `${this.#subnet}.${firstComputerNumber + computerNames.indexOf(name)}`;
+    runCommand(["ip", "netns", "add", namespace]);
+    silenceIpv6(namespace);
+    runBatch(namespace, ["link set lo up"]);
+    this.#connect(name, "management", "mgmt");
+    runBatch(namespace, [`address add ${address}/24 dev mgmt`]);
+    return { namespace, address };
+  }
+
+  /** How long it takes from the node to everybody else and back, in both networks of replication; also if it boots again. */
+  async setDistance(node: string, roundTripMs: number): Promise<void> {
+    for (const network of longNetworks) {
+      const port = portOf(node, network);
+      const line = this.#longLines.get(port) ?? (await LongLine.open(`${this.#id}-switch`, port, deviceName[network]));
+      this.#longLines.set(port, line);
+      line.setDelay(roundTripMs / 2);
+    }
+  }
+
+  close(): void {
+    this.#longLines.forEach((line) => {
+      line.close();
+    });
+  }
+
   /** The node's namespace with its links, for it to boot in. */
   addNode(node: string): void {
     const place = this.placeOf(node);
     // The other ends of a namespace that is gone go with it, but not at once.
     for (const name of networkNames) {
-      spawnSync("ip", ["-netns", `${this.#id}-switch`, "link", "delete", portOf(node, name)]);
+      spawnSync("ip", ["-netns", `${this.#id}-switch`, "link", "delete", this.#findEnd(node, name).port]);
     }
     runCommand(["ip", "netns", "add", place.namespace]);
     silenceIpv6(place.namespace);
@@ -139,7 +177,7 @@ export class LabNetwork {
   dropCarrier(node: string): void {
     runBatch(
       `${this.#id}-switch`,
-      networkNames.map((name) => `link set ${portOf(node, name)} down`),
+      networkNames.map((name) => `link set ${this.#findEnd(node, name).port} down`),
     );
   }
 
@@ -174,12 +212,21 @@ export class LabNetwork {
     runCommand(["ip", "netns", "exec", `${this.#id}-switch`, "nft", "-f", "-"], `${rules}\n`);
   }
 
+  /** Where the node's cable ends: in the network, or at the far end of a wire to it. */
+  #findEnd(who: string, network: NetworkName): { readonly port: string; readonly bridge: string } {
+    const port = portOf(who, network);
+    return this.#longLines.has(port)
+      ? { port: farPortOf(port), bridge: yardOf(port) }
+      : { port, bridge: deviceName[network] };
+  }
+
   /** A veth from the switch into a namespace. */
   #connect(who: string, network: NetworkName, device: string): void {
-    const [port, namespace] = [portOf(who, network), `${this.#id}-${who}`];
+    const { port, bridge } = this.#findEnd(who, network);
+    const namespace = `${this.#id}-${who}`;
     runBatch(`${this.#id}-switch`, [
       `link add ${port} type veth peer name ${device} netns ${namespace}`,
-      `link set ${port} master ${deviceName[network]}`,
+      `link set ${port} master ${bridge}`,
       `link set ${port} up`,
     ]);
     const number = this.#nodes.indexOf(who) + firstNodeNumber;
