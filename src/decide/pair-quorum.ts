@@ -27,6 +27,12 @@ export function planNewQuorum(splitSitePair: SplitSitePair | undefined): PairQuo
     : { preferred: listAddresses(given.preferred), ...encodeAlternate(given.alternate), inForce: "preferred" };
 }
 
+/** Where the record of a guest that is gone may be: where it began, and where it may have been moved to. */
+export function listOwnQuorums(splitSitePair: SplitSitePair | undefined): readonly PairQuorum["preferred"][] {
+  const own = planNewQuorum(splitSitePair);
+  return own === undefined ? [] : [own.preferred, ...(own.alternate === undefined ? [] : [own.alternate])];
+}
+
 export function planQuorum({ splitSitePair, nowMs }: Observed, { pair, sides, notes }: PairView): QuorumPlan {
   const known = pair.spec.quorum;
   if (known === undefined) {

@@ -10,6 +10,7 @@
 import { requestAnnotations } from "../api/requests.ts";
 import { isGoing, type Vmi } from "./cluster-objects.ts";
 import { planReturn } from "./adoption.ts";
+import { listOwnQuorums } from "./pair-quorum.ts";
 import { LOSS_GRACE_MS, readNodeState } from "./node-fitness.ts";
 import { type PairView, type SideView } from "./pair-view.ts";
 import { type Action, type Observed } from "./protected-vm-plan.ts";
@@ -109,7 +110,7 @@ function planRemoval(observed: Observed, guest: string): DeletionStep {
   const rest: readonly Action[] = [
     ...returned,
     { tag: "deleteCopies", guest },
-    { tag: "deleteRecord", guest },
+    { tag: "deleteRecord", guest, quorums: listOwnQuorums(observed.splitSitePair) },
     { tag: "removeFinalizer" },
   ];
   return { tag: "remove", actions: rest, says: "the last traces are removed" };

@@ -108,8 +108,13 @@ export type Action =
     }
   /** Every Secret and ConfigMap that was copied for the guest. */
   | { readonly tag: "deleteCopies"; readonly guest: string }
-  /** The quorum's record, where it is a Lease. Nobody asks for it any more, for the guest is gone. */
-  | { readonly tag: "deleteRecord"; readonly guest: string }
+  /** The quorum's record. Nobody asks for it any more, for the guest is gone. */
+  | {
+      readonly tag: "deleteRecord";
+      readonly guest: string;
+      /** Replicas of each quorum of the guest's own; none where its record is in the installation's. */
+      readonly quorums: readonly NonNullable<GuestPair["spec"]["quorum"]>["preferred"][];
+    }
   /** Takes a request's annotation off the ProtectedVM, and leaves what somebody may ask for later. */
   | {
       readonly tag: "clearRequest";

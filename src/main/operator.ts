@@ -91,8 +91,7 @@ async function work(flags: OperatorFlags, log: ProcessLog): Promise<number> {
   const usesCertManager = flags.authority === "cert-manager";
   const stopping = new AbortController();
   const openCredentials = provideCredentials(flags, { cluster, stop: stopping.signal }, log);
-  const quorumRecords =
-    flags.quorum.length === 0 ? undefined : new QuorumRecords({ endpoints: flags.quorum, openCredentials });
+  const quorumRecords = new QuorumRecords({ endpoints: flags.quorum, openCredentials });
   const operator = new Operator({ cluster, settings, usesCertManager, quorumRecords, identity, pass, log });
   const stop = (signal: string): void => {
     log.info({ signal }, "operator stops");

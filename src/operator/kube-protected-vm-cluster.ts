@@ -37,8 +37,7 @@ export type KubeClusterOptions = {
   readonly caches: ObjectCaches;
   readonly events: Pick<EventRecorder, "record">;
   readonly settings: OperatorSettings;
-  /** Undefined where the quorum has its records in Leases. */
-  readonly quorumRecords: Pick<QuorumRecords, "remove"> | undefined;
+  readonly quorumRecords: Pick<QuorumRecords, "remove" | "isInLeases">;
   /** Whether nobody else leads at this moment. */
   readonly isLeader: () => boolean;
 };
@@ -199,7 +198,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       case "deleteCopies":
         return this.#deleteCopies(action.guest);
       case "deleteRecord":
-        return this.#deleteRecord(action.guest);
+        return this.#deleteRecord(action);
     }
   }
 
@@ -227,10 +226,15 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
     await ignore("NotFound", this.#options.cluster.patch({ kind: kinds.protectedVm, namespace, name }, patch));
   }
 
-  #deleteRecord(guest: string): Promise<void> {
+  async #deleteRecord({ guest, quorums }: Extract<Action, { tag: "deleteRecord" }>): Promise<void> {
     const { cluster, settings, quorumRecords } = this.#options;
-    const lease = { kind: kinds.lease, namespace: settings.namespace, name: recordLeaseName(guest) };
-    return quorumRecords === undefined ? cluster.remove(lease) : quorumRecords.remove(guest);
+    for (const replicas of quorums) {
+      await quorumRecords.remove(guest, replicas);
+    }
+    if (quorums.length === 0) {
+      const lease = { kind: kinds.lease, namespace: settings.namespace, name: recordLeaseName(guest) };
+      await (quorumRecords.isInLeases ? cluster.remove(lease) : quorumRecords.remove(guest));
+    }
   }
 
   #assertLeader(): void {

@@ -22,8 +22,7 @@ export type OperatorOptions = {
   readonly settings: OperatorSettings;
   /** Whether cert-manager makes the authorities of the installation. */
   readonly usesCertManager: boolean;
-  /** Undefined where the quorum has its records in Leases. */
-  readonly quorumRecords: QuorumRecords | undefined;
+  readonly quorumRecords: QuorumRecords;
   /** Different for every process that ever ran. */
   readonly identity: string;
   /** Called after every action, by its tag. */

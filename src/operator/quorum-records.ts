@@ -5,7 +5,9 @@
 import { QuorumConnection, type QuorumConnectionOptions } from "../net/quorum-connection.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 
-export type QuorumRecordsOptions = Pick<QuorumConnectionOptions, "endpoints"> & {
+export type QuorumRecordsOptions = {
+  /** Of the installation's quorum; none where its records are Leases. */
+  readonly endpoints: QuorumConnectionOptions["endpoints"];
   /** The operator's own; may take a while to come. */
   readonly openCredentials: () => Promise<TlsCredentials>;
 };
@@ -17,9 +19,14 @@ export class QuorumRecords {
     this.#options = options;
   }
 
+  /** Then the API server is to be asked. */
+  get isInLeases(): boolean {
+    return this.#options.endpoints.length === 0;
+  }
+
   /** Throws a QuorumFailure while no quorum answers. */
-  async remove(guest: string): Promise<void> {
-    const { endpoints, openCredentials } = this.#options;
+  async remove(guest: string, endpoints = this.#options.endpoints): Promise<void> {
+    const { openCredentials } = this.#options;
     const connection = new QuorumConnection({ endpoints, credentials: await openCredentials() });
     try {
       await connection.remove(guest);

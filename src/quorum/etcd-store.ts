@@ -28,7 +28,7 @@ export type EtcdTls = {
 };
 
 export type EtcdOptions = {
-  /** `http://host:2379` or `https://…`, in order of preference; the one that answered last is asked first, the others when it is late. */
+  /** `http://host:2379` or `https://…`, in order of preference; that which answered last is asked first, others when it is late. */
   readonly urls: readonly string[];
   readonly tls?: EtcdTls | undefined;
   readonly prefix?: string | undefined;

@@ -23,7 +23,7 @@ import { type ControlPlane, startControlPlane } from "../lab/kubernetes/control-
 import { findRemedy } from "../lab/kubernetes/programs.ts";
 import { type TlsFiles } from "../../src/protocol/assignment.ts";
 import { type Bench } from "./bench.ts";
-import { PlayedCluster, systemNamespace } from "./played-cluster.ts";
+import { nodePairs, PlayedCluster, systemNamespace } from "./played-cluster.ts";
 import { readProcessorSeconds } from "./processor-time.ts";
 import { type Figure } from "./row.ts";
 
@@ -144,12 +144,13 @@ async function measureCrowd(stage: Stage): Promise<Figure[]> {
   ];
 }
 
-const readSample = (): KubeObject =>
-  parse(readFileSync(join(root, "config/samples/protected-vm.yaml"), "utf8")) as KubeObject;
+type Sample = KubeObject & { readonly spec: { readonly virtualMachineTemplate: { readonly spec: MachineSpec } } };
+
+const readSample = (): Sample => parse(readFileSync(join(root, "config/samples/protected-vm.yaml"), "utf8")) as Sample;
 
 /** An API server on two cores takes minutes to store two thousand guests as it is. */
-function withoutDisks(sample: KubeObject): KubeObject {
-  const changed = structuredClone(sample) as KubeObject & { spec: { virtualMachineTemplate: { spec: MachineSpec } } };
+function withoutDisks(sample: Sample): Sample {
+  const changed = structuredClone(sample);
   const machine = changed.spec.virtualMachineTemplate.spec;
   delete machine.dataVolumeTemplates;
   delete machine.template.spec.volumes;
@@ -286,8 +287,7 @@ class Stage {
       "--max-semi-space-size=4",
       ...[join(root, "src/main/operator.ts"), `--namespace=${systemNamespace}`, "--hook-image=twinrun/hook:bench"],
       ...[`--identity=operator-${this.#startsCount}`, `--kubeconfig=${this.#plane.kubeconfigPath}`, "--log-level=warn"],
-      // More guests than ports of the default.
-      ...["--ports=10000-19999", `--metrics=127.0.0.1:${this.#port}`],
+      `--metrics=127.0.0.1:${this.#port}`,
       ...[`--cert=${certPath}`, `--key=${keyPath}`, `--ca=${caPath}`],
     ];
     const child = spawn(process.execPath, args, { stdio: ["ignore", process.stderr, "inherit"] });
@@ -313,13 +313,15 @@ class Stage {
   }
 
   /** Until there are so many ProtectedVMs, all Ready; for how long that took. */
-  async grow(count: number, sample: KubeObject): Promise<number> {
+  async grow(count: number, sample: Sample): Promise<number> {
     const fromMs = performance.now();
     const create = async (): Promise<void> => {
       while (this.#guestsCount < count) {
-        const name = `web-${String((this.#guestsCount += 1)).padStart(4, "0")}`;
+        this.#guestsCount += 1;
+        const name = `web-${String(this.#guestsCount).padStart(4, "0")}`;
+        const placement = { nodes: nodePairs[this.#guestsCount % nodePairs.length] };
         const metadata = { name, namespace: tenantNamespace, labels: { app: "web" } };
-        await this.cluster.create({ ...sample, metadata });
+        await this.cluster.create({ ...sample, metadata, spec: { ...sample.spec, placement } });
       }
     };
     await Promise.all(Array.from({ length: 4 }, create));

@@ -1,5 +1,5 @@
 /**
- * Plays what an operator has around it where no guests run, against a real API server: two nodes with their agents, KubeVirt and
+ * Plays what an operator has around it where no guests run, against a real API server: four nodes with their agents, KubeVirt and
  * CDI, so that as many ProtectedVMs as wanted become Ready and stay idle.
  *
  * KubeVirt and CDI are played by a few lines: an instance runs as soon as it is there, a volume is bound. The agents' part that
@@ -18,9 +18,15 @@ import { type Json, readObject } from "../../src/lib/json-merge.ts";
 import { Random } from "../../src/lib/random.ts";
 import { type DurationFigures, type EngineReport } from "../../src/protocol/assignment.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
+import { addNode } from "../build/cluster-node.ts";
 import { buildReport } from "../build/engine-report.ts";
 
-export const nodes = ["node-a", "node-b"] as const;
+/** In pairs: a guest has both nodes of one, and the default range of ports is enough for half of the crowd on each. */
+export const nodePairs = [
+  ["node-a", "node-b"],
+  ["node-c", "node-d"],
+] as const;
+const nodes = nodePairs.flat();
 export const systemNamespace = "twinrun";
 
 type Stored = KubeObject & { readonly spec?: Json; readonly status?: Json };
@@ -31,8 +37,6 @@ const kinds = {
   vmi: kindOf("kubevirt.io/v1", "VirtualMachineInstance"),
   dataVolume: kindOf("cdi.kubevirt.io/v1beta1", "DataVolume"),
   claim: kindOf("v1", "PersistentVolumeClaim"),
-  node: kindOf("v1", "Node"),
-  pod: kindOf("v1", "Pod"),
 };
 
 /** Of an engine. */
@@ -74,8 +78,10 @@ export class PlayedCluster {
   }
 
   static async start(cluster: Cluster): Promise<PlayedCluster> {
-    for (const node of nodes) {
-      await addNode(cluster, node);
+    for (const [index, name] of nodes.entries()) {
+      // Room for every guest of the crowd.
+      const room = { address: `10.1.0.${index + 1}`, memory: "64Ti" };
+      await addNode(cluster, { name, namespace: systemNamespace, ...room });
     }
     const played = new PlayedCluster(cluster);
     const followed = [played.#pairs, played.#instances, played.#volumes];
@@ -110,10 +116,10 @@ export class PlayedCluster {
   }
 
   #report(pair: Pair | undefined): void {
-    if (pair !== undefined && this.#instances.listBy("guest", pair.metadata.name).length === nodes.length) {
-      this.#reporters.forEach((reporter) => {
-        reporter.guestChanged(pair.metadata.name);
-      });
+    if (pair !== undefined && this.#instances.listBy("guest", pair.metadata.name).length === pair.spec.sides.length) {
+      for (const { node } of pair.spec.sides) {
+        this.#reporters[nodes.findIndex((name) => name === node)]?.guestChanged(pair.metadata.name);
+      }
     }
   }
 
@@ -192,7 +198,7 @@ export class PlayedCluster {
     return {
       guest: spec.guest,
       mode: spec.mode,
-      peerNode: nodes.find((other) => other !== node) ?? "",
+      peerNode: spec.sides.find((side) => side.node !== node)?.node ?? "",
       disks: spec.disks,
       links,
       supervision: "running",
@@ -240,30 +246,4 @@ export class PlayedCluster {
       links: [{ name: "node", alive: true, rttMs: around(0.4, 0.3) }],
     };
   }
-}
-
-async function addNode(cluster: Cluster, name: string): Promise<void> {
-  const labels = {
-    "kubernetes.io/hostname": name,
-    "kubevirt.io/schedulable": "true",
-    "cpu-model.node.kubevirt.io/Haswell": "true",
-    "machine-type.node.kubevirt.io/pc-q35-rhel9.6.0": "true",
-  };
-  await cluster.create({ apiVersion: "v1", kind: "Node", metadata: { name, labels } });
-  const conditions = [{ type: "Ready", status: "True", lastTransitionTime: new Date().toISOString() }];
-  const addresses = [{ type: "InternalIP", address: name === nodes[0] ? "10.1.0.1" : "10.1.0.2" }];
-  const ref = { kind: kinds.node, name };
-  await cluster.patch(ref, { spec: { taints: [] } });
-  // Room for every guest of the crowd.
-  const status = { conditions, addresses, allocatable: { memory: "64Ti" } };
-  await cluster.patch(ref, { status }, { subresource: "status" });
-  const labelsOfAgent = { "app.kubernetes.io/component": "agent" };
-  const pod: KubeObject & { spec: Json } = {
-    ...{ apiVersion: "v1", kind: "Pod" },
-    metadata: { name: `agent-${name}`, namespace: systemNamespace, labels: labelsOfAgent },
-    spec: { nodeName: name, containers: [{ name: "agent", image: "twinrun/agent" }] },
-  };
-  await cluster.create(pod);
-  const agent = { kind: kinds.pod, namespace: systemNamespace, name: pod.metadata.name };
-  await cluster.patch(agent, { status: { conditions } }, { subresource: "status" });
 }

@@ -15,6 +15,7 @@ import { healthOf, lua } from "../../build/argocd-health.ts";
 import { collectOutput } from "../../lab/command-output.ts";
 import { buildMachine, buildProtectedGuest } from "../guest-manifests.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
+import { kubectl } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, setUpMsMax, Witness } from "../witness.ts";
 
 const guestsNamespace = "twinrun-guests";
@@ -35,6 +36,7 @@ const kinds = {
   claim: kindOf("v1", "PersistentVolumeClaim"),
   secret: kindOf("v1", "Secret"),
   lease: kindOf("coordination.k8s.io/v1", "Lease"),
+  pod: kindOf("v1", "Pod"),
 };
 
 describeOnCluster(import.meta.filename)("users", () => {
@@ -342,10 +344,22 @@ describeOnCluster(import.meta.filename)("users", () => {
       faultMsMax,
     );
 
+    /** It would shut the guest down if libvirt asked it; without it libvirt presses the power button in any case. */
+    async function expectAgent({ vmi: { namespace, name } }: Side): Promise<void> {
+      const launchers = { namespace, labelSelector: "kubevirt.io=virt-launcher" };
+      const { items } = await platform.cluster.list(kinds.pod, launchers);
+      const pod = items.find(({ metadata }) => metadata.annotations?.["kubevirt.io/domain"] === name);
+      const virsh = ["virsh", "--connect", "qemu+unix:///session?socket=/var/run/libvirt/virtqemud-sock"];
+      const inPod = ["exec", "-n", namespace, present(pod, "a launcher pod").metadata.name, "-c", "compute", "--"];
+      const xml = await kubectl(platform, ...inPod, ...virsh, "dumpxml", `${namespace}_${name}`);
+      expect(xml).toMatch(/name='org.qemu.guest_agent.0' state='connected'/);
+    }
+
     test(
       "when KubeVirt shuts down the side that runs it, it goes on at the other",
       async () => {
         const { primary, standby } = await readSides(guest);
+        await expectAgent(primary);
         await platform.cluster.remove(refOf(kinds.vmi, primary.vmi.name, primary.vmi.namespace));
         await platform.waitForProtectedVm(guest, ({ status }) => status?.primary?.node === standby.node);
         await client.hear();

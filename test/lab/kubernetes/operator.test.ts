@@ -15,6 +15,7 @@ import { Cluster } from "../../../src/kube/cluster.ts";
 import { kindOf, type KubeObject, type ResourceKind } from "../../../src/kube/kube-object.ts";
 import { type Json, readObject, readObjects, readText } from "../../../src/lib/json-merge.ts";
 import { leaseNameOf } from "../../../src/quorum/lease-store.ts";
+import { addNode } from "../../build/cluster-node.ts";
 import { buildReport } from "../../build/engine-report.ts";
 import { buildReportedSide } from "../../build/guest-pair-rows.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
@@ -50,7 +51,11 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
     cluster = Cluster.fromKubeconfig(plane.kubeconfigPath);
     await installKinds();
     await Promise.all(["twinrun", "twinrun-guests", "shop"].map(addNamespace));
-    await Promise.all(["node-a", "node-b"].map(addNode));
+    const nodes = [
+      { name: "node-a", address: "10.1.0.1" },
+      { name: "node-b", address: "10.1.0.2" },
+    ];
+    await Promise.all(nodes.map((node) => addNode(cluster, { ...node, memory: "8Gi", namespace: "twinrun" })));
   }, startMsMax);
 
   afterAll(async () => {
@@ -84,34 +89,6 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
   async function addNamespace(name: string): Promise<void> {
     await cluster.create({ apiVersion: "v1", kind: "Namespace", metadata: { name } });
     await cluster.create({ apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "default", namespace: name } });
-  }
-
-  async function addNode(name: string): Promise<void> {
-    const labels = {
-      "kubernetes.io/hostname": name,
-      "kubevirt.io/schedulable": "true",
-      "cpu-model.node.kubevirt.io/Haswell": "true",
-      "machine-type.node.kubevirt.io/pc-q35-rhel9.6.0": "true",
-    };
-    await cluster.create({ apiVersion: "v1", kind: "Node", metadata: { name, labels } });
-    const ready = [{ type: "Ready", status: "True", lastTransitionTime: new Date().toISOString() }];
-    const addresses = [{ type: "InternalIP", address: name === "node-a" ? "10.1.0.1" : "10.1.0.2" }];
-    const node = { kind: kindOf("v1", "Node"), name };
-    await cluster.patch(node, { spec: { taints: [] } });
-    await cluster.patch(
-      node,
-      { status: { conditions: ready, addresses, allocatable: { memory: "8Gi" } } },
-      { subresource: "status" },
-    );
-    const pod: KubeObject & { spec: Json } = {
-      apiVersion: "v1",
-      kind: "Pod",
-      metadata: { name: `agent-${name}`, namespace: "twinrun", labels: { "app.kubernetes.io/component": "agent" } },
-      spec: { nodeName: name, containers: [{ name: "agent", image: "twinrun/agent" }] },
-    };
-    await cluster.create(pod);
-    const ref = { kind: kindOf("v1", "Pod"), namespace: "twinrun", name: pod.metadata.name };
-    await cluster.patch(ref, { status: { conditions: ready } }, { subresource: "status" });
   }
 
   function startOperator(environment: Record<string, string> = {}): ChildProcess {
