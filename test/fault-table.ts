@@ -40,6 +40,31 @@ export const faultTable: readonly FaultRow[] = [
     tests: ["a full volume of the standby costs protection, nothing else"],
   },
   {
+    fault: "a disk under the primary fails, hangs, or becomes slow",
+    answer: "the guest never sees it: it goes on at the other side; slowness is said",
+    tests: [
+      "the primary's disk fails a write",
+      "the primary's disk fails a read",
+      "the primary's disk hangs",
+      "the primary's disk becomes slow",
+    ],
+  },
+  {
+    fault: "a disk under the standby fails or hangs",
+    answer: "marked stale and reported, tried again with growing pauses, resynced",
+    tests: ["the standby's disk fails", "the standby's disk hangs"],
+  },
+  {
+    fault: "the disks of both sides fail",
+    answer: "the guest stands still, says so, and goes on by itself",
+    tests: ["both disks fail, the primary's volume is full"],
+  },
+  {
+    fault: "the primary's way to the clients is lost",
+    answer: "planned hand-over to the host whose network works",
+    tests: ["a guest whose clients cannot reach it any more moves to the other host"],
+  },
+  {
     fault: "the replication links are cut, both sides alive",
     answer: "the quorum decides once; the loser stops",
     tests: [

@@ -43,6 +43,12 @@ test.each<Case>([
     tags: ["retuneGuest"],
   },
   {
+    when: "a whole copy is asked for, and clients come by another interface",
+    running: [web],
+    wanted: [{ ...web, fullResync: "once more", uplinks: ["eth1"] }],
+    tags: ["retuneGuest"],
+  },
+  {
     when: "the guest is to be released",
     running: [web],
     wanted: [{ ...web, isReleasing: true }],

@@ -61,21 +61,13 @@ function qemuStartOf({ qemu, disks }: GuestAssignment): unknown {
   return [qemu, disks];
 }
 
+/** What an engine that runs is told, or need not know. */
+const TOLD_LATER = new Set(["qemu", "disks", "checkpoint", "failover", "isReleasing", "fullResync", "uplinks"]);
+
 function engineStartOf(assignment: GuestAssignment): unknown {
   const { firstPrimary, qemu } = assignment;
-  return {
-    ...assignment,
-    ...{
-      qemu: null,
-      disks: null,
-      checkpoint: null,
-      failover: null,
-      isReleasing: null,
-      fullResync: null,
-      uplinks: null,
-    },
-    firstPrimary: qemu.tag === "pod" ? null : firstPrimary,
-  };
+  const rest = Object.entries(assignment).filter(([field]) => !TOLD_LATER.has(field));
+  return { ...Object.fromEntries(rest), firstPrimary: qemu.tag === "pod" ? null : firstPrimary };
 }
 
 /** By value. Key order counts, and is the same on both sides: both come out of one schema. */

@@ -1,6 +1,6 @@
 import { expect, test } from "@jest/globals";
 import { type ClusterNode, type Pod } from "./cluster-objects.ts";
-import { LOSS_GRACE_MS, readNodeState } from "./node-fitness.ts";
+import { LOSS_GRACE_MS, readNodeState, readUplinks } from "./node-fitness.ts";
 
 const bootedAt = "2026-11-27T12:00:00Z";
 const nowMs = Date.parse("2026-11-27T13:00:00Z");
@@ -49,4 +49,13 @@ test("an agent that is being replaced has been away for a moment, however long i
 
 test("one that ought to have ended long ago is lost with its node", () => {
   expect(isLost([buildAgent({ status: "True", since: bootedAt }, at(-LOSS_GRACE_MS))])).toBe(true);
+});
+
+test("a node names the interfaces by which clients come, or none", () => {
+  const withUplinks = (value: string): ClusterNode => ({
+    ...node,
+    metadata: { ...node.metadata, annotations: { "twinrun.dev/uplinks": value } },
+  });
+  expect(readUplinks(withUplinks(" eth0, bond1 ,,"))).toEqual(["eth0", "bond1"]);
+  expect([node, undefined].map(readUplinks)).toEqual([[], []]);
 });

@@ -64,6 +64,14 @@ test("disks that live in the pod are told apart", () => {
   ]);
 });
 
+test("each node has its own ways to clients, and a whole copy is asked of both", () => {
+  const { sides } = buildGuestPair()["spec"] as { readonly sides: readonly object[] };
+  const spec = { sides: [{ ...sides[0], uplinks: ["eth0", "eth1"] }, sides[1]], fullResync: "2026-11-27" };
+  expect(plan("node-a", spec)?.assignment).toMatchObject({ uplinks: ["eth0", "eth1"], fullResync: "2026-11-27" });
+  expect(plan("node-b", spec)?.assignment).toMatchObject({ fullResync: "2026-11-27" });
+  expect(plan("node-b", spec)?.assignment.uplinks).toBeUndefined();
+});
+
 test("a node that is no side has nothing to do with it", () => {
   expect(plan("node-c")).toBeUndefined();
 });
