@@ -1,4 +1,4 @@
-/** The rules of code (src/lib, api, protocol and decide are pure: no clock, no randomness, no waiting). */
+/** The rules of code (src/lib, api, protocol, decide and image are pure: no clock, no randomness, no waiting). */
 import tseslint from "typescript-eslint";
 
 const root = new URL("../..", import.meta.url).pathname;
@@ -38,7 +38,7 @@ export default tseslint.config(
     },
   },
   {
-    files: ["src/{lib,api,protocol,decide}/**/*.ts"],
+    files: ["src/{lib,api,protocol,decide,image}/**/*.ts"],
     ignores: ["**/*.test.ts"],
     rules: {
       "no-restricted-globals": [

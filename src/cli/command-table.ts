@@ -81,6 +81,27 @@ const flagTable = {
     says: "what the cluster sees of the other side is wrong: it does not run the guest, and will not",
   },
   client: { kind: aSwitch, says: "only this program's own version" },
+  format: {
+    kind: text("FORMAT"),
+    says: "what the file is (import: what it says itself; export: by the end of its name)",
+  },
+  memory: { kind: text("SIZE"), says: "the guest's memory, as in 2Gi (what an OVA says)" },
+  cpus: { kind: { tag: "count" }, says: "the guest's processors (what an OVA says, else 1)" },
+  network: { kind: text("NAME,..."), says: "the network of each card: a NetworkAttachmentDefinition, or pod" },
+  firmware: { kind: text("KIND"), says: "bios or efi (what an OVA says, else bios)" },
+  "disk-bus": { kind: text("BUS"), says: "virtio (unless told), or sata or scsi for a guest without drivers for it" },
+  "nic-model": { kind: text("MODEL"), says: "virtio (unless told), or e1000e for a guest without drivers for it" },
+  "storage-class": { kind: text("NAME"), says: "the class of the volumes, instead of the cluster's default" },
+  size: { kind: text("SIZE"), says: "how large each volume is made at least" },
+  "max-size": { kind: text("SIZE"), says: "how large a disk is taken at most (2Ti unless told)" },
+  template: { kind: text("FILE"), says: "a ProtectedVM to add the disks to", completes: "file" },
+  image: {
+    kind: text("IMAGE"),
+    says: "the image of Twinrun for the pod that holds the volume (the operator's unless told)",
+  },
+  "work-dir": { kind: text("DIR"), says: "where disks are made raw, with room for one of them", completes: "file" },
+  disk: { kind: text("NAME"), says: "which disk, as the guest's spec calls it; not needed where there is one" },
+  live: { kind: aSwitch, says: "while the guest runs: it is paused for the last of the copy" },
   help: { kind: aSwitch, short: "h", says: "what the command does and takes" },
 } as const satisfies Readonly<Record<string, Flag>>;
 
@@ -197,6 +218,45 @@ const commandTable = {
         "for whoever trusts neither. The guest runs on, unprotected meanwhile; spec.checkpoint.resyncMiBPerSecond limits the pace.",
     ],
     examples: [{ line: "resync web", says: "says what it means and asks" }],
+  },
+  import: {
+    says: "make a protected VM of disk images (qcow2, vmdk, raw) or an OVA",
+    takes: "FILE...",
+    arguments: { min: 1, max: 8, completes: "file" },
+    flags: [
+      ...(["name", "nodes", "memory", "cpus", "network", "firmware", "disk-bus", "nic-model", "template"] as const),
+      ...(["storage-class", "size", "max-size", "format", "image", "work-dir", "dry-run", "wait", "timeout"] as const),
+    ],
+    details: [
+      "Each file becomes a volume, in their order; the first is booted from. What a file says of itself is not trusted: one that " +
+        "names other files, is cut off, too large, or holds more than it can is refused. Images other than raw need qemu-img on " +
+        "this machine, which is given limits, and room for the disk in --work-dir; an OVA's checksums are verified.",
+      "May be broken off at any time: the same command goes on with what has not arrived. Where CDI is installed it makes the " +
+        "volumes; a pod of Twinrun's image, on the first node, writes what is sent to it through the API server.",
+    ],
+    examples: [
+      { line: "import web.ova --nodes node-a,node-b --network lan", says: "the machine as its OVF describes it" },
+      {
+        line: "import disk.qcow2 --name web --nodes node-a,node-b --memory 2Gi --dry-run",
+        says: "only look at it, and print what would be made",
+      },
+    ],
+  },
+  export: {
+    says: "write a protected VM's disk to a file (raw, qcow2, vmdk) or all of them to an OVA",
+    takes: "NAME",
+    arguments: oneProtectedVm,
+    flags: ["file", "format", "disk", "live", "image", "yes"],
+    details: [
+      "The guest must be shut down, so that the disk is as it left it. With --live it may run: the disk is copied while it does, then " +
+        "the guest is paused, what has changed is copied again, and it goes on. That is what a loss of power would leave. It " +
+        "stands still for as long as it takes to read the disk from end to end.",
+      "May be broken off at any time: the same command goes on with what has not arrived.",
+    ],
+    examples: [
+      { line: "export web -f web.qcow2", says: "the only disk of a guest that was shut down" },
+      { line: "export web --disk data --live -f data.raw", says: "one of several, while it runs" },
+    ],
   },
   events: {
     says: "show what happened to protected VMs",

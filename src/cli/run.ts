@@ -12,6 +12,8 @@ import { writeCommandHelp, writeHelp } from "./help.ts";
 import { runFailover, runSwitchover, runUnprotect } from "./run-changes.ts";
 import { runComplete } from "./run-complete.ts";
 import { runDoctor } from "./run-doctor.ts";
+import { runExport } from "./run-export.ts";
+import { runImport } from "./run-import.ts";
 import { runLogs } from "./run-logs.ts";
 import { runProtect } from "./run-protect.ts";
 import { runResync } from "./run-resync.ts";
@@ -79,6 +81,8 @@ const COMMANDS_BY_NAME: Readonly<Record<NeedsCluster, (session: Session) => Prom
   switchover: runSwitchover,
   failover: runFailover,
   resync: runResync,
+  import: runImport,
+  export: runExport,
   events: runEvents,
   doctor: runDoctor,
   logs: runLogs,

@@ -15,11 +15,26 @@ export function encodeTar(files: readonly TarFile[], modifiedMs: number): Buffer
 
 function encodeFile({ path, content }: TarFile, modifiedMs: number): readonly Buffer[] {
   const body = typeof content === "string" ? Buffer.from(content) : content;
-  const padding = Buffer.alloc((BLOCK_BYTES - (body.length % BLOCK_BYTES)) % BLOCK_BYTES);
-  return [encodeHeader(path, body.length, modifiedMs), body, padding];
+  return [encodeTarHeader(path, body.length, modifiedMs), body, padTar(body.length)];
 }
 
-function encodeHeader(path: string, sizeBytes: number, modifiedMs: number): Buffer {
+/** What stands behind so many bytes of content. */
+export const padTar = (sizeBytes: number): Buffer =>
+  Buffer.alloc((BLOCK_BYTES - (sizeBytes % BLOCK_BYTES)) % BLOCK_BYTES);
+
+/** Eleven octal digits hold 8 GiB; more is written in binary, as GNU, BSD and POSIX tars read it. */
+function encodeSize(sizeBytes: number): Buffer {
+  const field = Buffer.alloc(12);
+  if (sizeBytes < 8 ** 11) {
+    field.write(`${sizeBytes.toString(8).padStart(11, "0")}\0`);
+    return field;
+  }
+  field.writeBigUInt64BE(BigInt(sizeBytes), 4);
+  field[0] = 0x80;
+  return field;
+}
+
+export function encodeTarHeader(path: string, sizeBytes: number, modifiedMs: number): Buffer {
   const header = Buffer.alloc(BLOCK_BYTES);
   const { prefix, name } = splitPath(path);
   const octal = (value: number, digits: number): string => `${value.toString(8).padStart(digits, "0")}\0`;
@@ -27,7 +42,7 @@ function encodeHeader(path: string, sizeBytes: number, modifiedMs: number): Buff
   header.write(octal(0o644, 7), 100);
   header.write(octal(0, 7), 108);
   header.write(octal(0, 7), 116);
-  header.write(octal(sizeBytes, 11), 124);
+  encodeSize(sizeBytes).copy(header, 124);
   header.write(octal(Math.floor(modifiedMs / 1_000), 11), 136);
   header.write("        ", 148); // The sum is taken with blanks where it stands.
   header.write("0", 156);

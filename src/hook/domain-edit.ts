@@ -29,7 +29,7 @@ import {
   readAttribute,
   XmlEdits,
   type XmlElement,
-} from "./xml-document.ts";
+} from "../lib/xml-document.ts";
 
 export type DomainEditRequest = HookedVmi & {
   /** The shim as virt-launcher sees it. */

@@ -4,7 +4,7 @@
  *
  * Multiqueue network cards are no obstacle: the shim holds what every queue sends.
  */
-import { findChild, listChildren, readAttribute, type XmlElement } from "./xml-document.ts";
+import { findChild, listChildren, readAttribute, type XmlElement } from "../lib/xml-document.ts";
 
 export type DomainObstacle = {
   readonly code:

@@ -15,7 +15,7 @@ import {
   type HookPoint,
 } from "./hook-messages.ts";
 import { parseVmi, VmiFailure } from "./hooked-vmi.ts";
-import { XmlFailure } from "./xml-document.ts";
+import { XmlFailure } from "../lib/xml-document.ts";
 
 export const HOOK_VERSIONS = ["v1alpha2", "v1alpha3"] as const;
 export type HookVersion = (typeof HOOK_VERSIONS)[number];

@@ -9,6 +9,7 @@ import { assert } from "../lib/assert.ts";
 import { type AccessSource, findAccess, openKubeconfigs } from "./access.ts";
 import { HttpConnection, type HttpRequest } from "./http-connection.ts";
 import { badAnswer, hasKubeCode, KubeFailure, parseRefusal } from "./kube-failure.ts";
+import { type PodCommand, type PodStream } from "./pod-stream.ts";
 import {
   findKnownKind,
   type KubeObject,
@@ -281,6 +282,15 @@ export class Cluster {
     await this.#connection.stream(request, (line) => {
       onEvent(parseEvent<T>(line, kind, path));
     });
+  }
+
+  /** Starts a command in a pod. What it needs is loaded only here: agents and operator never do. */
+  async openPodStream(what: PodCommand, { signal, timeoutMs }: CallOptions = {}): Promise<PodStream> {
+    const [{ PodStream }, { access, agent }] = await Promise.all([
+      import("./pod-stream.ts"),
+      this.#connection.readTransport(),
+    ]);
+    return PodStream.open(access, agent, what, { signal, timeoutMs: timeoutMs ?? callTimeoutMs });
   }
 
   /** Ends all calls and watches. */

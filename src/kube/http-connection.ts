@@ -60,6 +60,12 @@ export class HttpConnection {
     return this.#source.read();
   }
 
+  /** For who connects otherwise: who we are, and by which way. */
+  async readTransport(): Promise<{ readonly access: Access; readonly agent: HttpAgent }> {
+    const access = await this.#source.read();
+    return { access, agent: access.agent ?? this.#agentFor(access) };
+  }
+
   /** The body of a good answer. */
   async send(request: HttpRequest): Promise<string> {
     const deadlineMs = performance.now() + request.timeoutMs;
@@ -107,8 +113,8 @@ export class HttpConnection {
 
   async #run(exchange: Exchange): Promise<KubeFailure | undefined> {
     try {
-      const access = await this.#source.read();
-      await exchange.run(access, access.agent ?? this.#agentFor(access));
+      const { access, agent } = await this.readTransport();
+      await exchange.run(access, agent);
       return undefined;
     } catch (error) {
       if (hasKubeCode(error, "Unauthorized", "Untrusted")) {

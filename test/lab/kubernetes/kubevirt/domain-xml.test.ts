@@ -1,7 +1,7 @@
 import { expect, test } from "@jest/globals";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { parseXml, type XmlElement } from "../../../../src/hook/xml-document.ts";
+import { parseXml, type XmlElement } from "../../../../src/lib/xml-document.ts";
 import { encodeDomain } from "./domain-xml.ts";
 import { type Vmi } from "./vmi.ts";
 

@@ -5,11 +5,11 @@
  * elements that nobody here knows. libvirt and KubeVirt add such elements with every version. Here what is not edited stays
  * as it is, byte for byte.
  *
- * What it reads: XML 1.0 without a document type (no libvirt document has one, and entities are a way to attack a reader):
- * elements, attributes, text, CDATA, comments, processing instructions, the five named and all numeric references. What is
- * not well-formed is refused with its line and column.
+ * What it reads: XML 1.0 without a document type (no document of libvirt or OVF has one, and entities are a way to attack a
+ * reader): elements, attributes, text, CDATA, comments, processing instructions, the five named and all numeric references. What
+ * is not well-formed is refused with its line and column.
  */
-import { Failure } from "../lib/failure.ts";
+import { Failure } from "./failure.ts";
 
 export type XmlAttribute = {
   readonly name: string;
@@ -112,7 +112,7 @@ class XmlReader {
   #readStartTag(): void {
     const start = this.#at;
     if (this.#text.startsWith("<!", start)) {
-      this.#fail("a document type or other declaration; a libvirt document has none");
+      this.#fail("a document type or other declaration; none belongs here");
     }
     const name = this.#match(START_TAG)?.[1] ?? this.#fail("a < that begins no tag; write &lt; in text");
     if (this.#open.length === 0 && this.#root !== undefined) {
@@ -158,9 +158,7 @@ class XmlReader {
 
   #decode(value: string): string {
     return value.replaceAll(/&([^;]*);?/g, (whole, reference: string) => {
-      const [, digits, hexDigits] = /^#(?:([0-9]{1,7})|x([0-9a-fA-F]{1,6}))$/.exec(reference) ?? [];
-      const code = digits === undefined ? Number.parseInt(hexDigits ?? "", 16) : Number(digits);
-      const decoded = code <= 0x10_ff_ff ? String.fromCodePoint(code) : ENTITIES[reference];
+      const decoded = decodeReference(reference);
       return whole.endsWith(";") && decoded !== undefined ? decoded : this.#fail(`${whole} is no reference known here`);
     });
   }
@@ -175,6 +173,26 @@ class XmlReader {
   #fail(says: string): never {
     throw XmlFailure.at(this.#text, this.#at, says);
   }
+}
+
+/** What stands between `&` and `;`. */
+function decodeReference(reference: string): string | undefined {
+  const [, digits, hexDigits] = /^#(?:([0-9]{1,7})|x([0-9a-fA-F]{1,6}))$/.exec(reference) ?? [];
+  const code = digits === undefined ? Number.parseInt(hexDigits ?? "", 16) : Number(digits);
+  return code <= 0x10_ff_ff ? String.fromCodePoint(code) : ENTITIES[reference];
+}
+
+/** The decoded text of an element of `text` that has no children; a reference that is not known stays as it is. */
+export function readXmlText(text: string, { openEnd, closeStart, children }: XmlElement): string | undefined {
+  if (children.length > 0) {
+    return undefined;
+  }
+  const opaque = /<!--[^]*?-->|<[?][^]*?[?]>|<!\[CDATA\[([^]*?)\]\]>|&([^;<&]*);/g;
+  return text
+    .slice(openEnd, closeStart)
+    .replaceAll(opaque, (whole, data: string | undefined, reference: string | undefined) =>
+      reference === undefined ? (data ?? "") : (decodeReference(reference) ?? whole),
+    );
 }
 
 /** The decoded value of an attribute. */
