@@ -64,3 +64,12 @@ export const UPLINKS_ANNOTATION = "twinrun.dev/uplinks";
 
 /** Node annotation: `NAME=ADDRESS,...`, the node's replication links, the first one preferred; else its InternalIP. */
 export const REPLICATION_LINKS_ANNOTATION = "twinrun.dev/replication-links";
+
+/**
+ * Node annotation: the node is in maintenance, and the operator empties it. Whoever begins it writes who, when and why in JSON
+ * (decide/maintenance.ts), and cordons the node; any other text is a reason.
+ */
+export const MAINTENANCE_ANNOTATION = "twinrun.dev/maintenance";
+
+/** GuestPair annotation: the maintenance for which the operator has nothing more to move of this guest. */
+export const SETTLED_ANNOTATION = "twinrun.dev/settled-for";

@@ -2,7 +2,6 @@
  * What the operator has to remember of a guest and cannot see anywhere: an annotation of its GuestPair, in JSON. Written before
  * anything is done by it, so that an operator that dies in between goes on where it was.
  */
-import { type GuestPair } from "../api/guest-pair.ts";
 import { isJson, readObject, readPath, readText } from "../lib/json-merge.ts";
 import { type Machine } from "./common-machine.ts";
 
@@ -23,12 +22,16 @@ export type GuestNotes = {
   readonly rolesAt?: string | undefined;
   /** When another quorum was last asked for. */
   readonly quorumAt?: string | undefined;
+  /** Since when it waits for its turn, or has it; see planned-work.ts. */
+  readonly turnAt?: string | undefined;
 };
 
 export const encodeNotes = (notes: GuestNotes): string => JSON.stringify(notes);
 
+type Noted = { readonly metadata: { readonly annotations?: Readonly<Record<string, string>> | undefined } };
+
 /** Undefined when somebody has taken them away or spoilt them. */
-export function parseNotes({ metadata }: GuestPair): GuestNotes | undefined {
+export function parseNotes({ metadata }: Noted): GuestNotes | undefined {
   const parsed = parseJson(metadata.annotations?.[NOTES_ANNOTATION] ?? "");
   const first = readText(parsed, "first");
   if (first === undefined) {
@@ -44,6 +47,7 @@ export function parseNotes({ metadata }: GuestPair): GuestNotes | undefined {
     inSyncTerm: typeof term === "number" ? term : undefined,
     rolesAt: readText(parsed, "rolesAt"),
     quorumAt: readText(parsed, "quorumAt"),
+    turnAt: readText(parsed, "turnAt"),
   };
 }
 

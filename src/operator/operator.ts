@@ -9,6 +9,7 @@ import { LeaderElection, type ElectionEnd, type Leadership } from "../kube/leade
 import { WorkQueue } from "../kube/work-queue.ts";
 import { type Log } from "../telemetry/log.ts";
 import { startCertificates } from "./certificates/certificates.ts";
+import { keepRollingAgents } from "./agent-roller.ts";
 import { keepRollingEtcd } from "./etcd-roller.ts";
 import { KubeProtectedVmCluster } from "./kube-protected-vm-cluster.ts";
 import { ObjectCaches } from "./object-caches.ts";
@@ -118,7 +119,8 @@ export class Operator {
       ...{ namespace: settings.namespace, isOfCertManager: usesCertManager, log },
     });
     const sitesQueue = this.#startSites(() => leadership.isCertain());
-    const rolling = keepRollingEtcd({ cluster, namespace: settings.namespace, log, signal: leadership.signal });
+    const roller = { cluster, namespace: settings.namespace, log, signal: leadership.signal };
+    const rolling = [keepRollingEtcd(roller), keepRollingAgents({ ...roller, caches: this.#caches })];
     await new Promise<void>((resolve) => {
       leadership.signal.addEventListener("abort", () => {
         resolve();
@@ -128,7 +130,7 @@ export class Operator {
     this.#queue = undefined;
     this.#sitesQueue = undefined;
     this.metrics.setLeader(false);
-    await Promise.all([queue.stop(), sitesQueue.stop(), certificates.stop(), rolling]);
+    await Promise.all([queue.stop(), sitesQueue.stop(), certificates.stop(), ...rolling]);
     await events.stop();
   }
 

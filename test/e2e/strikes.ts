@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { requestAnnotations } from "../../src/api/requests.ts";
 import { assert, present } from "../../src/lib/assert.ts";
-import { kindOf } from "../../src/kube/kube-object.ts";
+import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
 import { collectOutput } from "../lab/command-output.ts";
 import { requirePrograms } from "../lab/kubernetes/programs.ts";
 import { type Platform, systemNamespace, tenantNamespace } from "./platform.ts";
@@ -28,6 +28,36 @@ export async function deletePods({ cluster }: Platform, labelSelector: string, n
   assert(items.length > 0, `there are pods with ${labelSelector}`);
   for (const { metadata } of items) {
     await cluster.remove({ kind: pods, namespace: systemNamespace, name: metadata.name }, { gracePeriodSeconds: 0 });
+  }
+}
+
+type Agent = KubeObject & { readonly status?: { readonly conditions?: readonly { type: string; status: string }[] } };
+type Agents = KubeObject & {
+  readonly status?: { readonly updatedNumberScheduled?: number; readonly desiredNumberScheduled?: number };
+};
+
+/** Gives every agent a new pod, as an upgrade does, and waits for the last; what `look` saw before each of them went. */
+export async function rollAgents<Sight>(platform: Platform, look: () => Promise<Sight>): Promise<readonly Sight[]> {
+  const { cluster } = platform;
+  const scope = { namespace: systemNamespace, labelSelector: component("agent") };
+  const old = new Set((await cluster.list(pods, scope)).items.map(({ metadata }) => metadata.uid));
+  await kubectl(platform, "rollout", "restart", "--namespace", systemNamespace, "daemonset/twinrun-agent");
+  const seen: Sight[] = [];
+  for (let before = await look(); ; before = await look()) {
+    const agents = (await cluster.list<Agent>(pods, scope)).items;
+    for (const { metadata } of agents) {
+      if (metadata.deletionTimestamp !== undefined && old.delete(metadata.uid)) {
+        seen.push(before);
+      }
+    }
+    const set = (await cluster.list<Agents>(kindOf("apps/v1", "DaemonSet"), scope)).items[0]?.status;
+    const isReady = ({ status }: Agent): boolean =>
+      status?.conditions?.some((each) => each.type === "Ready" && each.status === "True") === true;
+    const isNew = set?.updatedNumberScheduled === set?.desiredNumberScheduled;
+    if (old.size === 0 && isNew && agents.length === set?.desiredNumberScheduled && agents.every(isReady)) {
+      return seen;
+    }
+    await sleep(100);
   }
 }
 

@@ -10,7 +10,7 @@ import { assert, present } from "../../../src/lib/assert.ts";
 import { kindOf, type KubeObject } from "../../../src/kube/kube-object.ts";
 import { startClient } from "../../lab/clients/client-process.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
-import { component, cyclePower, deletePods, kubectl } from "../strikes.ts";
+import { component, cyclePower, deletePods, kubectl, rollAgents } from "../strikes.ts";
 import {
   describeOnCluster,
   type Fault,
@@ -29,9 +29,7 @@ const agentsRolled: Fault = {
   what: "all agents are replaced, one node after the other, as an upgrade does it",
   ends: "anywhere",
   strike: async ({ platform }) => {
-    const agents = ["--namespace", systemNamespace, "daemonset/twinrun-agent"];
-    await kubectl(platform, "rollout", "restart", ...agents);
-    await kubectl(platform, "rollout", "status", ...agents, "--timeout=300s");
+    await rollAgents(platform, () => Promise.resolve());
   },
 };
 
