@@ -19,6 +19,9 @@ export const vmiAnnotations = {
 /** The label of whatever the operator makes for a guest, so that it finds all of it again: the guest's name. */
 export const GUEST_LABEL = "twinrun.dev/guest";
 
+/** KubeVirt's label of an instance that runs in a launcher of an earlier version. */
+export const OUTDATED_LABEL = "kubevirt.io/outdatedLauncherImage";
+
 export const VMI_SHAPES = ["primary", "standby"] as const;
 export type VmiShape = (typeof VMI_SHAPES)[number];
 

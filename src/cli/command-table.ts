@@ -118,7 +118,13 @@ export type Command = {
   readonly says: string;
   /** What comes after the name, as the help shows it. */
   readonly takes: string;
-  readonly arguments: { readonly min: number; readonly max: number; readonly completes?: Completes };
+  readonly arguments: {
+    readonly min: number;
+    readonly max: number;
+    readonly completes?: Completes;
+    /** What the last of them may be. */
+    readonly then?: Choice;
+  };
   readonly flags: readonly FlagName[];
   /** What -o may be. */
   readonly outputs?: Choice;
@@ -130,6 +136,8 @@ export type Command = {
 const someProtectedVms = { min: 0, max: 100, completes: "protectedVm" } as const;
 const oneProtectedVm = { min: 1, max: 1, completes: "protectedVm" } as const;
 const none = { min: 0, max: 0 };
+
+export const MAINTENANCE_STEPS = ["begin", "end", "status"] as const;
 
 const commandTable = {
   status: {
@@ -218,6 +226,26 @@ const commandTable = {
         "for whoever trusts neither. The guest runs on, unprotected meanwhile; spec.checkpoint.resyncMiBPerSecond limits the pace.",
     ],
     examples: [{ line: "resync web", says: "says what it means and asks" }],
+  },
+  maintenance: {
+    says: "empty a node so that it can be switched off, and let it work again",
+    takes: "NODE begin|end|status",
+    arguments: { min: 2, max: 2, completes: "node", then: MAINTENANCE_STEPS },
+    flags: ["reason", "yes", "wait", "timeout", "output"],
+    outputs: ["table", "json", "yaml"],
+    details: [
+      "begin marks the node and cordons it; the operator hands the guests that run there over to their standbys, one after " +
+        "the other, and gives standbys another node where placement allows one. It comes back when the node may be switched " +
+        "off: when no guest would lose anything by it. Refused while another node is in maintenance, and while the only " +
+        "whole copy of a guest is there.",
+      "end takes the mark away and uncordons the node, unless it was cordoned before; it comes back when every guest with a " +
+        "side there is protected again. It needs the right to change nodes.",
+    ],
+    examples: [
+      { line: 'maintenance node-a begin --reason "kernel update"', says: "and wait until it may be switched off" },
+      { line: "maintenance node-a status", says: "which guests are there, and what each awaits" },
+      { line: "maintenance node-a end", says: "when it is back" },
+    ],
   },
   import: {
     says: "make a protected VM of disk images (qcow2, vmdk, raw) or an OVA",

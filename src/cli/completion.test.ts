@@ -30,6 +30,7 @@ describe("what could come next", () => {
   test.each([
     { line: "describe -n shop w", what: "protectedVm", prefix: "w", flags: { namespace: "shop" } },
     { line: "protect ", what: "virtualMachine", prefix: "", flags: {} },
+    { line: "maintenance no", what: "node", prefix: "no", flags: {} },
     { line: "protect web --nodes node-a,no", what: "node", prefix: "node-a,no", flags: {} },
     { line: "status --context=east -n ", what: "namespace", prefix: "", flags: { context: "east" } },
   ])("the cluster knows: $line", ({ line, what, prefix, flags }) => {

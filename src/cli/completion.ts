@@ -92,8 +92,11 @@ function planArgument(before: readonly string[], current: string, flags: GivenFl
   if (command === "completion") {
     return choose(SHELLS, current);
   }
-  const { max, completes } = COMMANDS[command].arguments;
+  const { max, completes, then } = COMMANDS[command].arguments;
   const given = listPlainWords(before).length - 1;
+  if (then !== undefined && given === max - 1) {
+    return choose(then, current);
+  }
   return given < max ? ask(completes, current, flags) : { tag: "words", candidates: [] };
 }
 

@@ -1,7 +1,9 @@
 /** Follows objects of the API server until something is true of one, or for as long as somebody watches. */
 import { type ListScope } from "../kube/cluster.ts";
+import { hasKubeCode } from "../kube/kube-failure.ts";
 import { type KubeObject, type ResourceKind } from "../kube/kube-object.ts";
 import { type Change, Reflector } from "../kube/reflector.ts";
+import { sleep as rest } from "../telemetry/sleep.ts";
 import { CliFailure } from "./cli-failure.ts";
 import { kinds, type Session } from "./session.ts";
 import { type ShownVm } from "./protected-vms.ts";
@@ -88,6 +90,33 @@ export async function waitForVm(session: Session, wait: Wait): Promise<string> {
     }
   } finally {
     await reflector.stop();
+  }
+}
+
+export type Look = Pick<Wait, "timeoutMs" | "stays"> & { readonly look: () => Promise<Step> };
+
+/** The same for what is spread over many objects: `look` is asked once a second. An API server that is away is waited for. */
+export async function waitUntil({ terminal, signal }: Session, { timeoutMs, stays, look }: Look): Promise<string> {
+  const untilMs = performance.now() + timeoutMs;
+  for (;;) {
+    signal.throwIfAborted();
+    const step = await look().catch((error: unknown): Step => {
+      if (hasKubeCode(error, "Unreachable", "TimedOut")) {
+        return { tag: "waiting", says: "the API server does not answer" };
+      }
+      throw error;
+    });
+    if (step.tag === "done") {
+      return step.says;
+    }
+    if (step.tag === "refused") {
+      throw new CliFailure("Refused", step.says);
+    }
+    if (performance.now() >= untilMs) {
+      throw new CliFailure("TimedOut", `not done after ${writeAge(timeoutMs)} (${step.says}); ${stays}`);
+    }
+    terminal.showProgress(step.says);
+    await rest(Math.min(LOOK_EVERY_MS, untilMs - performance.now()), signal);
   }
 }
 

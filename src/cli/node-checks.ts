@@ -18,6 +18,8 @@ export function findUnfitness(node: Node, pods: readonly Pod[]): Unfitness | und
       return undefined;
     case "notReady":
       return { why: `${name} is not Ready`, remedy: `find out why: kubectl describe node ${name}` };
+    case "maintained":
+      return { why: `${name} is in maintenance`, remedy: `kubectl twinrun maintenance ${name} end` };
     case "cordoned":
       return { why: `${name} is cordoned`, remedy: `kubectl uncordon ${name}` };
     case "notSchedulable": {

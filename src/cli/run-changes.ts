@@ -12,7 +12,7 @@ import { kinds, readNamespace, readVm, type Session } from "./session.ts";
 export const FIELD_MANAGER = "kubectl-twinrun";
 const MINUTE_MS = 60_000;
 
-const isWaiting = ({ invocation }: Session): boolean => !invocation.refused.has("wait");
+export const isWaiting = ({ invocation }: Session): boolean => !invocation.refused.has("wait");
 
 async function readNamed(session: Session): Promise<ShownVm> {
   const [name = ""] = session.invocation.names;

@@ -15,6 +15,7 @@ import { runDoctor } from "./run-doctor.ts";
 import { runExport } from "./run-export.ts";
 import { runImport } from "./run-import.ts";
 import { runLogs } from "./run-logs.ts";
+import { runMaintenance } from "./run-maintenance.ts";
 import { runProtect } from "./run-protect.ts";
 import { runResync } from "./run-resync.ts";
 import { runDescribe, runEvents, runStatus } from "./run-status.ts";
@@ -81,6 +82,7 @@ const COMMANDS_BY_NAME: Readonly<Record<NeedsCluster, (session: Session) => Prom
   switchover: runSwitchover,
   failover: runFailover,
   resync: runResync,
+  maintenance: runMaintenance,
   import: runImport,
   export: runExport,
   events: runEvents,

@@ -7,6 +7,7 @@
  */
 import { REPLICATION_LINKS_ANNOTATION, UPLINKS_ANNOTATION } from "../api/requests.ts";
 import { type ClusterNode, findCondition, isGoing, type Pod } from "./cluster-objects.ts";
+import { findMaintenance } from "./maintenance.ts";
 
 /** How long a side's node or agent may be away before another node takes its place. */
 export const LOSS_GRACE_MS = 60_000;
@@ -36,12 +37,15 @@ const isOn = (pod: Pod, node: string): boolean => pod.spec?.["nodeName"] === nod
 const isWorking = (pod: Pod): boolean => !isGoing(pod) && findCondition(pod, "Ready")?.status === "True";
 
 /** What keeps a side from being placed on a node, the first that is found. */
-export type NodeObstacle = "notReady" | "cordoned" | "notSchedulable" | "agentMissing" | "agentNotReady";
+export type NodeObstacle = "notReady" | "maintained" | "cordoned" | "notSchedulable" | "agentMissing" | "agentNotReady";
 
 /** `agents` are pods of agents, on whichever node. */
 export function findNodeObstacle(node: ClusterNode, agents: readonly Pod[]): NodeObstacle | undefined {
   if (!isNodeReady(node)) {
     return "notReady";
+  }
+  if (findMaintenance(node) !== undefined) {
+    return "maintained";
   }
   if (node.spec?.["unschedulable"] === true) {
     return "cordoned";
@@ -58,6 +62,7 @@ export function findNodeObstacle(node: ClusterNode, agents: readonly Pod[]): Nod
 
 const OBSTACLE_TEXTS: Readonly<Record<NodeObstacle, string>> = {
   notReady: "it is not Ready",
+  maintained: "it is in maintenance",
   cordoned: "it is cordoned",
   notSchedulable: `KubeVirt does not run guests on it (label ${SCHEDULABLE_LABEL})`,
   agentMissing: "no agent of Twinrun is ready on it",

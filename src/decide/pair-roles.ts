@@ -16,7 +16,7 @@ import {
   requestAnnotations,
 } from "../api/requests.ts";
 import { type GuestPair } from "../api/guest-pair.ts";
-import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
+import { isCold, type PairView, peerOf } from "./pair-view.ts";
 import { type Action, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 
 export type Roles = GuestPair["spec"]["roles"];
@@ -39,8 +39,14 @@ export type RolePlan = {
 
 export const REQUEST_LIMIT_MS = 120_000;
 
-/** `handBackTo`: the node that has to run the guest before the pair can be released. */
-export function planRoles(observed: Observed, view: PairView, handBackTo?: string): RolePlan {
+export type RoleNeeds = {
+  /** The node that has to run the guest before the pair can be released. */
+  readonly handBackTo?: string | undefined;
+  /** Why the guest is to leave the side that runs it, now that it can. */
+  readonly leaves?: string | undefined;
+};
+
+export function planRoles(observed: Observed, view: PairView, { handBackTo, leaves }: RoleNeeds = {}): RolePlan {
   const annotations = observed.protectedVm.metadata.annotations ?? {};
   const [target, lost] = [annotations[requestAnnotations.switchoverTo], annotations[requestAnnotations.failoverFrom]];
   if (annotations[requestAnnotations.forceOwner] !== undefined) {
@@ -55,7 +61,7 @@ export function planRoles(observed: Observed, view: PairView, handBackTo?: strin
   if (target !== undefined) {
     return planSwitchover(observed, view, target);
   }
-  return lost === undefined ? planEvacuation(observed, view) : planFailover(observed, view, lost);
+  return lost === undefined ? planEvacuation(observed, view, leaves) : planFailover(observed, view, lost);
 }
 
 function keepRoles({ pair: { spec } }: PairView): RolePlan {
@@ -214,18 +220,16 @@ function findFailoverObstacle({ primary, isInSync }: PairView, node: string): st
   return isInSync ? undefined : "the standby is not in sync, so the guest would be lost";
 }
 
-export const isEvacuated = ({ vmi }: SideView): boolean =>
-  vmi?.status?.evacuationNodeName !== undefined && vmi.status.evacuationNodeName !== "";
-
-/** A drain asks KubeVirt to move the guest, and KubeVirt leaves it to us. */
-function planEvacuation(observed: Observed, view: PairView): RolePlan {
+/** A drain asks KubeVirt to move the guest, and KubeVirt leaves it to us; and planned work does. */
+function planEvacuation(observed: Observed, view: PairView, leaves: string | undefined): RolePlan {
   const { primary } = view;
-  if (primary === undefined || !isEvacuated(primary) || !view.isInSync || isEvacuated(peerOf(view, primary))) {
+  const why = primary?.isEvacuated === true ? `${primary.node} is drained` : leaves;
+  if (primary === undefined || why === undefined || !view.isInSync || peerOf(view, primary).isEvacuated) {
     return keepRoles(view);
   }
   const peer = peerOf(view, primary);
   const plan = askFor(observed, view, peer.node);
-  const message = `${primary.node} is drained: the guest moves to ${peer.node}`;
+  const message = `${why}: the guest moves to ${peer.node}`;
   const isFirst = plan.roles !== view.pair.spec.roles;
   return { ...plan, events: isFirst ? [{ type: "Normal", reason: "Evacuating", message }] : [] };
 }

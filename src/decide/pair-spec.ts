@@ -1,6 +1,11 @@
 /** The GuestPair that both agents work by: made once for a guest, then only changed where something asks for it. */
 import { type GuestPair } from "../api/guest-pair.ts";
-import { FULL_RESYNC_ANNOTATION, type OverrideRequest, requestAnnotations } from "../api/requests.ts";
+import {
+  FULL_RESYNC_ANNOTATION,
+  type OverrideRequest,
+  requestAnnotations,
+  SETTLED_ANNOTATION,
+} from "../api/requests.ts";
 import { hasJson } from "../lib/json-merge.ts";
 import { type ClusterNode } from "./cluster-objects.ts";
 import { listIsolatedLinks } from "./component-faults.ts";
@@ -13,6 +18,7 @@ import { type RolePlan } from "./pair-roles.ts";
 import { planNewQuorum, planQuorum } from "./pair-quorum.ts";
 import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Placement } from "./placement.ts";
+import { type Work } from "./planned-work.ts";
 import { type DesiredPair, type Observed } from "./protected-vm-plan.ts";
 import { encodeMarks, type GuestIdentity } from "./twin-recipe.ts";
 
@@ -36,6 +42,7 @@ type Frame = {
   readonly isStartAsked: boolean;
   readonly quorum: PairSpec["quorum"];
   readonly override?: OverrideRequest | undefined;
+  readonly settledFor?: string | undefined;
 };
 
 function encodeFrame({ observed, source, identity }: Subject, frame: Frame): DesiredPair {
@@ -48,6 +55,7 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
     ...(frame.failoverFrom === undefined ? {} : { [requestAnnotations.failoverFrom]: frame.failoverFrom }),
     ...(frame.isStartAsked ? { [requestAnnotations.start]: "true" } : {}),
     ...(frame.override === undefined ? {} : { [requestAnnotations.forceOwner]: JSON.stringify(frame.override) }),
+    ...(frame.settledFor === undefined ? {} : { [SETTLED_ANNOTATION]: frame.settledFor }),
   };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
@@ -123,11 +131,12 @@ export type PairChange = {
   readonly rolePlan: RolePlan;
   readonly intent: Intent;
   readonly replacement: Replacement | undefined;
+  readonly work: Work;
 };
 
 /** The pair of a guest that has one. */
 export function encodePair(subject: Subject, view: PairView, change: PairChange): DesiredPair {
-  const { rolePlan, intent, replacement } = change;
+  const { rolePlan, intent, replacement, work } = change;
   const { notes } = view;
   const sides = encodeSides(subject, view, replacement);
   const port = replacement?.port ?? ownPort(view);
@@ -145,11 +154,13 @@ export function encodePair(subject: Subject, view: PairView, change: PairChange)
       inSyncTerm: view.isInSync ? view.term : notes.inSyncTerm,
       rolesAt: rolePlan.rolesAt,
       quorumAt,
+      turnAt: work.turnAt,
     },
     failoverFrom: rolePlan.failoverFrom,
     isStartAsked: rolePlan.isStartAsked,
     quorum,
     override: rolePlan.override,
+    settledFor: work.settledFor,
   });
 }
 
@@ -195,7 +206,7 @@ function leaveOutIsolated(links: readonly Link[], isolated: readonly string[]): 
 export function isApplied(pair: GuestPair, desired: DesiredPair): boolean {
   const isAsked = (name: string): boolean => desired.metadata.annotations?.[name] !== undefined;
   const { failoverFrom, start, forceOwner } = requestAnnotations;
-  const hasLeftover = [failoverFrom, start, forceOwner].some(
+  const hasLeftover = [failoverFrom, start, forceOwner, SETTLED_ANNOTATION].some(
     (request) => pair.metadata.annotations?.[request] !== undefined && !isAsked(request),
   );
   return (

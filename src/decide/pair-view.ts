@@ -1,12 +1,14 @@
 /** A guest as it is: its two sides with what belongs to each, and what the agents' reports say of both together. */
-import { type Fault } from "../api/fault.ts";
+import { type Fault, type SeenFault } from "../api/fault.ts";
 import { type GuestPair } from "../api/guest-pair.ts";
 import { requestAnnotations } from "../api/requests.ts";
+import { OUTDATED_LABEL } from "../api/vmi-contract.ts";
 import { present } from "../lib/assert.ts";
 import { type ObjectName, type PairReport, type Vmi } from "./cluster-objects.ts";
 import { mergeFaults } from "./component-faults.ts";
 import { type GuestNotes, parseNotes } from "./guest-notes.ts";
 import { sideMark } from "./guest-names.ts";
+import { findMaintenance } from "./maintenance.ts";
 import { LOSS_GRACE_MS, type NodeState, readNodeState } from "./node-fitness.ts";
 import { type Observed } from "./protected-vm-plan.ts";
 
@@ -26,6 +28,10 @@ export type SideView = {
   readonly isVirtualMachine: boolean;
   /** Nothing can be expected of it; what its agent last said is no longer true. */
   readonly isSilent: boolean;
+  /** A drain wants its instance to go. */
+  readonly isEvacuated: boolean;
+  /** Its instance runs in a launcher of an earlier version of KubeVirt. */
+  readonly isOutdated: boolean;
 };
 
 export type PairView = {
@@ -81,12 +87,14 @@ export function viewPair(observed: Observed, pair: GuestPair): PairView {
 /** Also of a guest that has no sides yet, or none any more. */
 export function listFaults(observed: Observed, sides: readonly SideView[]): readonly Fault[] {
   const { protectedVm, previous, nodes, agents, nowMs } = observed;
+  // What is in maintenance has not failed.
+  const resting = sides.filter(isMaintained).map(({ node }) => node);
   return mergeFaults({
     previous: previous?.faults ?? [],
     sides: sides.map((side) => ({
       node: side.node,
-      seen: side.report === undefined || side.isSilent ? undefined : (side.report.faults ?? []),
-      lostSinceMs: isLost(side, nowMs) ? side.state.awaySinceMs : undefined,
+      seen: listSeen(side)?.filter(({ node }) => !resting.includes(node)),
+      lostSinceMs: isLost(side, nowMs) && !resting.includes(side.node) ? side.state.awaySinceMs : undefined,
     })),
     isReady: (node) => readNodeState(node, nodes, agents).awaySinceMs === undefined,
     limit: protectedVm.spec.failover.isolateAfterFaults,
@@ -94,6 +102,9 @@ export function listFaults(observed: Observed, sides: readonly SideView[]): read
     nowMs,
   });
 }
+
+const listSeen = ({ report, isSilent }: SideView): readonly SeenFault[] | undefined =>
+  report === undefined || isSilent ? undefined : (report.faults ?? []);
 
 /** Two may say so for a moment, the one whose term is over and the one that took over; and one that is away says so for ever. */
 function runsIn({ report, isSilent, node }: SideView, term: number): boolean {
@@ -139,7 +150,7 @@ function viewSide(observed: Observed, { pair, notes, side: { node, vmi: vmiName 
     place: notes.first === node ? "first" : "second",
     mark: sideMark(protectedVm.metadata.uid ?? "", node),
     vmiName,
-    vmi: observed.findVmi(vmiName),
+    ...viewInstance(observed, observed.findVmi(vmiName), state),
     report,
     state,
     isOrigin,
@@ -148,6 +159,18 @@ function viewSide(observed: Observed, { pair, notes, side: { node, vmi: vmiName 
   };
 }
 
+type Instance = Pick<SideView, "vmi" | "isEvacuated" | "isOutdated">;
+
+function viewInstance({ settings }: Observed, vmi: Vmi | undefined, state: NodeState): Instance {
+  const isOutdated = vmi?.metadata.labels?.[OUTDATED_LABEL] !== undefined;
+  const isAskedToGo = (vmi?.status?.evacuationNodeName ?? "") !== "";
+  const isRenewed = isOutdated && settings.renewsLaunchers && !isCordoned(state);
+  return { vmi, isEvacuated: isAskedToGo && !isRenewed, isOutdated };
+}
+
+/** KubeVirt evicts outdated launchers too, if it is told to; but both sides of a guest at once. Those are renewed in turn. */
+const isCordoned = ({ node }: NodeState): boolean => node?.spec?.["unschedulable"] === true;
+
 /** Without its notes a guest keeps its sides; what it was started from is then taken to be the first. */
 function guessNotes({ spec }: GuestPair, { protectedVm }: Observed): GuestNotes {
   const { namespace } = protectedVm.metadata;
@@ -155,6 +178,9 @@ function guessNotes({ spec }: GuestPair, { protectedVm }: Observed): GuestNotes 
   const node = present(first, "a pair has sides").node;
   return { first: node, origin: node, machine: {} };
 }
+
+/** Somebody takes its node out of service. */
+export const isMaintained = ({ state }: SideView): boolean => findMaintenance(state.node) !== undefined;
 
 /** Its node or agent has been away for longer than a restart takes. */
 export const isLost = ({ state }: SideView, nowMs: number): boolean =>

@@ -14,6 +14,7 @@ import {
   type Vmi,
 } from "./cluster-objects.ts";
 import { type PortRange, type UsedPorts } from "./engine-ports.ts";
+import { type PairBrief } from "./pair-brief.ts";
 
 export type HookMode = "Sidecar" | "NetworkBinding";
 
@@ -26,6 +27,8 @@ export type OperatorSettings = {
   readonly hookMode: HookMode;
   /** Of engines, on every node. */
   readonly ports: PortRange;
+  /** Whether guests move to new launchers when KubeVirt was upgraded. */
+  readonly renewsLaunchers: boolean;
 };
 
 export type Observed = {
@@ -60,6 +63,7 @@ export type Observed = {
   readonly load: ReadonlyMap<string, number>;
   /** Nodes that failed again and again for other guests, and were not cleared since. */
   readonly isolatedNodes: ReadonlySet<string>;
+  readonly others: readonly PairBrief[];
   /** What the API server refused the last time, in its words; a person has to see to it. */
   readonly refusal: string | undefined;
   readonly nowMs: number;
@@ -143,6 +147,7 @@ export type EventReason =
   | "Placed"
   | "Reprotecting"
   | "Evacuating"
+  | "Renewing"
   | "Released"
   | "SwitchedOver"
   | "SwitchoverRefused"

@@ -28,6 +28,8 @@ export type Findings = {
   readonly waitsFor?: string | undefined;
   /** How the guest is changing sides. */
   readonly moving?: string | undefined;
+  /** What waits for its turn among guests. */
+  readonly work?: string | undefined;
   /** How the end is coming along. */
   readonly deleting?: string | undefined;
 };
@@ -130,7 +132,7 @@ function saySides({ sides }: PairView): string {
 }
 
 function decideReconciling(findings: Findings, ready: ReadyReason): Verdict<ProtectedVmReason["Reconciling"]> {
-  const { deleting, stalled, moving } = findings;
+  const { deleting, stalled, moving = findings.work } = findings;
   if (deleting !== undefined) {
     return { status: "True", reason: "Deleting", message: deleting };
   }

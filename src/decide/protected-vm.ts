@@ -18,6 +18,7 @@ import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from
 import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
 import { planMarks } from "./marks.ts";
 import { LOSS_GRACE_MS } from "./node-fitness.ts";
+import { noWork, planWork, type Work } from "./planned-work.ts";
 import { planRoles } from "./pair-roles.ts";
 import {
   encodeNewPair,
@@ -28,7 +29,7 @@ import {
   type Replacement,
   type Subject,
 } from "./pair-spec.ts";
-import { isLost, listFaults, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
+import { isLost, isMaintained, listFaults, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
 import { findIsolation } from "./component-faults.ts";
 import { planClear, sayIsolated } from "./fault-report.ts";
 import { decidePlacement, decideReplacement, type PlacementInput, sayPairUnknown } from "./placement.ts";
@@ -52,6 +53,7 @@ export const FINALIZER = "twinrun.dev/protection";
 
 /** A condition that only time changes is looked at again after this. */
 const RECHECK_MS = 5_000;
+const TURN_RECHECK_MS = 1_000;
 const STALLED_RECHECK_MS = 30_000;
 
 export function planProtectedVm(observed: Observed): Plan {
@@ -104,11 +106,14 @@ function conclude(
   };
 }
 
-function decideRecheck({ stalled, waitsFor, moving, deleting, view, faults }: Findings): number | undefined {
+function decideRecheck({ stalled, waitsFor, moving, work, deleting, view, faults }: Findings): number | undefined {
   if (stalled !== undefined) {
     return STALLED_RECHECK_MS;
   }
-  const isWaiting = waitsFor !== undefined || moving !== undefined || deleting !== undefined;
+  if (work !== undefined) {
+    return TURN_RECHECK_MS;
+  }
+  const isWaiting = [waitsFor, moving, deleting].some((each) => each !== undefined);
   const isAway = view?.sides.some(({ state }) => state.awaySinceMs !== undefined) === true;
   if (isWaiting || isAway || view?.isBetween === true) {
     return RECHECK_MS;
@@ -171,9 +176,10 @@ const ruleOf = ({ protectedVm, splitSitePair }: Observed): PlacementRule =>
 /** `handBackTo`: the pair goes on only until the guest is there. */
 function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): PartialPlan {
   const { observed } = subject;
-  const rolePlan = planRoles(observed, view, handBackTo);
-  const replacement = handBackTo === undefined ? findReplacement(subject, view) : undefined;
-  const desired = encodePair(subject, view, { rolePlan, intent: "Protect", replacement });
+  const { work, replacement } = handBackTo === undefined ? planMoves(subject, view) : noMoves;
+  const rolePlan = planRoles(observed, view, { handBackTo, leaves: findWhyToLeave(work) });
+  const renewal = planRenewal(work);
+  const desired = encodePair(subject, view, { rolePlan, intent: "Protect", replacement, work });
   const kept = view.sides.filter(({ node }) => node !== replacement?.lost.node);
   const sides = kept.map((side) => planSide(subject, view, side));
   const trouble = sides.find((side) => side.trouble !== undefined)?.trouble;
@@ -186,14 +192,20 @@ function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): Part
       ...(isApplied(view.pair, desired) ? [] : [{ tag: "applyPair", pair: desired } as const]),
       ...sides.flatMap(({ actions }) => actions),
       ...kept.flatMap((side) => planMarks(subject, side)),
+      ...renewal.actions,
       ...planLeftovers(subject, view, desired),
     ],
     findings: {
       stalled,
       waitsFor: sides.find(({ waitsFor }) => waitsFor !== undefined)?.waitsFor,
       moving: rolePlan.says,
+      work: work.says,
     },
-    events: [...rolePlan.events, ...(replacement === undefined ? [] : [sayReplacement(replacement)])],
+    events: [
+      ...rolePlan.events,
+      ...(replacement === undefined ? [] : [sayReplacement(replacement)]),
+      ...renewal.events,
+    ],
   };
 }
 
@@ -215,12 +227,44 @@ function planSide(subject: Subject, view: PairView, side: SideView): SidePlan {
   };
 }
 
-function findReplacement(subject: Subject, view: PairView): Replacement | undefined {
+type Moves = { readonly work: Work; readonly replacement: Replacement | undefined };
+const noMoves: Moves = { work: noWork, replacement: undefined };
+
+function planMoves(subject: Subject, view: PairView): Moves {
+  const work = planWork(subject.observed, view, findSubstitute(subject, view));
+  return { work, replacement: findReplacement(subject, view, work) };
+}
+
+const findWhyToLeave = ({ wish }: Work): string | undefined => (wish?.tag === "leave" ? wish.why : undefined);
+
+function planRenewal({ wish }: Work): {
+  readonly actions: readonly Action[];
+  readonly events: readonly PlannedEvent[];
+} {
+  if (wish?.tag !== "renew") {
+    return { actions: [], events: [] };
+  }
+  const message = `${wish.why}: it is made anew, and copied to`;
+  return { actions: [deleteInstance(wish.vmi, wish.why)], events: [{ type: "Normal", reason: "Renewing", message }] };
+}
+
+/** The node that could have the standby's side, if that one is on a node in maintenance. */
+const findSubstitute = (subject: Subject, view: PairView): ClusterNode | undefined =>
+  findOtherPlace(subject, view, isMaintained)?.node;
+
+const findReplacement = (subject: Subject, view: PairView, { wish }: Work): Replacement | undefined =>
+  findOtherPlace(subject, view, (side) => wish?.tag === "giveUp" || isGivenUp(subject.observed, view, side));
+
+function findOtherPlace(
+  subject: Subject,
+  view: PairView,
+  isToGo: (side: SideView) => boolean,
+): Replacement | undefined {
   const { observed } = subject;
   if (observed.protectedVm.spec.failover.reprotect === "Manual") {
     return undefined;
   }
-  const lost = findReplaceable(view, (side) => isGivenUp(observed, view, side));
+  const lost = findReplaceable(view, isToGo);
   if (lost === undefined) {
     return undefined;
   }
@@ -241,7 +285,8 @@ function isGivenUp(observed: Observed, view: PairView, side: SideView): boolean 
   const find = (name: string): ClusterNode | undefined => observed.nodes.find(({ metadata }) => metadata.name === name);
   const place = { name: side.node, node: find(side.node) };
   const isElsewhere = !isMeant(ruleOf(observed), place, find(peerOf(view, side).node));
-  const isUnfit = isLost(side, observed.nowMs) || findIsolation(view.faults, side.node) !== undefined;
+  const isFaulty = findIsolation(view.faults, side.node) !== undefined;
+  const isUnfit = isLost(side, observed.nowMs) || isFaulty || isMaintained(side);
   return isElsewhere || (!view.isInSync && isUnfit);
 }
 
@@ -279,7 +324,8 @@ function findMissingNode(
     return undefined;
   }
   const waiting = primary === undefined ? view.sides : [peerOf(view, primary)];
-  const lost = waiting.filter((side) => isLost(side, observed.nowMs));
+  // Who took a node out of service knows when it comes back.
+  const lost = waiting.filter((side) => isLost(side, observed.nowMs) && !isMaintained(side));
   if (lost.length === 0 || lost.length < waiting.length) {
     return undefined;
   }
@@ -332,9 +378,10 @@ function planEnd(observed: Observed, view: PairView | undefined, subject: Subjec
     return conclude(observed, actions, findings, events);
   }
   const desired = encodePair(subject, view, {
-    rolePlan: planRoles(observed, view, view.primary?.node ?? ""),
+    rolePlan: planRoles(observed, view, { handBackTo: view.primary?.node ?? "" }),
     intent: "Release",
     replacement: undefined,
+    work: noWork,
   });
   const actions: readonly Action[] = isApplied(view.pair, desired) ? [] : [{ tag: "applyPair", pair: desired }];
   return conclude(observed, actions, findings);

@@ -10,7 +10,6 @@ import { planAdoptedInstance } from "./adoption.ts";
 import { isGoing, type Vmi } from "./cluster-objects.ts";
 import { findIsolation } from "./component-faults.ts";
 import { sideName } from "./guest-names.ts";
-import { isEvacuated } from "./pair-roles.ts";
 import { type Subject } from "./pair-spec.ts";
 import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Action } from "./protected-vm-plan.ts";
@@ -69,7 +68,7 @@ const readShape = ({ metadata }: Vmi): string => metadata.annotations?.[vmiAnnot
 
 /** Why there should be none on this node for now. */
 function findReasonAgainst(view: PairView, side: SideView): string | undefined {
-  if (isEvacuated(side) && runsElsewhere(view, side)) {
+  if (side.isEvacuated && runsElsewhere(view, side)) {
     return `${side.node} is drained`;
   }
   const isolation = findIsolation(view.faults, side.node);

@@ -41,7 +41,12 @@ const knownKinds: readonly ResourceKind[] = [
     Service: "services",
     ServiceAccount: "serviceaccounts",
   }),
-  ...define("apps/v1", namespaced, { DaemonSet: "daemonsets", Deployment: "deployments", StatefulSet: "statefulsets" }),
+  ...define("apps/v1", namespaced, {
+    ControllerRevision: "controllerrevisions",
+    DaemonSet: "daemonsets",
+    Deployment: "deployments",
+    StatefulSet: "statefulsets",
+  }),
   ...define("coordination.k8s.io/v1", namespaced, { Lease: "leases" }),
   ...define("discovery.k8s.io/v1", namespaced, { EndpointSlice: "endpointslices" }),
   ...define("events.k8s.io/v1", namespaced, { Event: "events" }),

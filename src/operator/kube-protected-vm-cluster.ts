@@ -15,6 +15,7 @@ import {
   type OperatorSettings,
   type PlannedEvent,
 } from "../decide/protected-vm-plan.ts";
+import { summarizePair } from "../decide/pair-brief.ts";
 import { FINALIZER } from "../decide/protected-vm.ts";
 import { type Cluster } from "../kube/cluster.ts";
 import { type EventRecorder } from "../kube/event-recorder.ts";
@@ -98,7 +99,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       findClaim: (each) => caches.claims.get(find(each)),
       findDataVolume: (each) => caches.dataVolumes.get(find(each)),
       hasDataVolumes: caches.hasDataVolumes,
-      // Only a guest that is placed needs these two.
+      // Few guests need these: those that are placed, and those for which there is planned work.
       get usedPorts() {
         return listUsedPorts(others());
       },
@@ -108,6 +109,9 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       get isolatedNodes() {
         const statuses = caches.protectedVms.list().filter(({ metadata }) => metadata.uid !== uid);
         return listIsolatedNodes(statuses.flatMap(({ status }) => status?.faults ?? []));
+      },
+      get others() {
+        return others().map(summarizePair);
       },
       refusal: memory.refusal,
       nowMs,

@@ -7,7 +7,7 @@
 import { type GuestPair } from "../api/guest-pair.ts";
 import { type ProtectedVm } from "../api/protected-vm.ts";
 import { type SplitSitePair } from "../api/split-site-pair.ts";
-import { GUEST_LABEL, vmiAnnotations } from "../api/vmi-contract.ts";
+import { GUEST_LABEL, OUTDATED_LABEL, vmiAnnotations } from "../api/vmi-contract.ts";
 import {
   type Claim,
   type ClusterNode,
@@ -348,8 +348,11 @@ function keepVmi(object: Any): Vmi {
   const { phase, nodeName, evacuationNodeName, conditions } = (object as Vmi).status ?? {};
   const told = (conditions ?? []).filter(({ type }) => type === "Synchronized" || type === "Paused");
   const kept = told.map(({ type, status, message }) => ({ type, status, message }));
+  const metadata = keepMarks(object);
+  const outdated = object.metadata.labels?.[OUTDATED_LABEL];
+  const labels = { ...metadata.labels, ...(outdated === undefined ? {} : { [OUTDATED_LABEL]: outdated }) };
   return {
-    ...{ apiVersion: object.apiVersion, kind: object.kind, metadata: keepMarks(object) },
+    ...{ apiVersion: object.apiVersion, kind: object.kind, metadata: { ...metadata, labels } },
     status: { phase, nodeName, evacuationNodeName, conditions: kept },
   };
 }

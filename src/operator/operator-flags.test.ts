@@ -12,6 +12,7 @@ describe("the operator's flags", () => {
         hookImage: "twinrun:1",
         hookMode: "Sidecar",
         ports: { low: 7_100, high: 8_099 },
+        renewsLaunchers: true,
       },
       authority: "operator",
       quorum: [],

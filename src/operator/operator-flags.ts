@@ -24,11 +24,12 @@ export class FlagFailure extends Failure<{ readonly code: "BadFlag"; readonly fl
 
 const AUTHORITIES = ["operator", "cert-manager"] as const;
 export type Authority = (typeof AUTHORITIES)[number];
+const YES_OR_NO = ["true", "false"] as const;
 const HOOK_MODES: readonly HookMode[] = ["Sidecar", "NetworkBinding"];
 
 export const OPERATOR_USAGE = `usage: node src/main/operator.ts --namespace NAMESPACE --identity NAME --hook-image IMAGE
     [--guests-namespace NAMESPACE] [--hook-mode ${HOOK_MODES.join("|")}] [--ports LOW-HIGH] [--kubeconfig FILE]
-    [--authority ${AUTHORITIES.join("|")}] [--quorum HOST:PORT]...
+    [--authority ${AUTHORITIES.join("|")}] [--renew-launchers ${YES_OR_NO.join("|")}] [--quorum HOST:PORT]...
     [--health HOST:PORT] [--metrics HOST:PORT [--cert FILE --key FILE --ca FILE]] [--log-level ${LOG_LEVELS.join("|")}]`;
 
 const TEXT = { type: "string" } as const;
@@ -42,6 +43,7 @@ const OPTIONS = {
   ports: TEXT,
   authority: TEXT,
   quorum: TEXTS,
+  "renew-launchers": TEXT,
   kubeconfig: TEXT,
   health: TEXT,
   metrics: TEXT,
@@ -71,6 +73,7 @@ export function parseOperatorFlags(args: readonly string[]): OperatorFlags {
       hookImage: required(values, "hook-image"),
       hookMode: parseChoice(values, "hook-mode", HOOK_MODES),
       ports: parsePorts(values.ports ?? "7100-8099"),
+      renewsLaunchers: parseChoice(values, "renew-launchers", YES_OR_NO) === "true",
     },
     authority: parseChoice(values, "authority", AUTHORITIES),
     quorum: (values.quorum ?? []).map((text) => parseHost("quorum", text)),

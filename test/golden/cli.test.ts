@@ -10,14 +10,17 @@ import { writeFindings } from "../../src/cli/findings.ts";
 import { checkGuest } from "../../src/cli/guest-checks.ts";
 import { writeCommandHelp, writeHelp } from "../../src/cli/help.ts";
 import { known, type KubeEvent } from "../../src/cli/kube-objects.ts";
+import { guestColumns, judgeNode, listGuestsOn } from "../../src/cli/maintenance.ts";
 import { checkNodes } from "../../src/cli/node-checks.ts";
 import { plainPaint } from "../../src/cli/paint.ts";
 import { type ShownPair } from "../../src/cli/protected-vms.ts";
 import { listStatusColumns } from "../../src/cli/status-view.ts";
 import { writeTable } from "../../src/cli/table.ts";
+import { encodeMaintenance } from "../../src/decide/maintenance.ts";
 import { buildClusterFacts, buildGuestFacts, buildNode, buildWorkload, calmWorkloads } from "../build/doctor-facts.ts";
 import { buildReport } from "../build/engine-report.ts";
 import { buildReportedSide } from "../build/guest-pair-rows.ts";
+import { buildPairOn } from "../build/pairs-on.ts";
 import { buildGuestPair } from "../build/resources.ts";
 import { buildShownVm, calmConditions, condition, nowMs } from "../build/shown-vms.ts";
 
@@ -119,6 +122,18 @@ test("doctor", () => {
   const groups = [checkCluster(facts), ...checkNodes(facts), checkGuest(facts, buildGuestFacts())];
   expectGolden("doctor", writeFindings(groups, plainPaint, false));
   expectGolden("doctor-wide", writeFindings(groups, plainPaint, true));
+});
+
+test("maintenance", () => {
+  const guests = [
+    buildPairOn("web", { runsOn: "node-b", settledFor: "node-a@then" }),
+    buildPairOn("db", { runsOn: "node-a" }),
+    buildPairOn("mail", { rests: true }),
+  ];
+  const mark = encodeMaintenance({ by: "root", since: "then", reason: "kernel update", wasCordoned: false });
+  const node = buildNode("node-a", { annotations: { "twinrun.dev/maintenance": mark } });
+  const facts = { node, nodes: [node, buildNode("node-b")], pairs: guests };
+  expectGolden("maintenance", [...writeTable(guestColumns, listGuestsOn(facts)), judgeNode(facts).says]);
 });
 
 test("help", () => {

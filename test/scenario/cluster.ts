@@ -8,7 +8,7 @@
 import { type GuestPair, parseGuestPair } from "../../src/api/guest-pair.ts";
 import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../../src/api/protected-vm.ts";
 import { parseSplitSitePair, type SplitSitePair } from "../../src/api/split-site-pair.ts";
-import { GUEST_LABEL } from "../../src/api/vmi-contract.ts";
+import { GUEST_LABEL, OUTDATED_LABEL } from "../../src/api/vmi-contract.ts";
 import {
   type Claim,
   type ClusterObject,
@@ -21,6 +21,7 @@ import { listUsedPorts } from "../../src/decide/engine-ports.ts";
 import { listIsolatedNodes } from "../../src/decide/component-faults.ts";
 import { guestNameOf } from "../../src/decide/guest-names.ts";
 import { type Action, type Observed, type PlannedEvent } from "../../src/decide/protected-vm-plan.ts";
+import { summarizePair } from "../../src/decide/pair-brief.ts";
 import { FINALIZER } from "../../src/decide/protected-vm.ts";
 import { isJson, type Json, mergeJson, readObject, readObjects, readText } from "../../src/lib/json-merge.ts";
 import { describe, type Memory, type ProtectedVmCluster } from "../../src/operator/protected-vm-reconciler.ts";
@@ -113,6 +114,14 @@ export class SimulatedCluster implements ProtectedVmCluster {
       this.#poweredOff.add(name);
     }
     this.say("person", `powers ${name} ${isOn ? "on" : "off"}`);
+  }
+
+  /** Its controllers put the label on as soon as they are of another version than an instance's pod. */
+  outdateInstances(): void {
+    for (const vmi of this.listKind("VirtualMachineInstance")) {
+      vmi.metadata = { ...vmi.metadata, labels: { ...vmi.metadata.labels, [OUTDATED_LABEL]: "" } };
+    }
+    this.say("kubevirt", "has a new launcher");
   }
 
   isOff = (name: string): boolean => this.#poweredOff.has(name);
@@ -227,6 +236,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
         hookImage: "twinrun/hook:test",
         hookMode: "Sidecar",
         ports: this.ports,
+        renewsLaunchers: true,
       },
       virtualMachine: this.get("VirtualMachine", vmName) as VirtualMachine | undefined,
       rivals: this.#listRivals(protectedVm),
@@ -250,6 +260,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
           .filter(({ metadata }) => metadata.uid !== protectedVm.metadata.uid)
           .flatMap((each) => (each.status as ProtectedVmStatus | undefined)?.faults ?? []),
       ),
+      others: pairs.filter(({ metadata }) => metadata.name !== guest).map(summarizePair),
       refusal: memory.refusal,
       nowMs,
     };

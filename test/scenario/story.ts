@@ -10,6 +10,8 @@
  *   annotate NAME ANNOTATION VALUE
  *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
  *   power NODE off|on, cordon NODE, uncordon NODE, drain NODE, kill NODE, shutdown NODE
+ *   maintain NODE, maintained NODE, resume NODE  kubectl twinrun maintenance NODE begin, status, end
+ *   outdate                                      KubeVirt has a new launcher: every instance there is has an old one
  *   spoil NAME                                   somebody edits the GuestPair
  *   unmark KIND NAMESPACE/NAME-PREFIX            somebody takes away what the operator finds an object by
  *   refuse KIND WORDS..., allow KIND, refuse-handover NODE WORDS...
@@ -20,6 +22,14 @@
  *   ports                                        prints which guest has which
  */
 import { vmiAnnotations } from "../../src/api/vmi-contract.ts";
+import { type Node } from "../../src/cli/kube-objects.ts";
+import {
+  decideBeginning,
+  encodeBeginning,
+  encodeEnd,
+  judgeNode,
+  type MaintenanceFacts,
+} from "../../src/cli/maintenance.ts";
 import { type Json, mergeJson, readObjects } from "../../src/lib/json-merge.ts";
 import { ProtectedVmReconciler } from "../../src/operator/protected-vm-reconciler.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
@@ -132,6 +142,19 @@ export class Story {
       },
       drain: ([node = ""]) => {
         this.#drain(node);
+      },
+      maintain: ([node = ""]) => {
+        this.#beginMaintenance(node);
+      },
+      maintained: ([node = ""]) => {
+        this.#cluster.say("person", `is told: ${judgeNode(this.#readFacts(node)).says}`);
+      },
+      resume: ([node = ""]) => {
+        this.#patchNode(node, encodeEnd(this.#readFacts(node).node));
+        this.#cluster.say("person", `ends the maintenance of ${node}`);
+      },
+      outdate: () => {
+        this.#cluster.outdateInstances();
       },
       kill: ([node = ""]) => {
         this.#kill(node);
@@ -323,6 +346,32 @@ export class Story {
         this.#cluster.setStatus("VirtualMachineInstance", nameOf(vmi), { evacuationNodeName: node });
       }
     }
+  }
+
+  #readFacts(node: string): MaintenanceFacts {
+    const nodes = this.#cluster.listKind("Node") as unknown as readonly Node[];
+    return { node: this.#find("Node", node) as unknown as Node, nodes, pairs: this.#cluster.listPairs() };
+  }
+
+  #beginMaintenance(name: string): void {
+    const facts = this.#readFacts(name);
+    const beginning = decideBeginning(facts);
+    if (beginning.tag !== "possible") {
+      this.#cluster.say(
+        "person",
+        `may not begin the maintenance of ${name}: ${"says" in beginning ? beginning.says : ""}`,
+      );
+      return;
+    }
+    this.#patchNode(name, encodeBeginning(facts.node, { by: "", since: this.#cluster.iso(), reason: "" }));
+    this.#cluster.say("person", `begins the maintenance of ${name}`);
+  }
+
+  #patchNode(name: string, patch: Json): void {
+    const node = this.#find("Node", name);
+    const { metadata, spec } = mergeJson({ metadata: node.metadata, spec: node.spec }, patch);
+    node.metadata = metadata as typeof node.metadata;
+    node.spec = spec as Json;
   }
 
   #kill(node: string): void {

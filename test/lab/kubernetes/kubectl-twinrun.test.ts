@@ -229,6 +229,20 @@ async function answerRequest(annotation: string, answer: () => Promise<void>): P
   }
 }
 
+/** Since when the node is in maintenance, as soon as it is. */
+async function readMark(node: string): Promise<string> {
+  for (;;) {
+    const { metadata } = (await send("GET", `/api/v1/nodes/${node}`)) as {
+      metadata: { annotations?: Record<string, string> };
+    };
+    const mark = metadata.annotations?.["twinrun.dev/maintenance"];
+    if (mark !== undefined) {
+      return (JSON.parse(mark) as { readonly since: string }).since;
+    }
+    await sleep(50);
+  }
+}
+
 (remedy === undefined ? describe : describe.skip)("kubectl twinrun", () => {
   beforeAll(async () => {
     plane = await startControlPlane();
@@ -281,8 +295,8 @@ async function answerRequest(annotation: string, answer: () => Promise<void>): P
       const pair = { ...buildGuestPair(), metadata: { name: "web-0a1b2c3d", namespace: "twinrun" } };
       await send("POST", pairPath, pair);
       const sides = [
-        buildReportedSide("node-a", buildReport()),
-        buildReportedSide("node-b", buildReport({ role: "standby" })),
+        buildReportedSide("node-a", buildReport({ primaryNode: "node-a" })),
+        buildReportedSide("node-b", buildReport({ role: "standby", primaryNode: "node-a" })),
       ];
       await setStatus(`${pairPath}/web-0a1b2c3d`, { ...pair, status: { sides } });
       await createEvent("Protected", "the standby on node-b is in sync");
@@ -464,6 +478,43 @@ async function answerRequest(annotation: string, answer: () => Promise<void>): P
       const done = await twinrun("failover", "web", "-n", "shop", "--yes");
       expect(done).toMatchObject({ status: 0, out: "the guest runs on node-a; it stood still for 35 ms\n" });
       expect(await asked).toBe("node-b");
+    });
+
+    test("maintenance marks and cordons a node, waits for the operator, and undoes it", async () => {
+      const refused = await twinrun("maintenance", "node-b", "begin");
+      expect(refused).toMatchObject({ status: 3 });
+      expect(refused.said).toContain("nothing was done: this has to be confirmed");
+      const settle = (async (): Promise<void> => {
+        const since = await readMark("node-b");
+        const annotations = { "twinrun.dev/settled-for": `node-b@${since}`, "twinrun.dev/protected-vm": "shop/web" };
+        await send("PATCH", `${pairPath}/web-0a1b2c3d`, { metadata: { annotations } }, "application/merge-patch+json");
+      })();
+      const begun = await twinrun("maintenance", "node-b", "begin", "--yes", "--reason", "new memory");
+      await settle;
+      expect(begun).toMatchObject({
+        status: 0,
+        out: "node-b may be switched off now; unprotected until it is back: shop/web\n",
+      });
+      const node = await send("GET", "/api/v1/nodes/node-b");
+      expect(node).toMatchObject({ spec: { unschedulable: true } });
+      const other = await twinrun("maintenance", "node-a", "begin", "--yes");
+      expect(other).toMatchObject({ status: 3, out: "" });
+      expect(other.said).toContain("kubectl twinrun maintenance node-b end");
+      const status = await twinrun("maintenance", "node-b", "status");
+      expect(status.out).toMatch(/^node-b is in maintenance since .*, by .+: new memory\nGUEST /);
+      expect(JSON.parse((await twinrun("maintenance", "node-b", "status", "-o", "json")).out)).toMatchObject({
+        ...{ node: "node-b", mayBeSwitchedOff: true, maintenance: { reason: "new memory", wasCordoned: false } },
+        guests: [{ guest: "shop/web", here: "standby", runsOn: "node-a" }],
+      });
+      expect(await twinrun("maintenance", "node-b", "end")).toMatchObject({
+        status: 0,
+        out: "node-b works again, and every guest with a side there is protected\n",
+      });
+      expect(await twinrun("maintenance", "node-b", "end")).toMatchObject({ out: "node-b is not in maintenance\n" });
+      const after = await send("GET", "/api/v1/nodes/node-b");
+      expect(after["spec"]).not.toHaveProperty("unschedulable");
+      expect(await twinrun("maintenance", "node-z", "status")).toMatchObject({ status: 1 });
+      expect(await twinrun("maintenance", "node-b", "stop")).toMatchObject({ status: 2 });
     });
 
     test("doctor finds nothing to mend, and warns of what is less than it could be", async () => {
