@@ -143,7 +143,7 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
     // Leases it removes itself; other records only the quorum can.
     const endpointsOf = (quorum: Json): unknown =>
       parseOperatorFlags(argsOf({ quorum }, "Deployment twinrun-operator")).quorum;
-    const [own, third] = ["twinrun-quorum.twinrun.svc", "10.0.0.9"].map((host) => ({ host, port: 7_000 }));
+    const [own, third] = ["10.0.0.1", "10.0.0.9"].map((host) => ({ host, port: 7_000 }));
     expect(endpointsOf({})).toEqual([own]);
     expect(endpointsOf({ externalEndpoints: ["10.0.0.9:7000"] })).toEqual([own, third]);
     expect(endpointsOf({ install: false, store: "lease", externalEndpoints: ["10.0.0.9:7000"] })).toEqual([third]);
