@@ -29,13 +29,15 @@ export type Bundle = {
   readonly logs: readonly CollectedLog[];
   /** `doctor -o wide`, and the same for programs. */
   readonly doctor: { readonly text: string; readonly report: unknown };
+  /** `faults -o wide`. */
+  readonly faults: string;
   /** What could not be had, besides `missing` above. */
   readonly troubles: readonly string[];
 };
 
 /** Everything redacted; the first file says what is in it and what is not. */
 export function listBundleFiles(bundle: Bundle): readonly TarFile[] {
-  const { root, collected, logs, doctor } = bundle;
+  const { root, collected, logs, doctor, faults } = bundle;
   const objects = collected.flatMap(({ plural, objects: all }) =>
     all.map((object) => ({
       path: `${root}/objects/${plural}/${nameFile(object)}.yaml`,
@@ -50,6 +52,7 @@ export function listBundleFiles(bundle: Bundle): readonly TarFile[] {
     { path: `${root}/README.txt`, content: writeContents(bundle) },
     { path: `${root}/doctor.txt`, content: redactText(doctor.text) },
     { path: `${root}/doctor.json`, content: `${encodeOutput(redactObject(doctor.report as Json), "json")}\n` },
+    { path: `${root}/faults.txt`, content: redactText(faults) },
     ...objects,
     ...texts,
   ];
@@ -70,6 +73,7 @@ function writeContents({ madeAt, ownVersion, collected, logs, troubles }: Bundle
     "they can be told by their names and forms. Look through it before you send it.",
     "",
     "doctor.txt, doctor.json   what doctor found",
+    "faults.txt                what failed of the protected VMs",
     "objects/KIND/             objects as the API server has them",
     `logs/                     ${logs.length} logs of containers`,
     "",

@@ -19,7 +19,7 @@ export type Flag = {
   /** What its value can be completed with; a list, or what has to be asked. */
   readonly completes?: Completes;
 };
-export type Completes = "protectedVm" | "virtualMachine" | "namespace" | "node" | "context" | "file";
+export type Completes = "protectedVm" | "fault" | "virtualMachine" | "namespace" | "node" | "context" | "file";
 
 const text = (what: string): FlagKind => ({ tag: "text", what });
 const aSwitch: FlagKind = { tag: "switch" };
@@ -294,6 +294,24 @@ const commandTable = {
     outputs: ["table", "json", "yaml"],
     details: ["Events of the ProtectedVMs, of their VirtualMachineInstances and of their GuestPairs, oldest first."],
     examples: [{ line: "events web -w", says: "those there are, then each as it happens" }],
+  },
+  faults: {
+    says: "show what failed of protected VMs, and clear what is isolated",
+    takes: "[NAME...] | clear NAME [COMPONENT]",
+    arguments: { min: 0, max: 100, completes: "fault" },
+    flags: ["all-namespaces", "output", "no-headers", "yes", "wait", "timeout"],
+    outputs: ["table", "wide", "json", "yaml"],
+    details: [
+      "What failed, where, how often and since when; what was done, and what to do. OutOfService does not work now, InService works " +
+        "again. Isolated has failed so often within an hour (spec.failover.isolateAfterFaults) that no new copy of the guest is " +
+        "made there until a person clears it, whether it works or not.",
+      "clear says that it can be relied on again: COMPONENT is one of the table, such as disk/system, or a NODE, or " +
+        "NODE/COMPONENT; without it all that failed of the VM is meant.",
+    ],
+    examples: [
+      { line: "faults -A", says: "of all protected VMs; -o wide shows what to do beside each" },
+      { line: "faults clear web node-a/host", says: "after node-a got its new power supply" },
+    ],
   },
   doctor: {
     says: "check the cluster, the nodes and each protected VM, and say how to mend what is wrong",

@@ -37,6 +37,14 @@ describe("what could come next", () => {
     expect(planCompletion(words(line))).toEqual({ tag: "ask", what, prefix, flags });
   });
 
+  test.each([
+    { line: "faults -A c", given: [] },
+    { line: "faults clear w", given: ["clear"] },
+    { line: "faults clear -n shop web node-a/", given: ["clear", "web"] },
+  ])("faults are asked for by what stands before: $line", ({ line, given }) => {
+    expect(planCompletion(words(line))).toMatchObject({ tag: "ask", what: "fault", given });
+  });
+
   test("a list is completed after its last comma, without what it has", () => {
     expect(completeNames(["node-a", "node-b", "other"], "node-a,no")).toEqual([{ word: "node-a,node-b" }]);
   });

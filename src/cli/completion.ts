@@ -28,6 +28,8 @@ export type CompletionPlan =
       readonly what: Exclude<Completes, "file">;
       readonly prefix: string;
       readonly flags: GivenFlags;
+      /** The arguments before the one that is typed, where its meaning hangs on them. */
+      readonly given?: readonly string[];
     }
   | { readonly tag: "files" };
 
@@ -93,11 +95,12 @@ function planArgument(before: readonly string[], current: string, flags: GivenFl
     return choose(SHELLS, current);
   }
   const { max, completes, then } = COMMANDS[command].arguments;
-  const given = listPlainWords(before).length - 1;
-  if (then !== undefined && given === max - 1) {
+  const given = listPlainWords(before).slice(1);
+  if (then !== undefined && given.length === max - 1) {
     return choose(then, current);
   }
-  return given < max ? ask(completes, current, flags) : { tag: "words", candidates: [] };
+  const plan = given.length < max ? ask(completes, current, flags) : { tag: "words" as const, candidates: [] };
+  return plan.tag === "ask" && plan.what === "fault" ? { ...plan, given } : plan;
 }
 
 const choose = (words: readonly string[], current: string): CompletionPlan => ({

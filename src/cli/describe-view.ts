@@ -2,6 +2,7 @@
 import { writeAge, writeAgeOf } from "./duration.ts";
 import { listEventColumns, sortEvents } from "./event-view.ts";
 import { type Known, type KubeCondition, type KubeEvent } from "./kube-objects.ts";
+import { listFaultColumns, listFaults } from "./faults-view.ts";
 import { type Paint } from "./paint.ts";
 import { type ShownPair, type ShownSide, type ShownVm } from "./protected-vms.ts";
 import { round } from "./status-view.ts";
@@ -24,6 +25,7 @@ export function writeDescription(described: Described, paint: Paint): readonly s
     ...writeSection("Figures", writeFields("  ", listFigureFields(vm))),
     ...writeSection("Disks", writeDisks(vm)),
     ...writeSection("Last failover", writeFields("  ", listFailoverFields(vm, described.nowMs))),
+    ...writeSection("Faults", writeFaults(vm, described.nowMs, paint)),
     ...writeSection("Conditions", writeConditions(vm.status?.conditions ?? [], described.nowMs, paint)),
     ...writeSides(described, paint),
     ...writeEvents(described, paint),
@@ -126,6 +128,12 @@ function listFailoverFields({ status }: ShownVm, nowMs: number): readonly Field[
     ["Stood still", last.durationMs === undefined ? "not measured" : `${last.durationMs} ms`],
     ["Went on from", `checkpoint ${last.epoch}`],
   ];
+}
+
+function writeFaults(vm: ShownVm, nowMs: number, paint: Paint): readonly string[] {
+  const shown = listFaults([vm]);
+  const columns = listFaultColumns({ withNamespace: false, withName: false, isWide: false, nowMs });
+  return shown.length === 0 ? [] : indent(writeTable(columns, shown, { paint }));
 }
 
 /** True is good for some and bad for others. */

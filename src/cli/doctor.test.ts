@@ -10,6 +10,7 @@ import {
   calmKubeVirt,
   calmWorkloads,
 } from "../../test/build/doctor-facts.ts";
+import { buildSeenFault } from "../../test/build/resources.ts";
 import { buildShownVm, calmConditions, condition, nowMs } from "../../test/build/shown-vms.ts";
 import { checkCluster } from "./cluster-checks.ts";
 import { type ClusterFacts, type GuestFacts } from "./facts.ts";
@@ -605,6 +606,21 @@ describe("of a ProtectedVM", () => {
       level: "failure",
       check: "VolumePerSide",
       says: /shop[/]one/,
+    },
+    {
+      when: "a disk that is isolated",
+      guest: { vm: buildShownVm({ status: { faults: [buildSeenFault({ state: "Isolated" })] } }) },
+      level: "failure",
+      check: "Faults",
+      says: /disk[/]system of node-a is isolated/,
+      remedy: /see to the volume; then kubectl twinrun faults clear web node-a[/]disk[/]system -n shop/,
+    },
+    {
+      when: "a disk that is out of service",
+      guest: { vm: buildShownVm({ status: { faults: [buildSeenFault()] } }) },
+      level: "warning",
+      check: "Faults",
+      says: /disk[/]system of node-a is out of service: write failed: EIO/,
     },
     {
       when: "a quorum that dies with the guest",

@@ -30,6 +30,7 @@ import { findCondition, isAdopted, listNodes, type ShownVm } from "./protected-v
 export function checkGuest(cluster: ClusterFacts, guest: GuestFacts): FindingGroup {
   const findings = [
     ...checkConditions(guest.vm),
+    ...checkFaults(guest.vm),
     ...checkSides(guest, cluster.nowMs),
     ...checkVirtualMachine(guest),
     ...checkGuestSpec(guest),
@@ -64,6 +65,25 @@ function checkConditions(vm: ShownVm): readonly Finding[] {
       return [];
     }
     return [found.status === bad ? { level, check: type, message: writeCondition(found) } : wellFinding(found)];
+  });
+}
+
+/** Nothing to see where nothing has failed. */
+function checkFaults({ metadata, status }: ShownVm): readonly Finding[] {
+  const { name, namespace = "default" } = metadata;
+  return (status?.faults ?? []).flatMap(({ node, component, state, message, remedy }) => {
+    switch (state) {
+      case "Isolated": {
+        const clear = `${remedy}; then kubectl twinrun faults clear ${name} ${node}/${component} -n ${namespace}`;
+        return [
+          failure("Faults", `${component} of ${node} is isolated, for it failed again and again: ${message}`, clear),
+        ];
+      }
+      case "OutOfService":
+        return [warning("Faults", `${component} of ${node} is out of service: ${message}`, remedy)];
+      case "InService":
+        return [];
+    }
   });
 }
 

@@ -47,6 +47,24 @@ describe("how far a request is", () => {
     },
     { when: "told by an event", vm: buildShownVm(), newEvents: [event("SwitchedOver")], step: "done", says: "runs on" },
     { when: "asked by another", vm: asking("switchover-to", "node-c"), step: "refused", says: "asked for node-c" },
+    {
+      when: "a fault is cleared",
+      ...{
+        request: { tag: "clear", what: "node-a/host" } as const,
+        vm: buildShownVm(),
+        newEvents: [event("FaultsCleared")],
+      },
+      ...{ step: "done", says: "does not count any more" },
+    },
+    {
+      when: "nothing like that has failed",
+      ...{
+        request: { tag: "clear", what: "roof" } as const,
+        vm: buildShownVm(),
+        newEvents: [event("ClearRefused", "roof?")],
+      },
+      ...{ step: "refused", says: "roof?" },
+    },
     { when: "deleted", vm: undefined, step: "refused", says: "deleted" },
     { when: "failed over", request: from("node-a"), vm: moved, step: "done", says: "the guest runs on node-b" },
     { when: "not yet failed over", request: from("node-a"), vm: buildShownVm(), step: "waiting", says: "taken up" },

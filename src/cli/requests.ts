@@ -7,7 +7,8 @@ import { findCondition, type ShownVm } from "./protected-vms.ts";
 export type Request =
   | { readonly tag: "switchover"; readonly to: string }
   | { readonly tag: "failover"; readonly from: string }
-  | { readonly tag: "override"; readonly override: OverrideRequest };
+  | { readonly tag: "override"; readonly override: OverrideRequest }
+  | { readonly tag: "clear"; readonly what: string };
 
 export type RequestSight = {
   readonly vm: ShownVm | undefined;
@@ -22,6 +23,7 @@ const ANNOTATIONS = {
   switchover: requestAnnotations.switchoverTo,
   failover: requestAnnotations.failoverFrom,
   override: requestAnnotations.forceOwner,
+  clear: requestAnnotations.clearFaults,
 } as const;
 
 export const annotationOf = ({ tag }: Request): string => ANNOTATIONS[tag];
@@ -34,6 +36,8 @@ export function valueOfRequest(request: Request): string {
       return request.from;
     case "override":
       return JSON.stringify(request.override);
+    case "clear":
+      return request.what;
   }
 }
 
@@ -41,6 +45,7 @@ const REASONS = {
   switchover: { done: "SwitchedOver", refused: "SwitchoverRefused" },
   failover: { done: "FailedOver", refused: "FailoverRefused" },
   override: { done: "OwnerForced", refused: "OverrideRefused" },
+  clear: { done: "FaultsCleared", refused: "ClearRefused" },
 } as const;
 
 /** The operator takes the annotation away and says why in an event, which may arrive a little later. */
@@ -80,7 +85,8 @@ function isDone({ status }: ShownVm, request: Request): boolean {
     case "failover":
       return node !== undefined && node !== request.from;
     case "override":
-      return false; // That it runs there says nothing: it may have before.
+    case "clear":
+      return false; // That it runs there, or works, says nothing: it may have before.
   }
 }
 
@@ -95,6 +101,10 @@ function writeDone({ status }: ShownVm, request: Request): string {
   if (request.tag === "override") {
     return `${request.override.node} owns the guest now; it is started there, if it does not run yet`;
   }
+  return request.tag === "clear" ? "what failed before does not count any more" : writeMoved(status, request);
+}
+
+function writeMoved(status: ShownVm["status"], request: Exclude<Request, { tag: "override" | "clear" }>): string {
   const node = status?.primary?.node ?? (request.tag === "switchover" ? request.to : "the other node");
   const durationMs = request.tag === "failover" ? status?.lastFailover?.durationMs : undefined;
   return `the guest runs on ${node}${durationMs === undefined ? "" : `; it stood still for ${durationMs} ms`}`;

@@ -95,7 +95,7 @@ export async function runSwitchover(session: Session): Promise<number> {
   if (!listNodes(vm).includes(to)) {
     throw usageWrong(`--to must be a node of one of its sides (${listNodes(vm).join(", ")}), not ${to}`);
   }
-  return request(session, vm, { tag: "switchover", to });
+  return sendRequest(session, vm, { tag: "switchover", to });
 }
 
 export async function runFailover(session: Session): Promise<number> {
@@ -125,7 +125,7 @@ async function failOver(session: Session, vm: ShownVm): Promise<number> {
     ],
     ...{ asks: `Kill the primary of ${name}?`, word: name },
   });
-  return request(session, vm, { tag: "failover", from });
+  return sendRequest(session, vm, { tag: "failover", from });
 }
 
 /** What the operator would refuse is refused before the question; it looks again when it comes to it. */
@@ -151,7 +151,7 @@ async function overrideQuorum(session: Session, vm: ShownVm, node: string): Prom
   const isCertain = invocation.switches.has("i-know-the-other-side-is-down");
   const who = await readOwnName(session);
   const override = { node, who, why: why.slice(0, 1_024), at: new Date().toISOString(), isCertain };
-  return request(session, vm, { tag: "override", override });
+  return sendRequest(session, vm, { tag: "override", override });
 }
 
 type SelfReview = KubeObject & { readonly status?: { readonly userInfo?: { readonly username?: string } } };
@@ -168,7 +168,7 @@ async function readOwnName({ cluster, call }: Session): Promise<string> {
 }
 
 /** Writes the annotation and waits for what the operator makes of it. */
-async function request(session: Session, vm: ShownVm, asked: Request): Promise<number> {
+export async function sendRequest(session: Session, vm: ShownVm, asked: Request): Promise<number> {
   const { cluster, terminal, call } = session;
   const { name, uid } = vm.metadata;
   const namespace = namespaceOf(vm);

@@ -11,8 +11,10 @@ import { type KubeEvent, type KubeObject, type Pod, valueOr } from "./kube-objec
 import { plainPaint } from "./paint.ts";
 import { type ShownVm } from "./protected-vms.ts";
 import { OURS, readClusterFacts } from "./read-facts.ts";
+import { listFaultColumns, listFaults } from "./faults-view.ts";
 import { encodeReport, examine } from "./run-doctor.ts";
 import { ask, kinds, listObjects, readNamespace, readVms, type Session } from "./session.ts";
+import { writeTable } from "./table.ts";
 import { encodeTar } from "./tar.ts";
 
 const TAIL_LINES = 10_000;
@@ -39,8 +41,10 @@ export async function runLogs(session: Session): Promise<number> {
   const stamp = now.toISOString().replaceAll(/[-:]|\..*/g, "");
   const root = `twinrun-support-${stamp}`;
   const doctor = { text: `${writeFindings(groups, plainPaint, true).join("\n")}\n`, report: encodeReport(groups) };
+  const columns = listFaultColumns({ withNamespace: true, withName: true, isWide: true, nowMs: now.getTime() });
+  const faults = `${writeTable(columns, listFaults(vms)).join("\n")}\n`;
   const files = listBundleFiles({
-    ...{ root, madeAt: now.toISOString(), ownVersion, logs, doctor, troubles },
+    ...{ root, faults, madeAt: now.toISOString(), ownVersion, logs, doctor, troubles },
     collected: mergeKinds([...collected, events]),
   });
   const path = invocation.texts.get("file") ?? `${root}.tar`;

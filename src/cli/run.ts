@@ -14,6 +14,7 @@ import { runComplete } from "./run-complete.ts";
 import { runDoctor } from "./run-doctor.ts";
 import { runExport } from "./run-export.ts";
 import { runImport } from "./run-import.ts";
+import { runFaults } from "./run-faults.ts";
 import { runLogs } from "./run-logs.ts";
 import { runMaintenance } from "./run-maintenance.ts";
 import { runProtect } from "./run-protect.ts";
@@ -86,6 +87,7 @@ const COMMANDS_BY_NAME: Readonly<Record<NeedsCluster, (session: Session) => Prom
   import: runImport,
   export: runExport,
   events: runEvents,
+  faults: runFaults,
   doctor: runDoctor,
   logs: runLogs,
   version: runVersion,

@@ -5,7 +5,10 @@ import { MetricsRegistry } from "../telemetry/metrics.ts";
 export type OperatorView = {
   readonly waitingCount: number;
   readonly failingCount: number;
-  readonly protectedVms: readonly { readonly status?: ProtectedVmStatus | undefined }[];
+  readonly protectedVms: readonly {
+    readonly metadata: { readonly namespace?: string | undefined; readonly name: string };
+    readonly status?: ProtectedVmStatus | undefined;
+  }[];
 };
 
 const BOUNDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10];
@@ -35,6 +38,11 @@ export class OperatorMetrics {
     help: "ProtectedVMs by the reason of their condition Ready.",
     labelNames: ["reason"],
   });
+  readonly #isolated = this.#registry.gauge({
+    name: "twinrun_component_isolated",
+    help: "1 for each part of a ProtectedVM's sides that failed again and again, until a person clears it.",
+    labelNames: ["namespace", "name", "node", "component"],
+  });
   readonly #reasons = new Set<string>();
 
   constructor() {
@@ -62,9 +70,20 @@ export class OperatorMetrics {
       counts.set(reason, (counts.get(reason) ?? 0) + 1);
       this.#reasons.add(reason);
     }
+    this.#setIsolated(protectedVms);
     for (const reason of this.#reasons) {
       this.#guests.set(counts.get(reason) ?? 0, { reason });
     }
     return this.#registry.write();
+  }
+
+  #setIsolated(protectedVms: OperatorView["protectedVms"]): void {
+    this.#isolated.remove({});
+    for (const { metadata, status } of protectedVms) {
+      const { namespace = "", name } = metadata;
+      for (const { node, component } of status?.faults?.filter(({ state }) => state === "Isolated") ?? []) {
+        this.#isolated.set(1, { namespace, name, node, component });
+      }
+    }
   }
 }

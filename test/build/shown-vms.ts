@@ -22,6 +22,7 @@ export const calmConditions: readonly Condition[] = [
   condition("LatencyWithinBound", "True", "WithinBound", "p99 of 12 ms"),
   condition("DisksHealthy", "True", "Healthy", "nothing has failed"),
   condition("LinksHealthy", "True", "Healthy", "nothing has failed"),
+  condition("ComponentsHealthy", "True", "Healthy", "nothing is out of service"),
 ];
 
 export const calmStatus = {

@@ -5,6 +5,8 @@
  */
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
+import { type Fault as FaultRecord } from "../../src/api/fault.ts";
+import { type ProtectedVm } from "../../src/api/protected-vm.ts";
 import { kindOf } from "../../src/kube/kube-object.ts";
 import { type Platform, startPlatform, tenantNamespace } from "./platform.ts";
 import { coreFaults, vmis } from "./strikes.ts";
@@ -54,6 +56,25 @@ describeOnCluster(import.meta.filename)("on a cluster", () => {
     "$what",
     async (fault) => {
       await witness.endure(fault);
+    },
+    faultMsMax,
+  );
+
+  test(
+    "the nodes that lost their power are on record, and in service again",
+    async () => {
+      const hosts = ({ status }: ProtectedVm): readonly FaultRecord[] =>
+        status?.faults?.filter(({ code }) => code === "HostSilent") ?? [];
+      const isBack = ({ state }: FaultRecord): boolean => state === "InService";
+      const vm = await platform.waitForProtectedVm(
+        guest,
+        (each) => hosts(each).length > 0 && hosts(each).every(isBack),
+      );
+      say(`on record: ${JSON.stringify(vm.status?.faults)}`);
+      const [record] = hosts(vm).filter(({ node }) => node === "node-a");
+      expect(record?.count).toBeGreaterThanOrEqual(2);
+      expect(record?.message).toBe("node-a fell silent on all 2 links at once");
+      expect(hosts(vm).map(({ node }) => node)).not.toContain("node-c");
     },
     faultMsMax,
   );

@@ -26,7 +26,10 @@ const podVolumes = [
 
 export function buildProtectedGuest(wish: GuestWish): KubeObject {
   const { name, placement, detectionTimeoutMs } = wish;
-  const failover = detectionTimeoutMs === undefined ? {} : { failover: { detectionTimeoutMs } };
+  // They are hurt on purpose, and often.
+  const failover = {
+    failover: { isolateAfterFaults: 16, ...(detectionTimeoutMs === undefined ? {} : { detectionTimeoutMs }) },
+  };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
     kind: "ProtectedVM",

@@ -28,8 +28,8 @@ describe("the files of the chart", () => {
 
   test("alerts and dashboard name metrics that there are, and every alert has its section in README.md", () => {
     const known = new Set(
-      [...readFileSync(join(root, "src/agent/agent-metrics.ts"), "utf8").matchAll(/"(twinrun_[a-z_]+)"/g)].map(
-        (match) => match[1],
+      ["src/agent/agent-metrics.ts", "src/operator/operator-metrics.ts"].flatMap((path) =>
+        [...readFileSync(join(root, path), "utf8").matchAll(/"(twinrun_[a-z_]+)"/g)].map((match) => match[1]),
       ),
     );
     const alerts = parse(readFileSync(join(chartPath, "files/alerts.yaml"), "utf8")) as {

@@ -6,6 +6,7 @@ import { checkCluster } from "../../src/cli/cluster-checks.ts";
 import { COMMAND_NAMES } from "../../src/cli/command-table.ts";
 import { writeDescription } from "../../src/cli/describe-view.ts";
 import { listEventColumns, sortEvents } from "../../src/cli/event-view.ts";
+import { listFaultColumns, listFaults, writeRemedies } from "../../src/cli/faults-view.ts";
 import { writeFindings } from "../../src/cli/findings.ts";
 import { checkGuest } from "../../src/cli/guest-checks.ts";
 import { writeCommandHelp, writeHelp } from "../../src/cli/help.ts";
@@ -21,7 +22,7 @@ import { buildClusterFacts, buildGuestFacts, buildNode, buildWorkload, calmWorkl
 import { buildReport } from "../build/engine-report.ts";
 import { buildReportedSide } from "../build/guest-pair-rows.ts";
 import { buildPairOn } from "../build/pairs-on.ts";
-import { buildGuestPair } from "../build/resources.ts";
+import { buildGuestPair, buildSeenFault } from "../build/resources.ts";
 import { buildShownVm, calmConditions, condition, nowMs } from "../build/shown-vms.ts";
 
 const folder = join(import.meta.dirname, "cli");
@@ -87,6 +88,34 @@ test("events", () => {
   expectGolden("events", writeTable(columns, sortEvents(events)));
 });
 
+const failed = {
+  ...{ firstAt: "2026-01-31T08:02:00Z", lastAt: "2026-01-31T08:24:10Z", incidents: [] },
+} as const;
+const faults = [
+  buildSeenFault({
+    ...failed,
+    ...{ component: "host", code: "HostSilent", state: "Isolated", count: 3, repairedAt: "2026-01-31T08:25:30Z" },
+    ...{
+      message: "node-a fell silent on all 2 links at once",
+      done: "the guest runs on elsewhere",
+      remedy: "look at its power",
+    },
+  }),
+  buildSeenFault({ ...failed, node: "node-b" }),
+  buildSeenFault({
+    ...failed,
+    ...{ component: "link/fast", code: "LinkDown", state: "InService", count: 1 },
+    ...{ repairedAt: "2026-01-31T08:02:40Z", clearedAt: "2026-01-31T08:10:00Z", message: "nothing comes over fast" },
+  }),
+];
+
+test("faults", () => {
+  const shown = listFaults([buildShownVm({ status: { faults } }), buildShownVm({ name: "db" })]);
+  const columns = (isWide: boolean) => listFaultColumns({ withNamespace: isWide, withName: true, isWide, nowMs });
+  expectGolden("faults", [...writeTable(columns(false), shown), ...writeRemedies(shown)]);
+  expectGolden("faults-wide", writeTable(columns(true), shown));
+});
+
 describe("describe", () => {
   const report = { reportedAt: "2026-01-31T08:29:55Z" };
   const sides = [
@@ -99,7 +128,7 @@ describe("describe", () => {
   const pair = { ...buildGuestPair(), status: { sides } } as unknown as ShownPair;
 
   test("of one that is protected", () => {
-    const vm = buildShownVm({ status: { lastFailover }, conditions: calmConditions });
+    const vm = buildShownVm({ status: { lastFailover, faults }, conditions: calmConditions });
     expectGolden("describe", writeDescription({ vm, pair: known(pair), events: known(events), nowMs }, plainPaint));
   });
 

@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { buildReportedSide } from "../../build/guest-pair-rows.ts";
 import { buildReport } from "../../build/engine-report.ts";
-import { buildGuestPair, buildProtectedVm, type ResourceObject } from "../../build/resources.ts";
+import { buildGuestPair, buildProtectedVm, buildSeenFault, type ResourceObject } from "../../build/resources.ts";
 import { applyPatch } from "./api-client.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
 import { findPrograms, findRemedy } from "./programs.ts";
@@ -546,6 +546,33 @@ async function readMark(node: string): Promise<string> {
       await setStatus(`${vmPath}/web`, buildProtectedVm({}, calmStatus));
     });
 
+    test("faults shows what failed with what to do, and clear asks the operator", async () => {
+      const record = buildSeenFault({ state: "Isolated" });
+      await setStatus(`${vmPath}/web`, buildProtectedVm({}, { ...calmStatus, faults: [record] }));
+      const table = await twinrun("faults", "-A");
+      expect(table.out).toMatch(
+        /^NAMESPACE +NAME +NODE +COMPONENT +STATE +FAULT +COUNT +LAST SEEN +REPAIRED +MESSAGE$/m,
+      );
+      expect(table.out).toMatch(/^shop +web +node-a +disk[/]system +Isolated +DiskFailed +2 .* write failed: EIO$/m);
+      expect(table.out).toContain("then kubectl twinrun faults clear web node-a/disk/system -n shop");
+      const list = JSON.parse((await twinrun("faults", "web", "-n", "shop", "-o", "json")).out) as { faults: Json[] };
+      expect(list.faults).toEqual([{ namespace: "shop", protectedVm: "web", ...record }]);
+      expect((await twinrun("describe", "web", "-n", "shop")).out).toMatch(/^Faults:\n +NODE +COMPONENT/m);
+      const unasked = await twinrun("faults", "clear", "web", "-n", "shop");
+      expect(unasked.status).toBe(3);
+      expect(unasked.said).toContain("nothing was done: this has to be confirmed");
+      const wrong = await twinrun("faults", "clear", "web", "roof", "-n", "shop", "--yes");
+      expect(wrong.said).toContain("web has no roof to clear: what failed of it is node-a/disk/system");
+      const answer = answerRequest("twinrun.dev/clear-faults", () => createEvent("FaultsCleared", "used again"));
+      const cleared = await twinrun("faults", "clear", "web", "node-a/disk/system", "-n", "shop", "--yes");
+      expect(cleared).toMatchObject({ status: 0, out: "what failed before does not count any more\n" });
+      expect(await answer).toBe("node-a/disk/system");
+      const typed = ["faults", "clear", "-n", "shop", "web", ""];
+      expect((await kubectl("__complete", "twinrun", ...typed)).out).toContain("node-a/disk/system\n");
+      await setStatus(`${vmPath}/web`, buildProtectedVm({}, calmStatus));
+      expect((await twinrun("faults", "-n", "shop")).said).toContain("Nothing has failed in namespace shop");
+    });
+
     test("logs makes a tar of objects, events and logs, without any secret", async () => {
       const directory = mkdtempSync(join(tmpdir(), "twinrun-bundle-"));
       try {
@@ -562,6 +589,7 @@ async function readMark(node: string): Promise<string> {
           "the log of /containerLogs/twinrun/twinrun-agent-a/agent",
         );
         expect(read("doctor.txt")).toContain("QuorumStore");
+        expect(read("faults.txt")).toContain("NAMESPACE   NAME   NODE   COMPONENT");
         const everything = names.map((name) => tar("-xOf", "a.tar", name)).join("\n");
         for (const secret of ["hunter2", "the-private-key-of-all", "eyJhbGciOiJIUzI1NiJ9", "kind: Secret"]) {
           expect(everything).not.toContain(secret);
