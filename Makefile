@@ -30,6 +30,7 @@ ifeq ($(filter $(CHAPTER),$(CHAPTERS)),)
 $(error there is no CHAPTER $(CHAPTER): $(CHAPTERS))
 endif
 NEEDS_hosts := for-hosts
+NEEDS_disk-fault := for-hosts
 NEEDS_existing := modules
 NETWORK ?= replication
 
@@ -117,7 +118,7 @@ lab-api-outage: ## The API server is away for SECONDS=60
 soak: for-hosts ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
 	@$(NODEJS) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
-demo: $(or $(NEEDS_$(CHAPTER)),for-lab) ## A node loses power, clients do not notice; CHAPTER=hosts: without a cluster
+demo: $(or $(NEEDS_$(CHAPTER)),for-lab) ## A node loses power, clients notice nothing; CHAPTER=hosts, maintenance...
 	@$(QUIET) test/demo/chapters/$(CHAPTER).ts
 
 traces: modules ## Replay what the engines of make soak and make demo wrote down through the protocol machine

@@ -9,6 +9,7 @@
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -22,6 +23,8 @@ type Stage = {
   readonly countedBy?: "jest";
   /** Not part of a run that names no stage. */
   readonly onRequest?: true;
+  /** One long computation that disturbs nobody: it begins with the first stage, and says what it has to say in its turn. */
+  readonly isEarly?: true;
 };
 type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
 type Result = Counts & { readonly name: string; readonly seconds: number };
@@ -53,7 +56,7 @@ const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
   { name: "unit", command: jest(`${root}/src/`, `${root}/test/${light}`, "--maxWorkers=2"), countedBy: "jest" },
   { name: "simulation", command: [node, "test/sim/main.ts", "--seeds", "10000"] },
-  { name: "model", command: [node, "test/model/main.ts"] },
+  { name: "model", command: ["nice", node, "test/model/main.ts"], isEarly: true },
   {
     name: "integration",
     command: jest(`${root}/test/`, "--testPathIgnorePatterns", `/test/${light}`, kubernetes, endToEnd, "--runInBand"),
@@ -83,31 +86,49 @@ const run = randomUUID();
 const environment = { ...process.env, [runMarker]: run };
 const leftBefore = listLeft(run);
 const seenTests: SeenTest[] = [];
-let running: ChildProcess | undefined;
+const running = new Set<ChildProcess>();
 
-function runCommand(command: readonly string[]): Promise<number> {
-  const [program = "", ...args] = command;
+type Ended = { readonly status: number; readonly output: string };
+
+/** What it says is shown as it comes, or kept. */
+function runCommand([program = "", ...args]: readonly string[], shows: "now" | "later" = "now"): Promise<Ended> {
   return new Promise((resolve) => {
-    running = spawn(program, args, { cwd: root, env: environment, stdio: ["ignore", "inherit", "inherit"] })
+    const stdio = shows === "now" ? "inherit" : "pipe";
+    const child = spawn(program, args, { cwd: root, env: environment, stdio: ["ignore", stdio, stdio] });
+    running.add(child);
+    let output = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding("utf8").on("data", (text: string) => {
+        output += text;
+      });
+    }
+    const end = (status: number): void => {
+      running.delete(child);
+      resolve({ status, output });
+    };
+    child
       .on("error", (error) => {
-        print(error.message);
-        resolve(-1);
+        output += `${error.message}\n`;
+        end(-1);
       })
       .on("close", (status) => {
-        resolve(status ?? -1);
+        end(status ?? -1);
       });
   });
 }
 
-async function runStage(stage: Stage): Promise<Counts> {
+async function runStage(stage: Stage, early: Promise<Ended> | undefined): Promise<Counts> {
   if (stage.countedBy === undefined) {
-    const passed = (await runCommand(stage.command)) === 0;
+    const { status, output } = await (early ?? runCommand(stage.command));
+    process.stdout.write(output);
+    const passed = status === 0;
     return { passed: Number(passed), failed: Number(!passed), skipped: 0 };
   }
   const directory = mkdtempSync(join(tmpdir(), "twinrun-test-"));
   try {
     const summary = join(directory, "jest.json");
-    const status = await runCommand([...stage.command, "--json", `--outputFile=${summary}`]);
+    const { status, output } = await runCommand([...stage.command, "--json", `--outputFile=${summary}`]);
+    process.stdout.write(output);
     return countTests(summary, status);
   } finally {
     rmSync(directory, { recursive: true });
@@ -138,10 +159,13 @@ function readCounts(summaryPath: string): Counts {
 
 async function runStages(chosen: readonly Stage[]): Promise<Result[]> {
   const results: Result[] = [];
+  const early = new Map(
+    chosen.filter(({ isEarly }) => isEarly).map((stage) => [stage, runCommand(stage.command, "later")]),
+  );
   for (const [index, stage] of chosen.entries()) {
     print(`\n=== ${index + 1}/${chosen.length} ${stage.name}`);
     const startedAtMs = performance.now();
-    const counts = await runStage(stage);
+    const counts = await runStage(stage, early.get(stage));
     const seconds = (performance.now() - startedAtMs) / 1000;
     results.push({ ...counts, name: stage.name, seconds });
     print(`=== ${stage.name}: ${counts.failed === 0 ? "passed" : "FAILED"} in ${seconds.toFixed(1)} s`);
@@ -202,15 +226,14 @@ for (const [signal, number] of [
   ["SIGHUP", 1],
 ] as const) {
   process.once(signal, () => {
-    const leave = (): never => {
+    const ended = [...running].map(async (child) => {
+      child.kill(signal);
+      await once(child, "close");
+    });
+    void Promise.allSettled(ended).then(() => {
       removeLabs();
       process.exit(128 + number);
-    };
-    if (running === undefined) {
-      leave();
-    }
-    running?.once("close", leave);
-    running?.kill(signal);
+    });
   });
 }
 
