@@ -91,7 +91,9 @@ async function work(flags: OperatorFlags, log: ProcessLog): Promise<number> {
   const usesCertManager = flags.authority === "cert-manager";
   const stopping = new AbortController();
   const openCredentials = provideCredentials(flags, { cluster, stop: stopping.signal }, log);
-  const quorumRecords = new QuorumRecords({ endpoints: flags.quorum, openCredentials });
+  const { quorum: endpoints, quorumService: service } = flags;
+  const { namespace } = settings;
+  const quorumRecords = new QuorumRecords({ cluster, namespace, service, endpoints, openCredentials });
   const operator = new Operator({ cluster, settings, usesCertManager, quorumRecords, identity, pass, log });
   const stop = (signal: string): void => {
     log.info({ signal }, "operator stops");

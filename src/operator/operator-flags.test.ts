@@ -15,6 +15,7 @@ describe("the operator's flags", () => {
         renewsLaunchers: true,
       },
       authority: "operator",
+      quorumService: undefined,
       quorum: [],
       identity: "operator-0",
       kubeconfig: undefined,
@@ -34,7 +35,7 @@ describe("the operator's flags", () => {
       "--key=k",
       "--ca=a",
       "--ports=1-2",
-      "--quorum=q.twinrun.svc:7000",
+      "--quorum-service=twinrun-quorum",
       "--quorum=10.0.0.9:7000",
     ];
     expect(parseOperatorFlags(flags)).toMatchObject({
@@ -42,10 +43,8 @@ describe("the operator's flags", () => {
       metrics: { host: "0.0.0.0", port: 9_443 },
       tls: { certPath: "c", keyPath: "k", caPath: "a" },
       settings: { ports: { low: 1, high: 2 } },
-      quorum: [
-        { host: "q.twinrun.svc", port: 7_000 },
-        { host: "10.0.0.9", port: 7_000 },
-      ],
+      quorumService: "twinrun-quorum",
+      quorum: [{ host: "10.0.0.9", port: 7_000 }],
     });
   });
 

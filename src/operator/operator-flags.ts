@@ -10,7 +10,8 @@ export type OperatorFlags = {
   readonly settings: OperatorSettings;
   /** Who makes the authorities of the installation. */
   readonly authority: Authority;
-  /** Where records of guests are removed; none where they are Leases. */
+  /** Where records of guests are removed, the Service's replicas and others; none where they are Leases. */
+  readonly quorumService: string | undefined;
   readonly quorum: readonly Address[];
   readonly identity: string;
   readonly kubeconfig: string | undefined;
@@ -29,7 +30,7 @@ const HOOK_MODES: readonly HookMode[] = ["Sidecar", "NetworkBinding"];
 
 export const OPERATOR_USAGE = `usage: node src/main/operator.ts --namespace NAMESPACE --identity NAME --hook-image IMAGE
     [--guests-namespace NAMESPACE] [--hook-mode ${HOOK_MODES.join("|")}] [--ports LOW-HIGH] [--kubeconfig FILE]
-    [--authority ${AUTHORITIES.join("|")}] [--renew-launchers ${YES_OR_NO.join("|")}] [--quorum HOST:PORT]...
+    [--authority ${AUTHORITIES.join("|")}] [--renew-launchers ${YES_OR_NO.join("|")}] [--quorum-service NAME] [--quorum HOST:PORT]...
     [--health HOST:PORT] [--metrics HOST:PORT [--cert FILE --key FILE --ca FILE]] [--log-level ${LOG_LEVELS.join("|")}]`;
 
 const TEXT = { type: "string" } as const;
@@ -42,6 +43,7 @@ const OPTIONS = {
   "hook-mode": TEXT,
   ports: TEXT,
   authority: TEXT,
+  "quorum-service": TEXT,
   quorum: TEXTS,
   "renew-launchers": TEXT,
   kubeconfig: TEXT,
@@ -76,6 +78,7 @@ export function parseOperatorFlags(args: readonly string[]): OperatorFlags {
       renewsLaunchers: parseChoice(values, "renew-launchers", YES_OR_NO) === "true",
     },
     authority: parseChoice(values, "authority", AUTHORITIES),
+    quorumService: values["quorum-service"],
     quorum: (values.quorum ?? []).map((text) => parseHost("quorum", text)),
     identity: required(values, "identity"),
     kubeconfig: values.kubeconfig,

@@ -12,6 +12,8 @@ import { QuorumConnection, type QuorumConnectionOptions } from "../net/quorum-co
 import { encodeQuorumMessage, QuorumMessageDecoder } from "../net/quorum-wire.ts";
 import { connectSecurely } from "../net/secure-connect.ts";
 import { TlsCredentials } from "../net/tls.ts";
+import { type Cluster } from "../kube/cluster.ts";
+import { QuorumRecords } from "../operator/quorum-records.ts";
 import type { QuorumRequest } from "../protocol/quorum-record.ts";
 import { silentLog } from "../telemetry/log.ts";
 import { FileStore } from "./file-store.ts";
@@ -194,6 +196,31 @@ describe("who may ask", () => {
       tag: "unreachable",
       failure: { detail: { code: "ForeignNode" } },
     });
+  });
+
+  test("the operator finds it by its Service's EndpointSlices", async () => {
+    const { port } = await serve(await newStore());
+    const a = ask("a", [port]);
+    await a.ask(request("a", "a1", 0, { tag: "create", peer: "b" }));
+    const slice = { addressType: "IPv4", endpoints: [{ addresses: ["127.0.0.1"] }], ports: [{ name: "quorum", port }] };
+    const asked: unknown[] = [];
+    const records = new QuorumRecords({
+      cluster: {
+        list: <T>(kind: { readonly kind: string }, scope: unknown) => {
+          asked.push(kind.kind, scope);
+          return Promise.resolve({ items: [slice as T], resourceVersion: "1" });
+        },
+      } as Pick<Cluster, "list">,
+      ...{ namespace: "twinrun", service: "twinrun-quorum", endpoints: [] },
+      openCredentials: () => Promise.resolve(credentialsOf("o")),
+    });
+    expect(records.isInLeases).toBe(false);
+    await records.remove("guest");
+    expect(await reading(a)).toBeUndefined();
+    expect(asked).toEqual([
+      "EndpointSlice",
+      { namespace: "twinrun", labelSelector: "kubernetes.io/service-name=twinrun-quorum" },
+    ]);
   });
 
   test("where records are objects of the API server the operator is told so", async () => {

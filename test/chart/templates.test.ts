@@ -141,13 +141,15 @@ const namesOf = (objects: readonly ChartObject[]): string[] => objects.map(({ me
       },
     });
     // Leases it removes itself; other records only the quorum can.
-    const endpointsOf = (quorum: Json): unknown =>
-      parseOperatorFlags(argsOf({ quorum }, "Deployment twinrun-operator")).quorum;
-    const [own, third] = ["10.0.0.1", "10.0.0.9"].map((host) => ({ host, port: 7_000 }));
-    expect(endpointsOf({})).toEqual([own]);
-    expect(endpointsOf({ externalEndpoints: ["10.0.0.9:7000"] })).toEqual([own, third]);
-    expect(endpointsOf({ install: false, store: "lease", externalEndpoints: ["10.0.0.9:7000"] })).toEqual([third]);
-    expect(endpointsOf({ store: "lease" })).toEqual([]);
+    const quorumOf = (quorum: Json): unknown => {
+      const { quorumService, quorum: others } = parseOperatorFlags(argsOf({ quorum }, "Deployment twinrun-operator"));
+      return [quorumService, ...others.map(({ host }) => host)];
+    };
+    const externalEndpoints = ["10.0.0.9:7000"];
+    expect(quorumOf({})).toEqual(["twinrun-quorum"]);
+    expect(quorumOf({ externalEndpoints })).toEqual(["twinrun-quorum", "10.0.0.9"]);
+    expect(quorumOf({ install: false, store: "lease", externalEndpoints })).toEqual([undefined, "10.0.0.9"]);
+    expect(quorumOf({ store: "lease" })).toEqual([undefined]);
     const lease = argsOf({ quorum: { store: "lease" } }, "Deployment twinrun-quorum");
     expect(parseQuorumFlags(lease).store.tag).toBe("lease");
     const etcd = argsOf({}, "Deployment twinrun-quorum");

@@ -109,7 +109,8 @@ async function replaceEtcdMember(platform: Platform, index: number): Promise<voi
   }
   await inSystem("set", "env", `statefulset/${name}`, "ETCD_INITIAL_CLUSTER_STATE=existing");
   await inSystem("scale", "statefulset", name, "--replicas=1");
-  await inSystem("rollout", "status", `statefulset/${name}`, "--timeout=120s");
+  // Its pods are replaced by the operator, and kubectl follows only rollouts that Kubernetes does itself.
+  await inSystem("wait", "--for=jsonpath={.status.readyReplicas}=1", `statefulset/${name}`, "--timeout=120s");
 }
 
 type ApiEvent = KubeObject & {
