@@ -52,6 +52,11 @@ const [primary, standby] = [
 
 const a = buildSide("node-a");
 
+const [first, second, third] = ["10.0.9.1", "10.0.9.2", "10.0.9.3"].map((host) => ({ host, port: 7_000 }));
+const quorum = (difference: Json = {}): Json => ({
+  quorum: { preferred: [first], inForce: "preferred", ...difference },
+});
+
 const roles = (term: number, node: string): Json => ({ roles: { term, primary: node } });
 
 export const guestPairRows: ResourceRows = {
@@ -75,6 +80,7 @@ export const guestPairRows: ResourceRows = {
         failover: { detectionTimeoutMs: 300 },
       }),
     },
+    { when: "quorums of its own", object: buildGuestPair(quorum({ alternate: [second] })) },
     { when: "a pair that is given up", object: buildGuestPair({ intent: "Release" }) },
     {
       when: "a side that waits for its QEMU",
@@ -118,6 +124,8 @@ export const guestPairRows: ResourceRows = {
       path: "spec.sides",
       says: "must have the same links",
     },
+    { when: "a quorum without a place", spec: quorum({ preferred: [] }), path: "spec.quorum.preferred" },
+    { when: "a quorum that is none", spec: quorum({ inForce: "third" }), path: "spec.quorum.inForce" },
     { when: "no links", spec: { sides: [{ ...a, links: [] }, buildSide("node-b")] }, path: "spec.sides[0].links" },
     { when: "a port that is none", spec: { port: 65_536 }, path: "spec.port" },
     {
@@ -145,6 +153,25 @@ export const guestPairRows: ResourceRows = {
   ],
   changes: [
     { when: "takes roles for a later term", before: roles(1, "node-a"), after: roles(2, "node-b") },
+    {
+      when: "takes another quorum in force",
+      before: quorum({ alternate: [second] }),
+      after: quorum({ alternate: [second], inForce: "alternate" }),
+    },
+    { when: "takes an alternate quorum later", before: quorum(), after: quorum({ alternate: [second] }) },
+    {
+      when: "refuses another preferred quorum",
+      before: quorum(),
+      after: quorum({ preferred: [second] }),
+      refused: { path: "spec.quorum" },
+    },
+    {
+      when: "refuses another alternate quorum",
+      before: quorum({ alternate: [second] }),
+      after: quorum({ alternate: [third] }),
+      refused: { path: "spec.quorum" },
+    },
+    { when: "refuses to lose its quorum", before: quorum(), after: {}, refused: { path: "spec" } },
     { when: "takes the same roles again", before: roles(2, "node-b"), after: roles(2, "node-b") },
     {
       when: "takes another standby in the same term",

@@ -4,12 +4,20 @@ import { type ResourceRows } from "./resource-rows.ts";
 
 const at = "2026-01-31T08:30:00Z";
 const condition = { type: "Ready", status: "True", lastTransitionTime: at, reason: "SitesFit", message: "" };
-const sites = ["north", "south"].map((name) => ({ name, nodesCount: 2, fitNodesCount: 1 }));
+const quorums = [{ seat: "preferred", reachable: true, latencyMs: 2.5, guestsCount: 3 }];
+const links = [{ name: "direct", guestsCount: 3, aliveCount: 3, dataCount: 3, roundTrip: { p50Ms: 4.5, p99Ms: 9 } }];
+const sites = ["north", "south"].map((name) => ({ name, nodesCount: 2, fitNodesCount: 1, quorums }));
 
 export const splitSitePairRows: ResourceRows = {
   taken: [
     { when: "two sites", object: buildSplitSitePair() },
     { when: "a distance", object: buildSplitSitePair({ maxRoundTripMs: 25 }) },
+    {
+      when: "quorum computers of its own",
+      object: buildSplitSitePair({
+        quorum: { preferred: ["third.example:7000"], alternate: ["10.0.9.2:7000", "[fd00::1]:7000"] },
+      }),
+    },
     {
       when: "sites that share a label",
       object: buildSplitSitePair({
@@ -27,6 +35,7 @@ export const splitSitePairRows: ResourceRows = {
           observedGeneration: 1,
           conditions: [{ ...condition, observedGeneration: 1 }],
           sites,
+          links,
           guestsCount: 3,
           roundTripMs: 4.5,
         },
@@ -58,6 +67,16 @@ export const splitSitePairRows: ResourceRows = {
       when: "a site of no such name",
       spec: { sites: [northSite, { ...southSite, name: "South" }] },
       path: "spec.sites[1].name",
+    },
+    {
+      when: "a quorum without a port",
+      spec: { quorum: { preferred: ["third.example"] } },
+      path: "spec.quorum.preferred[0]",
+    },
+    {
+      when: "an alternate quorum alone",
+      spec: { quorum: { alternate: ["third:7000"] } },
+      path: "spec.quorum.preferred",
     },
     { when: "no distance at all", spec: { maxRoundTripMs: 0 }, path: "spec.maxRoundTripMs" },
     { when: "a distance in words", spec: { maxRoundTripMs: "10ms" }, path: "spec.maxRoundTripMs" },

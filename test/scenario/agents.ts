@@ -1,15 +1,24 @@
 /** The agents and engines of a simulated cluster, and the quorum's records they work by. */
 import { type GuestPair } from "../../src/api/guest-pair.ts";
 import { qemuDeviceOf, vmiAnnotations } from "../../src/api/vmi-contract.ts";
-import { requestAnnotations } from "../../src/api/requests.ts";
+import { type OverrideRequest, parseOverrideRequest, requestAnnotations } from "../../src/api/requests.ts";
 import { type Vmi } from "../../src/decide/cluster-objects.ts";
 import { type FaultRecord, stepFaults } from "../../src/decide/fault-log.ts";
 import { type PeerWatch, stepPeers } from "../../src/decide/peer-watch.ts";
 import { PLANNED } from "../../src/decide/takeover-track.ts";
 import { type Json, readText } from "../../src/lib/json-merge.ts";
+import { type QuorumSeat } from "../../src/protocol/quorum-record.ts";
 import { nameOf, type SimulatedCluster } from "./cluster.ts";
 
-type Record = { term: number; owner: string; peer: string; isInSync: boolean; syncSeconds: number };
+type Record = {
+  term: number;
+  owner: string;
+  peer: string;
+  isInSync: boolean;
+  syncSeconds: number;
+  seat?: QuorumSeat;
+  override?: OverrideRequest;
+};
 type Side = {
   role: string;
   state: string;
@@ -33,6 +42,8 @@ export class SimulatedAgents {
   readonly #offSeconds = new Map<string, number>();
   /** Owners that refuse to hand over, with what they say. */
   readonly refusals = new Map<string, string>();
+  /** `NODE SEAT`: a quorum that is not reached from there. */
+  readonly blind = new Set<string>();
 
   constructor(cluster: SimulatedCluster) {
     this.#cluster = cluster;
@@ -43,10 +54,48 @@ export class SimulatedAgents {
       this.#offSeconds.set(node, this.#cluster.isOff(node) ? (this.#offSeconds.get(node) ?? 0) + 1 : 0);
     }
     for (const pair of this.#cluster.listPairs()) {
+      this.#moveRecord(pair);
+      this.#override(pair);
       for (const { node } of pair.spec.sides) {
         this.#wake(pair, node);
         this.#runSide(pair, node);
       }
+    }
+  }
+
+  #reaches(node: string, seat: QuorumSeat): boolean {
+    return !this.#cluster.isOff(node) && !this.blind.has(`${node} ${seat}`);
+  }
+
+  /** Whoever reaches both. */
+  #moveRecord({ spec }: GuestPair): void {
+    const record = this.#records.get(spec.guest);
+    const wanted = spec.quorum?.inForce;
+    const seat = record?.seat ?? "preferred";
+    if (record === undefined || wanted === undefined || wanted === seat) {
+      return;
+    }
+    const mover = spec.sides.find(({ node }) => this.#reaches(node, seat) && this.#reaches(node, wanted));
+    if (mover !== undefined) {
+      record.seat = wanted;
+      this.#cluster.say(mover.node, `moves the record to the ${wanted} quorum`);
+    }
+  }
+
+  /** A standby that has nothing of the guest but the disks starts it anew from them. */
+  #override(pair: GuestPair): void {
+    const { metadata, spec } = pair;
+    const override = parseOverrideRequest(metadata.annotations?.[requestAnnotations.forceOwner]);
+    const record = this.#records.get(spec.guest);
+    if (override === undefined || record === undefined || record.override?.at === override.at) {
+      return;
+    }
+    const { node } = override;
+    if (!this.#cluster.isOff(node)) {
+      const peer = spec.sides.find((side) => side.node !== node)?.node ?? "";
+      Object.assign(record, { term: record.term + 1, owner: node, peer, isInSync: false, syncSeconds: 0, override });
+      this.#cluster.say(node, `owns the guest, because ${override.who} said so`);
+      this.#kill(pair, node);
     }
   }
 
@@ -262,6 +311,7 @@ export class SimulatedAgents {
       ...(record === undefined ? {} : { primaryNode: record.owner }),
       ...(side.wanted === undefined ? {} : { wantedShape: side.wanted }),
       ...(this.refusals.has(node) ? { trouble: this.refusals.get(node) } : {}),
+      ...this.#sayOfQuorums(pair, node, record),
       syncPercent: record?.isInSync === true ? 100 : 50,
       outputMode: "held",
       tracker: "userfaultfd",
@@ -286,6 +336,16 @@ export class SimulatedAgents {
       const others = ((stored.status?.["sides"] ?? []) as readonly Json[]).filter((each) => each["node"] !== node);
       stored.status = { sides: [...others, { ...item, reportedAt: this.#cluster.iso() }] };
     }
+  }
+
+  #sayOfQuorums({ spec }: GuestPair, node: string, record: Record | undefined): Json {
+    const quorums = (["preferred", "alternate"] as const).map((seat) => {
+      return { seat, reachable: this.#reaches(node, seat), inForce: seat === (record?.seat ?? "preferred") };
+    });
+    return {
+      ...(spec.quorum === undefined ? {} : { quorums }),
+      ...(record?.override === undefined ? {} : { override: { ...record.override, term: record.term } }),
+    };
   }
 
   #listConditions({ role, state }: Side, record: Record | undefined): readonly Json[] {

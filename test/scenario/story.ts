@@ -3,7 +3,9 @@
  *
  *   node NAME [label=value...] [models=A,B]      a node that is there from the start, or comes later
  *   vm NAME [stopped] [lun]                      a VirtualMachine with one disk, as a user has it
- *   sites NAME [SITE=label=value SITE=label=value]   a SplitSitePair; without sites it is deleted
+ *   sites NAME [SITE=label=value SITE=label=value [quorum=HOST:PORT,HOST:PORT]]   a SplitSitePair; without sites it is deleted
+ *   blind NODE SEAT, sees NODE SEAT              a node does not reach that quorum, or does again
+ *   force NAME NODE [certain]                    a person overrides the quorum
  *   label NODE LABEL [VALUE]                     without a value the label goes
  *   apply NAME nodes=A,B | select=label=value | sites=NAME | ref=VM | reprotect=Manual | secret ...
  *   spec NAME JSON                               merges a patch into the spec
@@ -21,6 +23,7 @@
  *   port-range LOW HIGH                          the operator gives engines other ports from here on
  *   ports                                        prints which guest has which
  */
+import { requestAnnotations } from "../../src/api/requests.ts";
 import { vmiAnnotations } from "../../src/api/vmi-contract.ts";
 import { type Node } from "../../src/cli/kube-objects.ts";
 import {
@@ -124,6 +127,12 @@ export class Story {
       },
       annotate: ([name = "", annotation = "", value = ""]) => {
         this.#annotate(name, annotation, value);
+      },
+      blind: ([node = "", seat = ""]) => void this.#agents.blind.add(`${node} ${seat}`),
+      sees: ([node = "", seat = ""]) => void this.#agents.blind.delete(`${node} ${seat}`),
+      force: ([name = "", node = "", certain]) => {
+        const override = { node, who: "admin", why: "fire", at: this.#cluster.iso(), isCertain: certain === "certain" };
+        this.#annotate(name, requestAnnotations.forceOwner, JSON.stringify(override));
       },
       delete: ([name = ""]) => {
         this.#delete(name);
@@ -231,11 +240,14 @@ export class Story {
       this.#cluster.remove("SplitSitePair", { namespace: "", name });
       return;
     }
+    const [preferred, alternate] = (sites.find((each) => each.startsWith("quorum=")) ?? "=").slice(7).split(",");
+    const quorum = { preferred: [preferred], ...(alternate === undefined ? {} : { alternate: [alternate] }) };
     const spec = {
-      sites: sites.map((site) => {
+      sites: sites.slice(0, 2).map((site) => {
         const [siteName = "", label = "", value = ""] = site.split("=");
         return { name: siteName, nodeSelector: { [label]: value } };
       }),
+      ...(sites.length > 2 ? { quorum } : {}),
     };
     this.#cluster.put({ apiVersion: "twinrun.dev/v1alpha1", kind: "SplitSitePair", metadata: { name }, spec });
     this.#cluster.say("person", `applies SplitSitePair ${name}: ${sites.join(" ")}`);

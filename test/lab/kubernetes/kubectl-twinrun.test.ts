@@ -517,6 +517,28 @@ async function readMark(node: string): Promise<string> {
       expect(await twinrun("maintenance", "node-b", "stop")).toMatchObject({ status: 2 });
     });
 
+    test("an override needs a reason and a word, says who asks, and ends with the operator's", async () => {
+      const force = ["failover", "web", "-n", "shop", "--force-owner", "node-a"];
+      expect(await twinrun(...force, "--yes")).toMatchObject({ status: 2 });
+      const because = [...force, "--reason", "the other site burnt down"];
+      const unasked = await twinrun(...because);
+      expect(unasked).toMatchObject({ status: 3 });
+      expect(unasked.said).toContain("TWO GUESTS ARE SEEN BY CLIENTS");
+      const annotation = "twinrun.dev/force-owner";
+      const refusing = answerRequest(annotation, () => createEvent("OverrideRefused", "node-b may run the guest"));
+      const refused = await twinrun(...because, "--yes");
+      expect(refused).toMatchObject({ status: 3, out: "" });
+      expect(refused.said).toContain("refused by the operator: node-b may run the guest");
+      expect(JSON.parse(await refusing)).toMatchObject({ node: "node-a", isCertain: false });
+      const asked = answerRequest(annotation, () => createEvent("OwnerForced", "somebody made node-a the owner"));
+      const done = await twinrun(...because, "--yes", "--i-know-the-other-side-is-down");
+      expect(done).toMatchObject({ status: 0, out: expect.stringContaining("node-a owns the guest now") });
+      expect(JSON.parse(await asked)).toMatchObject({
+        ...{ node: "node-a", why: "the other site burnt down", isCertain: true },
+        who: expect.stringMatching(/./),
+      });
+    });
+
     test("doctor finds nothing to mend, and warns of what is less than it could be", async () => {
       const { out, status } = await twinrun("doctor", "-o", "wide");
       expect({ status, failures: out.match(/FAIL.*/g) }).toEqual({ status: 0, failures: null });
