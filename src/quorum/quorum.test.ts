@@ -204,13 +204,12 @@ describe("who may ask", () => {
     await a.ask(request("a", "a1", 0, { tag: "create", peer: "b" }));
     const slice = { addressType: "IPv4", endpoints: [{ addresses: ["127.0.0.1"] }], ports: [{ name: "quorum", port }] };
     const asked: unknown[] = [];
+    const list = (kind: { readonly kind: string }, scope: unknown): Promise<unknown> => {
+      asked.push(kind.kind, scope);
+      return Promise.resolve({ items: [slice], resourceVersion: "1" });
+    };
     const records = new QuorumRecords({
-      cluster: {
-        list: <T>(kind: { readonly kind: string }, scope: unknown) => {
-          asked.push(kind.kind, scope);
-          return Promise.resolve({ items: [slice as T], resourceVersion: "1" });
-        },
-      } as Pick<Cluster, "list">,
+      cluster: { list } as unknown as Pick<Cluster, "list">,
       ...{ namespace: "twinrun", service: "twinrun-quorum", endpoints: [] },
       openCredentials: () => Promise.resolve(credentialsOf("o")),
     });
