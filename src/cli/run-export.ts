@@ -74,13 +74,14 @@ async function readMachine(session: Session, { metadata, spec }: ShownVm): Promi
 async function confirmPause(
   session: Session,
   { metadata: { name } }: ShownVm,
-  { isRunning }: CurrentSide,
+  { isRunning, vmi }: CurrentSide,
 ): Promise<void> {
   if (isRunning) {
     await confirm(session, {
       explains: [
         `${name} runs. It is paused while its disk is compared from end to end for the last time, then it goes on.`,
         "What is written is what a loss of power at that moment would leave: the guest's file systems were not asked to be ready.",
+        `Should this program be killed meanwhile: virtctl unpause vmi ${vmi.name} -n ${vmi.namespace}`,
       ],
       asks: `Pause ${name} for that long?`,
     });

@@ -68,6 +68,9 @@ export class PodStream {
     const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(pod)}/exec`;
     const url = new URL(server.pathname.replace(/\/$/, "") + path, server);
     url.protocol = server.protocol === "https:" ? "wss:" : "ws:";
+    if (signal?.aborted === true) {
+      throw aborted(`GET ${path}`);
+    }
     const query = { container, stdin: "true", stdout: "true", stderr: "true", tty: "false" };
     const words = command.map((word): [string, string] => ["command", word]);
     url.search = new URLSearchParams([...Object.entries(query), ...words]).toString();

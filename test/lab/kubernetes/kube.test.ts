@@ -24,6 +24,7 @@ const configMap = (name: string, data: Record<string, string> = {}): ConfigMap =
   ...{ apiVersion: "v1", kind: "ConfigMap", data },
   metadata: { name, namespace: "default", labels: { app: name } },
 });
+const podCommand = { namespace: "default", pod: "missing", container: "c", command: ["true"] };
 const refOf = (name: string) => ({ kind: configMaps, namespace: "default", name });
 
 async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
@@ -199,10 +200,16 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("src/kube in fron
     recorder.record({ ...event, note: "too late" });
   });
 
+  test("a command in a pod that is not there is refused like any other request, and is not begun in vain", async () => {
+    expect(await codeOf(cluster.openPodStream(podCommand))).toBe("NotFound");
+    expect(await codeOf(cluster.openPodStream(podCommand, { signal: AbortSignal.abort() }))).toBe("Aborted");
+  });
+
   test("an account without rights is Forbidden, one without a token Unauthorized", async () => {
     const other = await plane.authority.issue({ name: "nobody", subject: "/CN=nobody" });
     const nobody = Cluster.fromKubeconfig(plane.writeKubeconfig("nobody", other));
     expect(await codeOf(nobody.list(configMaps))).toBe("Forbidden");
+    expect(await codeOf(nobody.openPodStream(podCommand))).toBe("Forbidden");
     nobody.close();
     const access = { server: new URL(plane.url), tls: { ca: readFileSync(plane.authority.certPath) } };
     const open = (tls: object, token: string): Cluster =>
@@ -212,9 +219,11 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("src/kube in fron
       });
     const stale = open(access.tls, "stale");
     expect(await codeOf(stale.list(configMaps))).toBe("Unauthorized");
+    expect(await codeOf(stale.openPodStream(podCommand))).toBe("Unauthorized");
     stale.close();
     const distrustful = open({}, "t");
     expect(await codeOf(distrustful.list(configMaps))).toBe("Untrusted");
+    expect(await codeOf(distrustful.openPodStream(podCommand))).toBe("Untrusted");
     distrustful.close();
   });
 });
