@@ -211,7 +211,7 @@ async function waitForPolicies(): Promise<void> {
 
   test("the API server finds nothing wrong with the expressions of the policies", async () => {
     for (const name of [
-      ...["agent-reports", "crd-deletion", "guest-marks", "guest-migrations"],
+      ...["agent-reports", "crd-deletion", "guest-devices", "guest-marks", "guest-migrations"],
       ...["one-protection", "guest-records"],
     ]) {
       let policy: Json = {};
@@ -554,6 +554,36 @@ async function waitForPolicies(): Promise<void> {
       expectRefused(await send(administrator, "POST", migrations, { body: migration("web-node-a") }), says);
       expectRefused(await send(virtController, "POST", migrations, { body: migration("web-node-a") }), says);
       expectDone(await send(administrator, "POST", `${migrations}?dryRun=All`, { body: migration("other") }));
+    });
+
+    test("plugs a disk or a network card into a protected guest, or one out of it; others may have them", async () => {
+      const spec = (volumes: readonly string[], cards: readonly Json[]): Json => ({
+        spec: { volumes: volumes.map((name) => ({ name })), domain: { devices: { interfaces: cards } } },
+      });
+      const lan = { name: "lan", bridge: {} };
+      expectDone(
+        await send(operator, "POST", vmis(shop), { body: { ...vmi("web-d", guestMarks), ...spec(["a"], [lan]) } }),
+      );
+      expectDone(
+        await send(administrator, "POST", vmis(shop), { body: { ...vmi("plain-d", {}), ...spec(["a"], [lan]) } }),
+      );
+      const change = (name: string, body: Json): Promise<ApiAnswer> =>
+        send(virtController, "PATCH", `${vmis(shop)}/${name}`, { body, type: jsonMergePatch });
+      const [plugged, taken] = [spec(["a", "b"], [lan]), spec([], [lan])];
+      const moved = { spec: { volumes: [{ name: "a", persistentVolumeClaim: { claimName: "elsewhere" } }] } };
+      const [card, unplugged] = [spec(["a"], [lan, { name: "dmz" }]), spec(["a"], [{ ...lan, state: "absent" }])];
+      expectRefused(await change("web-d", plugged), "no volume can be plugged into a guest");
+      expectRefused(await change("web-d", taken), "no volume can be plugged into a guest");
+      expectRefused(await change("web-d", moved), "no volume can be plugged into a guest");
+      expectRefused(await change("web-d", card), "no network card can be plugged into a guest or out of it");
+      expectRefused(await change("web-d", unplugged), "no network card can be plugged into a guest or out of it");
+      expectDone(await change("web-d", { status: { phase: "Running" } }));
+      expectDone(await change("web-d", { spec: { terminationGracePeriodSeconds: 5 } }));
+      for (const body of [plugged, taken, moved, card, unplugged]) {
+        expectDone(await change("plain-d", body));
+      }
+      expectDone(await send(administrator, "DELETE", `${vmis(shop)}/web-d`));
+      expectDone(await send(administrator, "DELETE", `${vmis(shop)}/plain-d`));
     });
 
     test("deletes the definitions while a guest is protected", async () => {
