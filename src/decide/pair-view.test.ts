@@ -64,3 +64,19 @@ test("a side that asks for another QEMU has none that could go on", () => {
   };
   expect(view([asking]).isBetween).toBe(false);
 });
+
+test.each([
+  { when: "a drain wants it to go", isCordoned: true, isEvacuated: true },
+  { when: "KubeVirt evicts it for its launcher, which is renewed in turn", isCordoned: false, isEvacuated: false },
+  { when: "KubeVirt does, and nobody renews it", isCordoned: false, renews: false, isEvacuated: true },
+])("an instance with an outdated launcher: $when", ({ isCordoned, renews = true, isEvacuated }) => {
+  const node = { metadata: { name: "node-a" }, spec: { unschedulable: isCordoned }, status: isReady(true) };
+  const labels = { "kubevirt.io/outdatedLauncherImage": "" };
+  const vmi = { metadata: { name: "web", labels }, status: { evacuationNodeName: "node-a" } };
+  const observed = {
+    protectedVm: { metadata: { namespace: "shop", uid: "u" }, spec: { failover: { isolateAfterFaults: 3 } } },
+    ...{ nodes: [node], agents: [], findVmi: () => vmi, nowMs, settings: { renewsLaunchers: renews } },
+  } as unknown as Observed;
+  const [side] = viewPair(observed, parseGuestPair(buildGuestPair(), "pair")).sides;
+  expect(side).toMatchObject({ node: "node-a", isOutdated: true, isEvacuated });
+});
