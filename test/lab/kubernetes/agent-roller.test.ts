@@ -100,7 +100,7 @@ describeWith(["etcd", "kube-apiserver", "kube-controller-manager"], import.meta.
     }
   }
 
-  test("stay as they are when the DaemonSet changes, and are replaced by the operator, the one whose guest is elsewhere first", async () => {
+  test("stay when their DaemonSet changes, and are replaced by the operator, where the guest is not first", async () => {
     await waitForAgents(["node-a agent:1", "node-b agent:1"]);
     await cluster.apply(daemonSet("agent:2"), "test", { force: true });
     await sleep(2_000);
