@@ -8,7 +8,7 @@ const labels = (revision: string): object => ({ labels: { "controller-revision-h
 const longAgo = "2026-01-31T08:30:00Z";
 const ready = { conditions: [{ type: "Ready", status: "True", lastTransitionTime: longAgo }] };
 
-/** What the roller asks the API server to evict in its first look, with agents of an old revision on two nodes and a new one on a third. */
+/** What the roller has evicted after its first look: agents of an old revision are on two nodes, a new one on the third. */
 async function listEvicted(pair: PairOn, observedGeneration = 2): Promise<readonly string[]> {
   const evicted: string[] = [];
   const agents = { "node-a": "old", "node-b": "old", "node-c": "new" };
