@@ -22,20 +22,27 @@ export function syncedRange(connection: number, acknowledged: number, disksCount
   };
 }
 
-/** The first acknowledged number that is not where it belongs. `sectors` begins at the connection's first sector. */
+/** The acknowledged numbers that are not where they belong. `sectors` begins at the connection's first sector. */
 export function findMissingNumber(sectors: Buffer, connection: number, acknowledged: number): Verdict | undefined {
   const { sectorsEach, sectorBytes } = syncedLayout;
+  const textOf = (number: number): string => {
+    const start = (number % sectorsEach) * sectorBytes;
+    return sectors.toString("latin1", start, start + sectorBytes).replace(/[\n\0]+$/, "");
+  };
   // One more may be there that was never acknowledged; it has then taken the place of the oldest.
   const oldest = Math.max(1, acknowledged - sectorsEach + 2);
-  for (let number = oldest; number <= acknowledged; number += 1) {
-    const start = (number % sectorsEach) * sectorBytes;
-    const sector = sectors.toString("latin1", start, start + sectorBytes).replace(/[\n\0]+$/, "");
-    if (sector !== `${connection} ${number}`) {
-      const found = sector === "" ? "nothing" : `"${sector.slice(0, 40)}"`;
-      return { kind: "lost", detail: `number ${number} was acknowledged, its sector holds ${found}` };
-    }
+  const numbers = Array.from({ length: Math.max(0, acknowledged - oldest + 1) }, (_, index) => oldest + index);
+  const missing = numbers.filter((number) => textOf(number) !== `${connection} ${number}`);
+  const [first] = missing;
+  if (first === undefined) {
+    return undefined;
   }
-  return undefined;
+  const found = textOf(first) === "" ? "nothing" : `"${textOf(first).slice(0, 40)}"`;
+  // A few in one place, all from some moment on, or a read that came to an early end: that tells them apart.
+  const extent = `${missing.length} of ${numbers.length} are missing up to ${missing.at(-1) ?? first}`;
+  const read = `${Math.floor(sectors.length / sectorBytes)} sectors were read`;
+  const detail = `number ${first} was acknowledged, its sector holds ${found}; ${extent}; ${read}`;
+  return { kind: "lost", detail };
 }
 
 /** The same for a raw image on this machine. `imagePaths` are the guest's disks in order. */
