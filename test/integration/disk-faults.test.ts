@@ -1,6 +1,5 @@
 /** Disks that fail under the primary and under the standby: clients see nothing, people see which disk and what to do. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "@jest/globals";
-import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../src/lib/assert.ts";
 import { type Cluster, createCluster, type GuestView } from "../lab/cluster.ts";
 import { compareDisks } from "../lab/disk-comparison.ts";
@@ -9,7 +8,15 @@ import { waitForGuest } from "../lab/guest-health.ts";
 import { guestPorts } from "../lab/guests.ts";
 import { createLab, type Lab } from "../lab/hosts.ts";
 import { provideImage } from "../lab/images.ts";
-import { countReplies, isFlawless, startWitnesses, stopWitnesses, sumVerdicts, type Witness } from "../lab/load.ts";
+import {
+  countReplies,
+  isFlawless,
+  startWitnesses,
+  stopWitnesses,
+  sumVerdicts,
+  waitForReplies,
+  type Witness,
+} from "../lab/load.ts";
 import { pairHosts, placeGuest, type PairHost, type PlacedGuest } from "../lab/placement.ts";
 
 const patienceMs = 120_000;
@@ -40,25 +47,14 @@ afterAll(async () => {
 /** The host that runs the guest, once it is protected and served. */
 async function settle(): Promise<PairHost> {
   const [view] = await cluster.waitUntilProtected(patienceMs);
-  await waitForReplies(20);
+  await waitForReplies(witnesses, 20, patienceMs);
   return present(view?.primary, "a primary");
-}
-
-async function waitForReplies(count: number): Promise<void> {
-  const wanted = countReplies(witnesses) + count;
-  const deadlineMs = Date.now() + patienceMs;
-  while (countReplies(witnesses) < wanted) {
-    if (Date.now() > deadlineMs) {
-      throw new Error(`${countReplies(witnesses)} replies, ${wanted} wanted`);
-    }
-    await sleep(50);
-  }
 }
 
 /** Nothing that a client was told is lost, and both disks are equal in the end. */
 async function judge(): Promise<void> {
   await cluster.waitUntilProtected(patienceMs);
-  await waitForReplies(20);
+  await waitForReplies(witnesses, 20, patienceMs);
   const verdict = sumVerdicts(await stopWitnesses(witnesses));
   expect(verdict).toMatchObject({ lost: 0, duplicated: 0, reordered: 0, broken: 0, wrong: 0 });
   expect(isFlawless(verdict)).toBe(true);
@@ -97,7 +93,7 @@ describe("the primary's disk", () => {
       const reading = operation === "read" ? readDisk() : Promise.resolve("4096");
       await cluster.waitFor("the other side runs the guest", isRunBy(otherOf(failing)), patienceMs);
       expect(await cluster.awaitTakeover(otherOf(failing), guest.name, failedAtMs, patienceMs)).toBeDefined();
-      await waitForReplies(20);
+      await waitForReplies(witnesses, 20, patienceMs);
       expect((await reading).trim()).toBe("4096");
       await cluster.waitForWords(failing, guest.name, /^disk disk0: .*failed: /, patienceMs);
       await disks[failing].repair();
@@ -112,7 +108,7 @@ describe("the primary's disk", () => {
       const hanging = await settle();
       disks[hanging].freeze();
       await cluster.waitFor("the other side runs the guest", isRunBy(otherOf(hanging)), patienceMs);
-      await waitForReplies(20);
+      await waitForReplies(witnesses, 20, patienceMs);
       disks[hanging].resume();
       await judge();
     },
@@ -153,7 +149,7 @@ describe("the standby's disk", () => {
         ([view]) => view !== undefined && pairHosts.every((host) => findDisksHealthy(view, host) === "DiskFailed"),
         patienceMs,
       );
-      await waitForReplies(100);
+      await waitForReplies(witnesses, 100, patienceMs);
       await disks[failing].repair();
       await judge();
       expect((await cluster.readGuest(guest.name)).primary).toBe(running);
@@ -167,7 +163,7 @@ describe("the standby's disk", () => {
       const running = await settle();
       disks[otherOf(running)].freeze();
       await cluster.waitFor("the standby is given up", ([view]) => view?.isProtected === false, patienceMs);
-      await waitForReplies(100);
+      await waitForReplies(witnesses, 100, patienceMs);
       disks[otherOf(running)].resume();
       await judge();
     },
@@ -181,7 +177,7 @@ test(
     const running = await settle();
     await disks[otherOf(running)].fail("write", "EIO");
     await cluster.waitForWords(running, guest.name, /the standby cannot follow/, patienceMs);
-    await waitForReplies(20);
+    await waitForReplies(witnesses, 20, patienceMs);
     await disks[running].fail("write", "ENOSPC");
     const words =
       /the guest stands still and goes on by itself once its disk works: disk disk0: write failed: .*enlarge/;
@@ -193,7 +189,7 @@ test(
     expect(countReplies(witnesses)).toBe(repliesWhenFull);
 
     await disks[running].repair();
-    await waitForReplies(20);
+    await waitForReplies(witnesses, 20, patienceMs);
     expect((await cluster.readGuest(guest.name)).primary).toBe(running);
     await disks[otherOf(running)].repair();
     await judge();

@@ -4,7 +4,14 @@ import { createCluster } from "../lab/cluster.ts";
 import { waitForGuest } from "../lab/guest-health.ts";
 import { withLab } from "../lab/hosts.ts";
 import { provideImage } from "../lab/images.ts";
-import { countReplies, findLongestWait, isFlawless, startWitnesses, stopWitnesses, sumVerdicts } from "../lab/load.ts";
+import {
+  findLongestWait,
+  isFlawless,
+  startWitnesses,
+  stopWitnesses,
+  sumVerdicts,
+  waitForReplies,
+} from "../lab/load.ts";
 import { placeGuest } from "../lab/placement.ts";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -21,16 +28,12 @@ test(
       await waitForGuest(guest, patienceMs / 4);
       await cluster.waitUntilProtected(patienceMs / 4);
       const witnesses = startWitnesses(lab, guest, { connectionsCount: 4, thinkMs: 10, stallMs: patienceMs });
-      await sleep(1000);
-      expect(countReplies(witnesses)).toBeGreaterThan(20);
+      await waitForReplies(witnesses, 20, patienceMs / 4);
 
       const pulledAtMs = Date.now();
       lab.pullCable("guest", "a");
       await cluster.waitFor("the guest runs on B", ([view]) => view?.primary === "b", patienceMs / 4);
-      const repliesBefore = countReplies(witnesses);
-      while (countReplies(witnesses) < repliesBefore + 20) {
-        await sleep(50);
-      }
+      await waitForReplies(witnesses, 20, patienceMs / 4);
       // It was handed over, and with the cable still out its standby on A is in sync again.
       await cluster.waitUntilProtected(patienceMs / 4);
       expect(cluster.transitions.a.all.some(({ to }) => to === "handingOver")).toBe(true);
@@ -42,7 +45,7 @@ test(
       expect((await cluster.readGuest(guest.name)).primary).toBe("b");
       lab.plugCable("guest", "b");
       lab.plugCable("guest", "a");
-      await sleep(1000);
+      await waitForReplies(witnesses, 20, patienceMs / 4);
       const results = await stopWitnesses(witnesses);
       const verdict = sumVerdicts(results);
       expect(verdict).toMatchObject({ lost: 0, duplicated: 0, reordered: 0, broken: 0, wrong: 0 });

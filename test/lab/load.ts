@@ -4,6 +4,7 @@
  * All of them prove something with every reply (see test/lab/clients); they think between requests, so that they are witnesses
  * and not the load that is measured.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { startClient, type Client } from "./clients/client-process.ts";
 import { type ConversationResult, type FaultKind } from "./clients/conversation.ts";
 import { type Lab } from "./hosts.ts";
@@ -44,6 +45,18 @@ export async function stopWitnesses(witnesses: readonly Witness[]): Promise<Witn
 
 export const countReplies = (witnesses: readonly Witness[]): number =>
   witnesses.reduce((sum, { client }) => sum + client.progress.repliesCount, 0);
+
+/** Waits for so many more replies. */
+export async function waitForReplies(witnesses: readonly Witness[], count: number, timeoutMs: number): Promise<void> {
+  const wanted = countReplies(witnesses) + count;
+  const deadlineMs = Date.now() + timeoutMs;
+  while (countReplies(witnesses) < wanted) {
+    if (Date.now() > deadlineMs) {
+      throw new Error(`${countReplies(witnesses)} replies after ${timeoutMs} ms, ${wanted} wanted`);
+    }
+    await sleep(50);
+  }
+}
 
 export const countFaults = (witnesses: readonly Witness[]): number =>
   witnesses.reduce((sum, { client }) => sum + client.progress.faultsCount, 0);
