@@ -28,7 +28,7 @@ const WELL_FACTOR = 4;
 /** Nobody is held up by less. */
 const SLOW_MS_MIN = 30;
 /** Slow whatever is usual. */
-const SLOW_MS_ALWAYS = 500;
+const SLOW_MS_ALWAYS = 250;
 const IN_A_ROW = 2;
 
 export function observePace(pace: DiskPace, { count, totalMs }: PaceSample): DiskPace {

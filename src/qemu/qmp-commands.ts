@@ -63,7 +63,6 @@ export type BlockStatistics = {
   readonly stats: {
     readonly rd_operations: number;
     readonly wr_operations: number;
-    readonly flush_operations: number;
     readonly rd_total_time_ns: number;
     readonly wr_total_time_ns: number;
     readonly flush_total_time_ns: number;

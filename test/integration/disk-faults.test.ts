@@ -119,7 +119,7 @@ describe("the primary's disk", () => {
     "becomes slow: that is said before it holds anybody up, and not any more when it is well",
     async () => {
       const running = await settle();
-      await disks[running].slowDown(4);
+      await disks[running].slowDown(2);
       await cluster.waitForWords(running, guest.name, /disk disk0: a request takes .* look at its volume/, patienceMs);
       expect((await cluster.readGuest(guest.name)).isProtected).toBe(true);
       await disks[running].slowDown(0);
