@@ -34,9 +34,9 @@ describe("maintenance may begin", () => {
     expect(decideBeginning(facts(pairs))).toEqual({
       tag: "possible",
       explains: [
-        "node-a is cordoned, and the 1 guests that run there leave it, one after the other; clients keep their connections.",
+        "node-a is cordoned. Guests that run there leave it, one after the other; clients keep their connections:",
         "  shop/web moves to node-b",
-        "1 more have their standby there.",
+        "Guests with their standby there: 1.",
         "A standby gets another node where placement allows one; a guest without is unprotected until the maintenance ends.",
       ],
     });
@@ -113,7 +113,7 @@ describe("a node in maintenance", () => {
   test("that is in none is said so", () => {
     expect(judge(buildPairOn("web", { runsOn: "node-a" }), {})).toEqual({
       mayBeSwitchedOff: false,
-      says: "node-a is not in maintenance; 1 of the 1 guests with a side there run there",
+      says: "node-a is not in maintenance; guests with a side there: 1, of which run there: 1",
     });
   });
 

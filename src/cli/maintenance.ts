@@ -124,7 +124,7 @@ export function judgeNode(facts: MaintenanceFacts): Verdict {
 
 function sayNotBegun(name: string, guests: readonly GuestOnNode[]): string {
   const running = guests.filter(({ here }) => here === "primary").length;
-  return `${name} is not in maintenance; ${running} of the ${guests.length} guests with a side there run there`;
+  return `${name} is not in maintenance; guests with a side there: ${guests.length}, of which run there: ${running}`;
 }
 
 export type Beginning =
@@ -178,10 +178,12 @@ function explainBeginning(name: string, guests: readonly GuestOnNode[]): readonl
   const shown = moving.slice(0, SHOWN_MAX).map(({ guest, otherNode }) => `  ${guest} moves to ${otherNode}`);
   const standbys = guests.filter(({ here }) => here === "standby").length;
   return [
-    `${name} is cordoned, and the ${moving.length} guests that run there leave it, one after the other; clients keep their connections.`,
+    moving.length === 0
+      ? `${name} is cordoned; no guest runs there.`
+      : `${name} is cordoned. Guests that run there leave it, one after the other; clients keep their connections:`,
     ...shown,
     ...(moving.length > SHOWN_MAX ? [`  and ${moving.length - SHOWN_MAX} more`] : []),
-    ...(standbys === 0 ? [] : [`${standbys} more have their standby there.`]),
+    ...(standbys === 0 ? [] : [`Guests with their standby there: ${standbys}.`]),
     "A standby gets another node where placement allows one; a guest without is unprotected until the maintenance ends.",
   ];
 }
