@@ -18,6 +18,7 @@ import { leaseNameOf } from "../../../src/quorum/lease-store.ts";
 import { addNode } from "../../build/cluster-node.ts";
 import { buildReport } from "../../build/engine-report.ts";
 import { buildReportedSide } from "../../build/guest-pair-rows.ts";
+import { buildSeenFault } from "../../build/resources.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
 import { describeWith } from "./describe-with.ts";
 
@@ -331,6 +332,57 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
         await cluster.remove({ kind: protectedVms, namespace: "shop", name });
         await expectGone(name, guests[index]?.guest ?? "");
       }
+    },
+    startMsMax,
+  );
+
+  test(
+    "makes no new copy where a disk failed again and again, until somebody clears it",
+    async () => {
+      startOperator();
+      const guest = await applySample("worn");
+      await bringUp("worn", guest);
+      const standby = { kind: vmis, namespace: "twinrun-guests", name: `worn-${guest.marks[1]}` };
+      const incidents = [30, 20, 10].map((seconds) => new Date(Date.now() - seconds * 1_000).toISOString());
+      const times = { firstAt: incidents[0], lastAt: incidents[2], incidents, count: 3 };
+      const alone = {
+        type: "InSync",
+        status: "False",
+        reason: "Unprotected",
+        message: "",
+        lastTransitionTime: incidents[2],
+      };
+      await report(guest.guest, "node-b", {
+        ...{ role: "starting", state: "starting", wantedShape: "standby" },
+        faults: [buildSeenFault({ node: "node-b", ...times })],
+      });
+      await report(guest.guest, "node-a", { role: "primary", state: "alone", conditions: [alone] });
+      await waitForCondition("worn", "Stalled", "Isolated");
+      await waitForCondition("worn", "ComponentsHealthy", "Isolated");
+      await until(async () => (await cluster.read(standby)) === undefined);
+      await sleep(1_000);
+      expect(await cluster.read(standby)).toBeUndefined();
+      expect((await read(protectedVms, "shop", "worn"))?.status?.["faults"]).toMatchObject([
+        { node: "node-b", component: "disk/system", state: "Isolated", count: 3 },
+      ]);
+
+      const ref = { kind: protectedVms, namespace: "shop", name: "worn" };
+      const annotations = { "twinrun.dev/clear-faults": "node-b/disk/system" };
+      await cluster.patch(ref, { metadata: { annotations } });
+      await until(async () => (await cluster.read(standby)) !== undefined);
+      await until(
+        async () => (await cluster.read<Stored>(ref))?.metadata.annotations?.["twinrun.dev/clear-faults"] === undefined,
+      );
+      await waitForCondition("worn", "ComponentsHealthy", "OutOfService");
+      const { items } = await cluster.list<KubeObject & { reason: string }>(kindOf("events.k8s.io/v1", "Event"), {
+        namespace: "shop",
+      });
+      expect(items.map(({ reason }) => reason)).toEqual(
+        expect.arrayContaining(["FaultDetected", "ComponentIsolated", "FaultsCleared"]),
+      );
+      await cluster.remove(ref);
+      await expectGone("worn", guest.guest);
+      expect(await stopOperator()).toBe(0);
     },
     startMsMax,
   );
