@@ -88,6 +88,7 @@ export class Agent implements NodeControl {
   #uplinkDownAtMs: number | undefined;
   readonly #faults: FaultRecorder;
   #peerWatch: PeerWatch = [];
+  #peersCheckedAtMs = 0;
   #uplinkWatch: UplinkWatch = [];
   /** When a hand-over was asked for on account of an uplink, by guest. */
   readonly #askedAtMs = new Map<string, number>();
@@ -256,10 +257,13 @@ export class Agent implements NodeControl {
 
   #checkPeers(): void {
     const { node } = this.#options.settings;
-    const { watch, events } = stepPeers(this.#peerWatch, this.#heartbeats?.listPeers() ?? [], {
-      node,
-      nowMs: monotonicMs(),
-    });
+    const nowMs = monotonicMs();
+    const isLate = nowMs - this.#peersCheckedAtMs > 2 * CHECK_PEERS_MS;
+    this.#peersCheckedAtMs = nowMs;
+    if (isLate) {
+      return; // This process stood still, and what peers sent meanwhile is yet to be read.
+    }
+    const { watch, events } = stepPeers(this.#peerWatch, this.#heartbeats?.listPeers() ?? [], { node, nowMs });
     this.#peerWatch = watch;
     for (const { peer, event } of events) {
       this.#noteFault(event, ({ peerNode }) => peerNode === peer);

@@ -33,6 +33,8 @@ const sideOf = (node: string, seen: readonly SeenFault[] | undefined = []): Faul
   node,
   seen,
   lostSinceMs: undefined,
+  isCordoned: false,
+  isMaintained: false,
 });
 
 type Given = {
@@ -163,6 +165,30 @@ describe("a node", () => {
       "InService",
       "InService",
     ]);
+  });
+
+  test("that somebody cordoned may come and go as often as he likes, but its disks may not", () => {
+    const restarted = failedAt([0, 100, 200], { component: "host", code: "HostSilent" });
+    const cordoned = merge([], { a: { isCordoned: true }, b: { seen: [restarted] }, seconds: 210 });
+    expect(cordoned).toMatchObject([{ state: "InService", clearedAt: at(210) }]);
+    expect(merge(cordoned, { b: { seen: [restarted] }, seconds: 300 })).toEqual(cordoned);
+    const worn = merge([], { a: { isCordoned: true, seen: [failedAt([0, 100, 200])] } });
+    expect(worn).toMatchObject([{ state: "Isolated" }]);
+    const isolated = merge([], { b: { seen: [restarted] }, seconds: 210 });
+    expect(merge(isolated, { a: { isCordoned: true }, b: { seen: [restarted] }, seconds: 300 })).toEqual(isolated);
+  });
+
+  test("that is in maintenance has not failed, and what it did meanwhile does not count afterwards", () => {
+    const off = buildSeen({ component: "host", code: "HostSilent", incidents: [at(0), at(20), at(40)], count: 3 });
+    const given = { isMaintained: true, isCordoned: true, seen: undefined, lostSinceMs: startMs };
+    const resting = merge([], { a: given, b: { seen: [off] } });
+    expect(resting.map(({ code, state }) => [code, state])).toEqual([
+      ["HostSilent", "InService"],
+      ["NodeAway", "InService"],
+    ]);
+    expect(merge(resting, { a: given, b: { seen: [off] }, seconds: 90 })).toEqual(resting);
+    const after = merge(resting, { b: { seen: [off] }, seconds: 120 });
+    expect(after[0]).toMatchObject({ code: "HostSilent", state: "OutOfService" });
   });
 
   test("that is gone altogether is lost since it was missed first", () => {

@@ -23,6 +23,10 @@ export type FaultSide = {
   readonly seen: readonly SeenFault[] | undefined;
   /** Since when Kubernetes holds the node for lost, for longer than it takes to come back; undefined while it does not. */
   readonly lostSinceMs: number | undefined;
+  /** Somebody has taken it out of use: that the node or its agent goes meanwhile is his doing. */
+  readonly isCordoned: boolean;
+  /** It is in maintenance: nothing of it has failed. */
+  readonly isMaintained: boolean;
 };
 
 export type FaultsInput = {
@@ -45,7 +49,7 @@ export function mergeFaults(input: FaultsInput): readonly Fault[] {
   const others = input.previous
     .filter((record) => findSame(known, record) === undefined)
     .flatMap((record) => settleUnseen(record, input));
-  const cleared = [...known, ...others].map((record) => clearRecord(record, input));
+  const cleared = [...known, ...others].map((record) => restRecord(clearRecord(record, input), input));
   return limitFaults(cleared.map((record) => judge(record, cleared, input)));
 }
 
@@ -111,24 +115,22 @@ function keepRecent(incidents: readonly string[]): string[] {
 
 /** A record of which nobody speaks any more. */
 function settleUnseen(record: Fault, { sides, isReady, nowMs }: FaultsInput): readonly Fault[] {
-  const { node, component, state, repairedAt } = record;
+  const { node, state, repairedAt } = record;
   const own = sides.find((side) => side.node === node);
-  const isOfNode = component === "host" || component === "agent";
-  if (own === undefined && !isOfNode && state !== "Isolated") {
+  if (own === undefined && !isOfNode(record) && state !== "Isolated") {
     return []; // Nobody will ever know whether it works.
   }
   const isDone =
-    repairedAt !== undefined || (own === undefined ? isOfNode && isReady(node) : isBack(record, own, sides));
+    repairedAt !== undefined || (own === undefined ? isOfNode(record) && isReady(node) : isBack(record, own, sides));
   return [isDone ? { ...record, state: "InService", repairedAt: repairedAt ?? encodeTime(nowMs) } : record];
 }
 
 /** Whoever would see it says nothing of it any more. */
-function isBack({ code, component }: Fault, own: FaultSide, sides: readonly FaultSide[]): boolean {
-  if (code === "NodeAway") {
+function isBack(record: Fault, own: FaultSide, sides: readonly FaultSide[]): boolean {
+  if (record.code === "NodeAway") {
     return own.lostSinceMs === undefined;
   }
-  const isSeenByPeer = component === "host" || component === "agent";
-  return sides.some((side) => (side === own) !== isSeenByPeer && side.seen !== undefined);
+  return sides.some((side) => (side === own) !== isOfNode(record) && side.seen !== undefined);
 }
 
 /** Whether the request speaks of the component. */
@@ -136,11 +138,28 @@ export const isMeantBy = (clear: string, { node, component }: Pick<Fault, "node"
   clear === "all" || clear === component || clear === node || clear === `${node}/${component}`;
 
 /** Counts of before do not count any more; said again, the same request finds nothing left to do. */
-function clearRecord(record: Fault, { clear, nowMs }: FaultsInput): Fault {
-  return clear !== undefined && isMeantBy(clear, record) && hasWeight(record)
-    ? { ...withoutIsolation(record), clearedAt: encodeTime(nowMs) }
-    : record;
+function clearRecord(record: Fault, { clear, sides, previous, nowMs }: FaultsInput): Fault {
+  const clearedAt = encodeTime(nowMs);
+  if (clear !== undefined && isMeantBy(clear, record) && hasWeight(record)) {
+    return { ...withoutIsolation(record), clearedAt };
+  }
+  const isIsolated = findSame(previous, record)?.state === "Isolated";
+  return !isIsolated && isIntended(record, sides) && listWeighty(record).length > 0 ? { ...record, clearedAt } : record;
 }
+
+function isIntended(record: Fault, sides: readonly FaultSide[]): boolean {
+  const own = sides.find(({ node }) => node === record.node);
+  return own?.isMaintained === true || (own?.isCordoned === true && isOfNode(record));
+}
+
+/** For as long as the maintenance lasts. */
+function restRecord(record: Fault, { sides, previous, nowMs }: FaultsInput): Fault {
+  const isResting = sides.some(({ node, isMaintained }) => node === record.node && isMaintained);
+  const repairedAt = record.repairedAt ?? findSame(previous, record)?.repairedAt ?? encodeTime(nowMs);
+  return isResting ? { ...record, state: "InService", repairedAt } : record;
+}
+
+const isOfNode = ({ component }: Fault): boolean => component === "host" || component === "agent";
 
 const hasWeight = (record: Fault): boolean => record.state === "Isolated" || listWeighty(record).length > 0;
 

@@ -87,14 +87,14 @@ export function viewPair(observed: Observed, pair: GuestPair): PairView {
 /** Also of a guest that has no sides yet, or none any more. */
 export function listFaults(observed: Observed, sides: readonly SideView[]): readonly Fault[] {
   const { protectedVm, previous, nodes, agents, nowMs } = observed;
-  // What is in maintenance has not failed.
-  const resting = sides.filter(isMaintained).map(({ node }) => node);
   return mergeFaults({
     previous: previous?.faults ?? [],
     sides: sides.map((side) => ({
       node: side.node,
-      seen: listSeen(side)?.filter(({ node }) => !resting.includes(node)),
-      lostSinceMs: isLost(side, nowMs) && !resting.includes(side.node) ? side.state.awaySinceMs : undefined,
+      seen: listSeen(side),
+      lostSinceMs: isLost(side, nowMs) ? side.state.awaySinceMs : undefined,
+      isCordoned: isCordoned(side.state),
+      isMaintained: isMaintained(side),
     })),
     isReady: (node) => readNodeState(node, nodes, agents).awaySinceMs === undefined,
     limit: protectedVm.spec.failover.isolateAfterFaults,

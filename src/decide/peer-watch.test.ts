@@ -45,7 +45,7 @@ describe("of a peer", () => {
         [40, lost],
         [30, both],
       ]),
-    ).toEqual(["20 s: node-b host HostSilent", "70 s: node-b host works"]);
+    ).toEqual(["22 s: node-b host HostSilent", "70 s: node-b host works"]);
   });
 
   test("that comes and goes is one incident", () => {
@@ -58,7 +58,7 @@ describe("of a peer", () => {
       [5, lost],
     ] as const;
     expect(watch([[20, both], ...flapping, [20, both]])).toEqual([
-      "20 s: node-b host HostSilent",
+      "22 s: node-b host HostSilent",
       "61 s: node-b host works",
     ]);
   });
@@ -104,7 +104,7 @@ describe("of a link", () => {
         [4, late],
         [20, both],
       ]),
-    ).toEqual(["20 s: node-b host HostSilent", "39 s: node-b host works"]);
+    ).toEqual(["22 s: node-b host HostSilent", "39 s: node-b host works"]);
   });
 
   test("that never worked is told where another does", () => {

@@ -2,7 +2,8 @@
  * What the heartbeats between agents tell of the peers of a node, and of the links to them: which of them is out of service.
  *
  * - A link is, once nothing came over it for a while during which another link to the same peer worked.
- * - The peer's host is, when every link to it fell silent without a word. Whether it died or all its links did looks the same.
+ * - The peer's host is, when every link to it fell silent without a word, for longer than a busy agent may take to answer. Whether
+ *   it died or all its links did looks the same.
  * - The peer's agent is, when it said goodbye and stays away for longer than it takes to be replaced.
  *
  * What works again has to do so for a while before it counts as repaired, so that what flaps is one incident. A peer that was
@@ -33,6 +34,8 @@ export type PeerWatch = readonly WatchedPeer[];
 export type PeerEvent = { readonly peer: string; readonly event: FaultEvent };
 export type PeerStep = { readonly watch: PeerWatch; readonly events: readonly PeerEvent[] };
 
+/** On top of the silence after which a link counts as dead. */
+export const HOST_SILENT_MS = 2_000;
 export const LINK_DOWN_MS = 5_000;
 export const AGENT_AWAY_MS = 30_000;
 
@@ -91,11 +94,11 @@ function listVerdicts(peer: WatchedPeer, { node, nowMs }: Context): readonly Ver
   const works = peer.links.some((link) => link.alive && ageOf(link) >= SETTLE_MS);
   const isDown = peer.links.every(({ alive }) => !alive) && peer.links.some(({ wasHeard }) => wasHeard);
   const saidGoodbye = peer.links.some(({ wasClosed }) => wasClosed);
-  const isAway = isDown && saidGoodbye && peer.links.every((link) => ageOf(link) >= AGENT_AWAY_MS);
+  const isDownFor = (ms: number): boolean => isDown && peer.links.every((link) => ageOf(link) >= ms);
   const verdictOf = (hasFailed: boolean): Verdict["holds"] => (hasFailed ? "failed" : works ? "repaired" : "unclear");
   return [
-    { fault: sayHost(peer), holds: verdictOf(isDown && !saidGoodbye) },
-    { fault: sayAgent(peer), holds: verdictOf(isAway) },
+    { fault: sayHost(peer), holds: verdictOf(!saidGoodbye && isDownFor(HOST_SILENT_MS)) },
+    { fault: sayAgent(peer), holds: verdictOf(saidGoodbye && isDownFor(AGENT_AWAY_MS)) },
     ...peer.links.map((link): Verdict => {
       const other = peer.links.some((each) => each !== link && each.alive && ageOf(each) >= LINK_DOWN_MS);
       const hasFailed = !link.alive && ageOf(link) >= LINK_DOWN_MS && other;
