@@ -1,5 +1,5 @@
 /**
- * `make demo CHAPTER=maintenance`: the node that runs a guest is to be serviced. It is emptied, switched off, switched on and put back
+ * `make demo CHAPTER=maintenance`: the node that runs a guest is to be serviced. It is emptied, switched off and on, and put back
  * to work, and the guest has two copies but for moments.
  */
 import { tenantNamespace } from "../../e2e/platform.ts";
