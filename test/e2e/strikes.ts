@@ -36,30 +36,35 @@ type Agents = KubeObject & {
   readonly status?: { readonly updatedNumberScheduled?: number; readonly desiredNumberScheduled?: number };
 };
 
-/** Gives every agent a new pod, as an upgrade does, and waits for the last; what `look` saw before each of them went. */
-export async function rollAgents<Sight>(platform: Platform, look: () => Promise<Sight>): Promise<readonly Sight[]> {
+/**
+ * Gives every agent a new pod, as an upgrade does, and waits for the last. For each of them: whether all was well when it went, by
+ * the last look at which it was still there, or the next.
+ */
+export async function rollAgents(platform: Platform, isWell: () => Promise<boolean>): Promise<readonly boolean[]> {
   const { cluster } = platform;
   const scope = { namespace: systemNamespace, labelSelector: component("agent") };
   const old = new Set((await cluster.list(pods, scope)).items.map(({ metadata }) => metadata.uid));
   await kubectl(platform, "rollout", "restart", "--namespace", systemNamespace, "daemonset/twinrun-agent");
-  const seen: Sight[] = [];
-  for (let before = await look(); ; before = await look()) {
+  const seen: boolean[] = [];
+  for (let [before, now] = [false, await isWell()]; ; [before, now] = [now, await isWell()]) {
     const agents = (await cluster.list<Agent>(pods, scope)).items;
-    for (const { metadata } of agents) {
-      if (metadata.deletionTimestamp !== undefined && old.delete(metadata.uid)) {
-        seen.push(before);
-      }
+    const uids = agents.filter(({ metadata }) => metadata.deletionTimestamp === undefined).map(uidOf);
+    for (const gone of [...old].filter((uid) => !uids.includes(uid))) {
+      old.delete(gone);
+      seen.push(before || now);
     }
     const set = (await cluster.list<Agents>(kindOf("apps/v1", "DaemonSet"), scope)).items[0]?.status;
-    const isReady = ({ status }: Agent): boolean =>
-      status?.conditions?.some((each) => each.type === "Ready" && each.status === "True") === true;
     const isNew = set?.updatedNumberScheduled === set?.desiredNumberScheduled;
-    if (old.size === 0 && isNew && agents.length === set?.desiredNumberScheduled && agents.every(isReady)) {
+    if (old.size === 0 && isNew && agents.length === set?.desiredNumberScheduled && agents.every(isReadyAgent)) {
       return seen;
     }
     await sleep(100);
   }
 }
+
+const uidOf = ({ metadata }: KubeObject): string | undefined => metadata.uid;
+const isReadyAgent = ({ status }: Agent): boolean =>
+  status?.conditions?.some((each) => each.type === "Ready" && each.status === "True") === true;
 
 async function deleteVmi({ platform, guest }: Scene, side: "primary" | "standby"): Promise<void> {
   const vm = await platform.readProtectedVm(guest);

@@ -8,7 +8,6 @@ import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
 import { OUTDATED_LABEL } from "../../../src/api/vmi-contract.ts";
 import { type KubeObject } from "../../../src/kube/kube-object.ts";
-import { present } from "../../../src/lib/assert.ts";
 import { isReady, type Platform, startPlatform } from "../platform.ts";
 import { rollAgents, vmis } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
@@ -69,7 +68,7 @@ describeOnCluster(import.meta.filename)("planned work on a cluster", () => {
       expect(told.out).toMatch(new RegExp(`^shop/${guest} +standby +${standby} +${standby} +no +nothing$`, "m"));
       await platform.lab.powerOn(primary);
       expect(await maintenance(platform, primary, "end")).toMatchObject({ status: 0 });
-      expect(isReady(present(await platform.readProtectedVm(guest), "the guest"))).toBe(true);
+      await platform.waitUntilReady(guest);
       await witness.hear();
     },
     faultMsMax,

@@ -29,7 +29,7 @@ const agentsRolled: Fault = {
   what: "all agents are replaced, one node after the other, as an upgrade does it",
   ends: "anywhere",
   strike: async ({ platform }) => {
-    await rollAgents(platform, () => Promise.resolve());
+    await rollAgents(platform, () => Promise.resolve(true));
   },
 };
 
