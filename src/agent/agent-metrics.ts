@@ -21,7 +21,7 @@ import { readUsage } from "./linux-process.ts";
 import { type UplinkStatus } from "./uplinks.ts";
 
 const ROLES = ["starting", "primary", "standby", "fenced"] as const;
-const OUTPUT_MODES = ["open", "held", "closed"] as const;
+const OUTPUT_MODES = ["open", "held", "closed", "leased"] as const;
 const CONDITION_STATUSES = ["True", "False", "Unknown"] as const;
 
 /** The part of a guest's status that is not in its reports. */

@@ -228,8 +228,8 @@ export class GuestRunner {
   /** Takes a changed contract or detection time over into the running engine. */
   retune(assignment: GuestAssignment): void {
     this.#assignment = assignment;
-    const { checkpoint, failover, fullResync } = assignment;
-    this.#send({ tag: "retuned", checkpoint, failover, fullResync });
+    const { mode, checkpoint, failover, fullResync } = assignment;
+    this.#send({ tag: "retuned", mode, checkpoint, failover, fullResync });
   }
 
   /** Takes an assignment over that waits for the next start of QEMU. */

@@ -86,7 +86,9 @@ const guest = object("a guest", {
   guest: name("the name of the guest").refine((given) => !given.endsWith(".sock"), {
     message: "must not end in .sock, for it names a directory beside the agent's socket",
   }),
-  mode: z.literal("FaultTolerant", "FaultTolerant").default("FaultTolerant"),
+  mode: z
+    .enum(["FaultTolerant", "HighAvailability"], "the level of availability, FaultTolerant or HighAvailability")
+    .default("FaultTolerant"),
   peerNode: name("the name of the node that holds the other side"),
   firstPrimary: name("the name of the node that runs the guest the first time"),
   port: wholeNumber("the port on which both engines of this guest listen", 1, 65_535),

@@ -129,7 +129,7 @@ const anySpec = withRule(
   struct({
     guest,
     quorum: quorum.optional(),
-    mode: oneOf(["FaultTolerant"]).describe("The level of availability."),
+    mode: oneOf(["FaultTolerant", "HighAvailability"]).describe("The level of availability."),
     roles,
     sides,
     intent,
@@ -198,7 +198,7 @@ const statusSide = struct({
   lagMs: measure()
     .optional()
     .describe("The age of the newest state the standby has acknowledged, in milliseconds; absent while there is none."),
-  outputMode: oneOf(["open", "held", "closed"]).describe("What becomes of what the guest sends."),
+  outputMode: oneOf(["open", "held", "closed", "leased"]).describe("What becomes of what the guest sends."),
   tracker: oneOf(["userfaultfd", "softDirty", "comparison", "none"]).describe("How changed pages are found."),
   disks: listByKey(struct({ id: text(253), syncPercent: measure().max(100), dirtyBytes: counter() }), "id", {
     max: 64,

@@ -104,9 +104,9 @@ const failover = struct({
 }).describe("How the loss of a side is noticed and mended.");
 
 const anySource = struct({
-  // HighAvailability becomes a second value; fields that concern one mode only get a rule that names it.
-  mode: oneOf(["FaultTolerant"]).describe(
-    "The level of availability. FaultTolerant: the loss of a host is not seen by anybody who talks to the guest.",
+  mode: oneOf(["FaultTolerant", "HighAvailability"]).describe(
+    "The level of availability; may change while the guest runs. FaultTolerant: the loss of a host is not seen by anybody who talks to " +
+      "the guest. HighAvailability: the guest boots on the other node with every write it was told is done; planned work moves it live.",
   ),
   virtualMachineTemplate: guestTemplate
     .optional()

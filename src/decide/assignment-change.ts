@@ -1,12 +1,12 @@
 /**
  * What a new set of assignments means for the guests this node runs already.
  *
- * A guest that is gone from the set is removed, QEMU and all where QEMU is ours. A changed latency contract or detection time is
- * told to the running engine, and so is the wish to release the guest, or to copy it whole once more. Anything else that engines
- * read at their start (links, port, peer, tracker) needs a new engine; a new engine costs a moment of protection, never the guest.
- * What QEMU itself was started with (qemu, disks) waits until that QEMU has gone by itself: nobody asked for a reboot of the guest,
- * and an engine must not believe in disks its QEMU does not have. Under Kubernetes the first primary follows the roles that the
- * operator wishes for; it only counts while there is no record, so an engine that runs is left alone.
+ * A guest that is gone from the set is removed, QEMU and all where QEMU is ours. A changed mode, latency contract or detection
+ * time is told to the running engine, and so is the wish to release the guest, or to copy it whole once more. Anything else that
+ * engines read at their start (links, port, peer, tracker) needs a new engine; a new engine costs a moment of protection, never the
+ * guest. What QEMU itself was started with (qemu, disks) waits until that QEMU has gone by itself: nobody asked for a reboot of the
+ * guest, and an engine must not believe in disks its QEMU does not have. Under Kubernetes the first primary follows the roles that
+ * the operator wishes for; it only counts while there is no record, so an engine that runs is left alone.
  */
 import { type GuestAssignment } from "../protocol/assignment.ts";
 
@@ -53,8 +53,8 @@ function planRelease(before: GuestAssignment, { guest, isReleasing = false }: Gu
 }
 
 function otherwiseOf(assignment: GuestAssignment): unknown {
-  const { checkpoint, failover, firstPrimary, isReleasing = false, fullResync, uplinks } = assignment;
-  return [checkpoint, failover, firstPrimary, isReleasing, fullResync, uplinks];
+  const { mode, checkpoint, failover, firstPrimary, isReleasing = false, fullResync, uplinks } = assignment;
+  return [mode, checkpoint, failover, firstPrimary, isReleasing, fullResync, uplinks];
 }
 
 function qemuStartOf({ qemu, disks }: GuestAssignment): unknown {
@@ -62,7 +62,7 @@ function qemuStartOf({ qemu, disks }: GuestAssignment): unknown {
 }
 
 /** What an engine that runs is told, or need not know. */
-const TOLD_LATER = new Set(["qemu", "disks", "checkpoint", "failover", "isReleasing", "fullResync", "uplinks"]);
+const TOLD_LATER = new Set(["qemu", "disks", "mode", "checkpoint", "failover", "isReleasing", "fullResync", "uplinks"]);
 
 function engineStartOf(assignment: GuestAssignment): unknown {
   const { firstPrimary, qemu } = assignment;

@@ -32,7 +32,7 @@ import {
 import { type QuorumSeat } from "../protocol/quorum-record.ts";
 import { planTiming, type Timing, timerMs } from "../protocol/timing.ts";
 import { encodeTraceEvent, encodeTraceHead } from "../protocol/trace.ts";
-import { unreachable } from "../lib/assert.ts";
+import { assert, present, unreachable } from "../lib/assert.ts";
 import { readStartTime } from "../memory/guest-process.ts";
 import { releaseOwnMemory } from "../memory/own-memory.ts";
 import { applyHole } from "../memory/sparse-file.ts";
@@ -43,7 +43,7 @@ import { encodePeerUri } from "../net/peer-identity.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type GuestEvent } from "../qemu/guest-events.ts";
 import { readRequestTotals } from "../qemu/request-totals.ts";
-import { type ResizedNode } from "../qemu/standby.ts";
+import { type Activation, type ResizedNode, type Standby } from "../qemu/standby.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { type DiskFault, DiskFaults, sayDiskFault } from "./disk-faults.ts";
@@ -100,6 +100,8 @@ export class Engine {
   #isOver = false;
   #retries = 0;
   #lostBy: LostBy = "closed";
+  /** The peer was there after this moment. */
+  #heardSinceMs = -Infinity;
   #guest: Guest | undefined;
   #isWantedAs: "primary" | "standby" | undefined;
   #primaryDisks: PrimaryDisks | undefined;
@@ -170,6 +172,10 @@ export class Engine {
         this.#lostBy = by;
         this.#post({ tag: "linkDown", link, by });
       },
+      onHeard: (sinceMs) => {
+        this.#heardSinceMs = Math.max(this.#heardSinceMs, sinceMs);
+        this.#renewLease();
+      },
       onMessage: (link, message) => {
         this.#noteWord(message);
         this.#post({ tag: "received", link, message });
@@ -190,6 +196,7 @@ export class Engine {
       node: config.node,
       peer: config.peerNode,
       createsRecord: config.firstPrimary === config.node,
+      mode: config.mode,
       nonce: options.nonce,
     });
     if (config.traceFile !== "") {
@@ -298,7 +305,10 @@ export class Engine {
     }
   }
 
-  #retune({ checkpoint, failover, fullResync }: Extract<AgentMessage, { tag: "retuned" }>): void {
+  #retune({ mode, checkpoint, failover, fullResync }: Extract<AgentMessage, { tag: "retuned" }>): void {
+    if (mode !== this.#side.mode) {
+      this.#post({ tag: "modeAsked", mode });
+    }
     this.#contract = checkpoint;
     this.#replication?.setContract(checkpoint);
     this.#timing = planTiming(failover.detectionTimeoutMs);
@@ -494,6 +504,12 @@ export class Engine {
       case "releaseOutput":
         this.#replication?.release(effect.throughEpoch);
         return;
+      case "holdOutput":
+        this.#holdOutput();
+        return;
+      case "leaseOutput":
+        this.#guest?.gate?.lease(this.#leasedUntilMs());
+        return;
       case "discardOutput":
         this.#discardOutput();
         return;
@@ -509,6 +525,7 @@ export class Engine {
         tag:
           | "beginSync"
           | "startEpochs"
+          | "copyMemory"
           | "captureFinal"
           | "endSession"
           | "beginReceiving"
@@ -523,7 +540,10 @@ export class Engine {
         void this.#beginSync(effect.session, effect.link, effect.ram, effect.disks);
         return;
       case "startEpochs":
-        this.#replication?.startEpochs(effect.first);
+        this.#startEpochs(effect.first);
+        return;
+      case "copyMemory":
+        this.#copyMemory(effect.session);
         return;
       case "captureFinal":
         this.#replication?.captureFinal();
@@ -532,7 +552,7 @@ export class Engine {
         this.#endSession(effect.session, effect.acked);
         return;
       case "beginReceiving":
-        this.#beginReceiving(effect.session);
+        this.#beginReceiving(effect.session, effect.ram);
         return;
       case "commitEpoch":
         this.#reception?.commit(effect.epoch);
@@ -553,6 +573,24 @@ export class Engine {
     const name = stateName(this.#side);
     if (name !== "asking" && name !== "activating") {
       this.#guest?.discardInput();
+    }
+  }
+
+  #holdOutput(): void {
+    const gate = this.#guest?.gate;
+    if (gate !== undefined && gate.mode !== "closed") {
+      gate.setMode("held");
+    }
+  }
+
+  #leasedUntilMs(): number {
+    return this.#heardSinceMs + this.#timing.leaseMs;
+  }
+
+  #renewLease(): void {
+    const gate = this.#guest?.gate;
+    if (gate?.mode === "leased") {
+      gate.lease(this.#leasedUntilMs());
     }
   }
 
@@ -603,7 +641,9 @@ export class Engine {
   #startTimer(timer: TimerName): void {
     clearTimeout(this.#timers.get(timer));
     const { isImpaired } = this.#side;
-    const ms = timerMs(this.#timing, timer, { attempt: this.#retries, lostBy: this.#lostBy, isImpaired });
+    const isLeased = this.#lastReception?.isBootOnly ?? false;
+    const context = { attempt: this.#retries, lostBy: this.#lostBy, isImpaired, isLeased };
+    const ms = timerMs(this.#timing, timer, context);
     if (timer === "retry") {
       this.#retries += 1;
     }
@@ -716,7 +756,7 @@ export class Engine {
   }
 
   async #openPrimaryDisks(guest: Guest): Promise<void> {
-    const disks = await PrimaryDisks.open(guest.disks);
+    const disks = await PrimaryDisks.open(guest.disks, Math.ceil(this.#timing.leaseMs / 1000));
     disks.onMirrorLost = (device, reason) => {
       this.#log.warn({ device, reason }, "a disk is not mirrored any more");
       if (this.#guest === guest && guest.qmp.isOpen && !this.#isOver) {
@@ -939,6 +979,23 @@ export class Engine {
     }
   }
 
+  #startEpochs(first: number): void {
+    const { state } = this.#side;
+    if ("mode" in state && state.mode === "HighAvailability") {
+      this.#replication?.startWrites(first);
+    } else {
+      this.#replication?.startEpochs(first);
+    }
+  }
+
+  #copyMemory(session: string): void {
+    this.#replication?.copyMemory().catch((error: unknown) => {
+      this.#log.warn({ error, session }, "the guest's memory could not be copied");
+      this.#problems.set("sync", error instanceof Error ? error.message : String(error));
+      this.#failSession();
+    });
+  }
+
   #endSession(session: string, acked: number): void {
     if (this.#replication?.session === session) {
       this.#replication.end(acked);
@@ -964,7 +1021,7 @@ export class Engine {
     return "session" in state ? state.session : undefined;
   }
 
-  #beginReceiving(session: string): void {
+  #beginReceiving(session: string, ram: SyncBasis): void {
     const { state } = this.#side;
     const link = "link" in state ? state.link : null;
     const connection = link === null ? undefined : this.#links.connection(link);
@@ -977,6 +1034,7 @@ export class Engine {
       memory: this.#guest.memory,
       disks: this.#disksInPeersOrder(this.#guest),
       connection,
+      isWithoutMemory: ram.tag === "firmware",
       events: {
         onEpochHeld: (epoch) => {
           this.#post({ tag: "epochHeld", session, epoch });
@@ -1021,8 +1079,8 @@ export class Engine {
   /** Takeover: everything acknowledged is on disk and in memory; load the state, run, and let it be seen. */
   async #activate(epoch: number): Promise<void> {
     const guest = this.#guest;
-    const state = this.#lastReception?.deviceState;
-    if (this.#isActivating || guest?.standby === undefined || state === undefined) {
+    const reception = this.#lastReception;
+    if (this.#isActivating || guest?.standby === undefined || reception === undefined) {
       this.#post({ tag: "activateFailed" });
       return;
     }
@@ -1032,7 +1090,7 @@ export class Engine {
     try {
       await Promise.all(this.#standbyDisks.map((disk) => disk.settle()));
       guest.shim.gate.setMode("held");
-      const phases = await guest.standby.activate(state);
+      const phases = await this.#bringToLife(guest.standby, reception);
       this.#takeoversCount += 1;
       this.#log.info({ epoch, ...phases, totalMs: monotonicMs() - startedAtMs }, "the guest runs here now");
       this.#reception?.end();
@@ -1055,6 +1113,16 @@ export class Engine {
     } finally {
       this.#isActivating = false;
     }
+  }
+
+  async #bringToLife(standby: Standby, { deviceState, isBootOnly }: Reception): Promise<Activation> {
+    if (deviceState !== undefined) {
+      return standby.activate(deviceState);
+    }
+    assert(isBootOnly, "a takeover has a device state, or disks to boot from");
+    // Power may go here too, and what the guest was told to be on its disk has to be there after that.
+    await Promise.all(this.#standbyDisks.map((disk) => disk.sync()));
+    return standby.boot(present(this.#guest, "the waiting QEMU").bootState);
   }
 
   /** Disks that have another size now than the device saw when QEMU was started. */
@@ -1137,6 +1205,9 @@ export class Engine {
     });
     for (const timer of this.#timers.values()) {
       clearTimeout(timer);
+    }
+    if (this.#guest?.gate?.mode === "leased") {
+      this.#holdOutput(); // Before writes are answered that the standby may lack.
     }
     this.#replication?.end(0);
     this.#report();

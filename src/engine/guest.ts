@@ -47,6 +47,8 @@ export class Guest {
   readonly disks: readonly PlacedDisk[];
   /** The socket on which the disk mirrors of this QEMU are served. */
   readonly mirrorSocket: SharedPath;
+  /** Where a waiting QEMU writes down what a boot begins from. */
+  readonly bootState: SharedPath;
   /** Of a running or stopped guest; a standby's comes with its activation. */
   checkpointer: Checkpointer | undefined;
   /** Of a QEMU that waits for its state. */
@@ -76,6 +78,7 @@ export class Guest {
     this.process = parts.process;
     this.#fifo = files.shared("state.fifo");
     this.mirrorSocket = files.shared("mirror.sock");
+    this.bootState = files.shared("boot.state");
     const { disks, missing } = placeDisks(wantedDisks, this.machine, files);
     this.disks = disks;
     const general = listObstacles(this.machine, { hasShim: true }).map(({ message }) => message);
@@ -91,6 +94,9 @@ export class Guest {
       connectTimeoutMs: 10_000,
     });
     const shim = findShim(found.pid);
+    if (!(shim instanceof ShimFailure) && shim.gate.mode === "leased") {
+      shim.gate.setMode("held"); // Without its mirrors the guest is told of writes that the standby lacks.
+    }
     // Before looking at the disks: under a mirror a raw disk looks like one that is none.
     const left = await removeLeftoverMirrors(qmp);
     const before = await readMachine(qmp);

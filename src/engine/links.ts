@@ -9,6 +9,7 @@ import { encodeMessage, type Frame } from "../protocol/frames.ts";
 import { FrameDecoder } from "../protocol/frame-decoder.ts";
 import {
   addLink,
+  echoedAtMs,
   excuse,
   type Liveness,
   noteHeard,
@@ -31,6 +32,8 @@ export type LinksOptions = {
   readonly credentials: TlsCredentials;
   readonly onUp: (link: string) => void;
   readonly onDown: (link: string, by: LostBy) => void;
+  /** The peer was certainly there after `sinceMs`. */
+  readonly onHeard: (sinceMs: number) => void;
   readonly onMessage: (link: string, message: Message) => void;
   readonly onData: (link: string, frame: Frame) => void;
   readonly onProblem: (link: string | undefined, failure: NetFailure) => void;
@@ -198,7 +201,11 @@ export class Links {
       return;
     }
     if (frame.message.tag === "heartbeat") {
+      const heardMs = echoedAtMs(this.#liveness, link, frame.message);
       this.#liveness = noteHeartbeat(this.#liveness, link, frame.message, monotonicMs());
+      if (heardMs !== undefined) {
+        this.#options.onHeard(heardMs);
+      }
       return;
     }
     this.#liveness = noteHeard(this.#liveness, link, monotonicMs());

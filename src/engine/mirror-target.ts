@@ -6,6 +6,8 @@
  * network round trip for every write. QEMU's `stop` drains these requests, so when the guest stands still the sink
  * has seen exactly the writes of the epoch.
  *
+ * In HighAvailability output is not held, so there the sink says when the standby has a write, and it is answered no sooner.
+ *
  * Protocol: fixed newstyle handshake with INFO and GO, simple replies, requests WRITE, WRITE_ZEROES, TRIM, FLUSH and
  * DISC (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md). READ is refused: a target that only takes
  * writes cannot hand stale data back. The socket lets every user in, for QEMU may run as another one than we do: its folder
@@ -24,6 +26,8 @@ export interface MirrorSink {
   /** `data` belongs to the sink from here on. */
   writeDisk(disk: number, offset: number, data: Buffer): void;
   zeroDisk(disk: number, offset: number, bytes: number): void;
+  /** Until what was given last may be answered; undefined where that is at once. */
+  acknowledged(): Promise<void> | undefined;
   /** A promise while the sink wants no more: answers, and so the guest's writes, wait for it. */
   room(): Promise<void> | undefined;
 }
@@ -137,7 +141,7 @@ class MirrorConnection {
         }
         this.#phase = "request";
         this.#sink.writeDisk(this.#disk, this.#payloadOffset, this.#payload);
-        this.#answer(0, this.#cookie);
+        this.#answerWritten(this.#cookie);
       }
       if (this.#rest.length > 0) {
         bytes = Buffer.concat([this.#rest, bytes]);
@@ -303,8 +307,10 @@ class MirrorConnection {
       case REQUEST.writeZeroes:
         if (offset + length <= limit) {
           this.#sink.zeroDisk(this.#disk, offset, length);
+          this.#answerWritten(cookie);
+        } else {
+          this.#answer(NO_SPACE, cookie);
         }
-        this.#answer(offset + length <= limit ? 0 : NO_SPACE, cookie);
         return;
       case REQUEST.flush:
         this.#answer(0, cookie);
@@ -315,6 +321,18 @@ class MirrorConnection {
       default:
         this.#answer(EINVAL, cookie);
     }
+  }
+
+  #answerWritten(cookie: bigint): void {
+    const acknowledged = this.#sink.acknowledged();
+    if (acknowledged === undefined) {
+      this.#answer(0, cookie);
+      return;
+    }
+    void acknowledged.then(() => {
+      this.#answer(0, cookie);
+      this.#flushAnswers();
+    });
   }
 
   #answer(error: number, cookie: bigint): void {

@@ -31,6 +31,10 @@ class Stream implements DiskStream {
     this.sendDiskZero(disk, offset, bytes);
   }
 
+  acknowledged(): Promise<void> | undefined {
+    return undefined;
+  }
+
   room(): Promise<void> | undefined {
     return undefined;
   }

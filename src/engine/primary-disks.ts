@@ -23,6 +23,8 @@ export interface DiskStream extends CopyStream {
   sendDiskWriteZero(disk: number, offset: number, bytes: number): void;
   /** A promise while the stream is full; unlike `room`, which is for copies, it waits for nothing else. */
   writeRoom(): Promise<void> | undefined;
+  /** Until the standby has what was sent last; undefined where the guest need not wait for that. */
+  acknowledged(): Promise<void> | undefined;
 }
 
 type PrimaryDisk = {
@@ -63,13 +65,16 @@ export class PrimaryDisks implements MirrorSink {
   #hasGap = false;
   /** A whole copy was begun, and is not complete. */
   #isFullBegun = false;
+  /** When this process dies the guest's writes wait so long, for nobody may hear of one while what it says may still be heard. */
+  readonly #reconnectSeconds: number;
   onMirrorLost: (device: string, reason: string) => void = () => undefined;
 
-  private constructor(disks: readonly PrimaryDisk[]) {
+  private constructor(disks: readonly PrimaryDisk[], reconnectSeconds: number) {
     this.#disks = disks;
+    this.#reconnectSeconds = reconnectSeconds;
   }
 
-  static async open(places: readonly PlacedDisk[]): Promise<PrimaryDisks> {
+  static async open(places: readonly PlacedDisk[], reconnectSeconds = 0): Promise<PrimaryDisks> {
     const disks = places.map(async (place) => {
       const opened = await openForReading(place.path);
       return {
@@ -80,7 +85,7 @@ export class PrimaryDisks implements MirrorSink {
         uncomparedBytes: 0,
       };
     });
-    return new PrimaryDisks(await Promise.all(disks));
+    return new PrimaryDisks(await Promise.all(disks), reconnectSeconds);
   }
 
   get sizes(): readonly { readonly id: string; readonly bytes: number }[] {
@@ -128,6 +133,7 @@ export class PrimaryDisks implements MirrorSink {
         index,
         socketPath,
         exportName: id,
+        reconnectSeconds: this.#reconnectSeconds,
       });
       void mirror.ended.then((end) => {
         if (end.tag === "failed" && this.#mirrors.includes(mirror)) {
@@ -149,6 +155,10 @@ export class PrimaryDisks implements MirrorSink {
   zeroDisk(disk: number, offset: number, bytes: number): void {
     this.#noteWrite(disk, offset, bytes);
     this.#stream?.sendDiskWriteZero(disk, offset, bytes);
+  }
+
+  acknowledged(): Promise<void> | undefined {
+    return this.#stream?.acknowledged();
   }
 
   room(): Promise<void> | undefined {

@@ -42,6 +42,8 @@ export class Reception {
   readonly #disks: readonly StandbyDisk[];
   readonly #connection: FrameConnection<Frame>;
   readonly #events: ReceptionEvents;
+  /** Of HighAvailability: an epoch may be writes to disks alone. */
+  readonly #isWithoutMemory: boolean;
   readonly #staged = new Map<number, Staged>();
   readonly #runs = new PageRuns();
   readonly #states = new DeviceStates();
@@ -58,17 +60,24 @@ export class Reception {
     readonly disks: readonly StandbyDisk[];
     readonly connection: FrameConnection<Frame>;
     readonly events: ReceptionEvents;
+    readonly isWithoutMemory: boolean;
   }) {
     this.session = options.session;
     this.#memory = options.memory;
     this.#disks = options.disks;
     this.#connection = options.connection;
     this.#events = options.events;
+    this.#isWithoutMemory = options.isWithoutMemory;
     for (const disk of this.#disks) {
       disk.onFailed = (failure) => {
         this.#fail(failure);
       };
     }
+  }
+
+  /** Whether what is held is the disks alone: the guest can be booted from them, not go on. */
+  get isBootOnly(): boolean {
+    return this.#isWithoutMemory && this.#deviceState === undefined;
   }
 
   /** The device state of the last committed epoch. */
@@ -160,7 +169,7 @@ export class Reception {
       staged.disk.length === end.diskRecords &&
       staged.bytes === end.bytes &&
       staged.deviceStateBytes === end.deviceStateBytes &&
-      staged.deviceState !== undefined;
+      (staged.deviceState !== undefined || this.isBootOnly);
     if (!isWhole || (this.#committed > 0 && end.epoch !== this.#committed + 1)) {
       throw new Error(`epoch ${end.epoch} is not whole: both sides must run the same release`);
     }
@@ -196,8 +205,10 @@ export class Reception {
       staged.disk.forEach((frame) => {
         this.#applyDisk(frame);
       });
-      this.#states.giveBack(this.#deviceState);
-      this.#deviceState = staged.deviceState;
+      if (staged.deviceState !== undefined) {
+        this.#states.giveBack(this.#deviceState);
+        this.#deviceState = staged.deviceState;
+      }
       this.#committed = epoch;
     } catch (error) {
       this.#fail(error);

@@ -5,6 +5,10 @@
  * while it runs on. Up to EPOCHS_IN_FLIGHT of them may wait for their acknowledgement. The stream is ordered: disk writes go
  * out as they happen, labelled with the epoch the guest was in, pages and device state after the stop, `epochEnd` last.
  *
+ * In a session of HighAvailability the guest is not stopped and no memory goes out but what a boot needs. An epoch there is what it
+ * wrote to its disks in one turn of the event loop; each write is answered when its epoch is acknowledged. `copyMemory` and
+ * `startEpochs` after it make a session of checkpoints of it.
+ *
  * Contract with the protocol machine: `copied` once the copy has caught up, `captured` for each epoch in order, nothing after
  * `end`. Pages that were scanned and not acknowledged go back to `lacking`, so a later session may start from them.
  */
@@ -40,8 +44,9 @@ import { GRANULE_BYTES } from "./dirty-map.ts";
 import { type Figures } from "./figures.ts";
 import { type Guest } from "./guest.ts";
 import { observeEpoch, type PacingState, planCapture, startPacing } from "./pacing.ts";
+import { isBootBlock } from "../qemu/standby.ts";
 import { type DiskStream, type PrimaryDisks } from "./primary-disks.ts";
-import { RamCopy } from "./ram-copy.ts";
+import { RamCopy, splitZeroPages } from "./ram-copy.ts";
 import { freshPace, notePiece } from "./resync-pace.ts";
 import { DeltaBuffer, SentPages, SentState } from "./sent-pages.ts";
 
@@ -74,6 +79,14 @@ type Epoch = {
   /** Disk frames of this epoch and their payload bytes: all went out before the stop. */
   readonly diskRecords: number;
   readonly diskBytes: number;
+};
+
+/** Writes of the guest that wait for the standby. */
+type Batch = {
+  readonly epoch: number;
+  readonly startedAtMs: number;
+  readonly acknowledged: Promise<void>;
+  readonly answer: () => void;
 };
 
 /** Memory of one epoch on its way; used again once it was sent. */
@@ -132,6 +145,12 @@ export class Replication implements DiskStream {
   /** Set while an epoch is being compressed: later ones queue behind it, for epochs leave in order. */
   #compressing: Promise<void> | undefined;
   #ramCopy: RamCopy | undefined;
+  /** Answers wait for the standby; see the head of this file. */
+  #isSynchronous = false;
+  /** Oldest first; the last one may still be open. */
+  #batches: Batch[] = [];
+  #openBatch: Batch | undefined;
+  #copiesMemory = false;
   #hashesLeft = new Map<number, () => void>();
   #comparing: Promise<void> = Promise.resolve();
   #packetsBefore = 0;
@@ -171,26 +190,65 @@ export class Replication implements DiskStream {
     const startedAtMs = monotonicMs();
     const basis = disks.tag === "delta" && !this.#disks.isKnown ? "hashes" : disks.tag;
     const mustCompare = this.#disks.beginSession(this, basis);
-    if (ram.tag !== "delta") {
+    if (ram.tag === "firmware") {
+      this.#sendFirmware();
+    } else if (ram.tag !== "delta") {
       this.#beginFullCopy();
     }
     const disksDone = this.#copyDisks(mustCompare).then(() => {
       disksAreCopied = true;
     });
     let disksAreCopied = false;
-    this.#ramCopy = new RamCopy({
-      memory: this.#guest.memory,
-      stream: this,
-      lacking: this.#lacking,
-      runs: { scanned: this.#scanned, chunk: this.#merged },
-    });
-    await Promise.all([this.#ramCopy.run(() => disksAreCopied || this.#ended), disksDone]);
+    const memoryDone = ram.tag === "firmware" ? undefined : this.#copyRam(() => disksAreCopied || this.#ended);
+    await Promise.all([memoryDone, disksDone]);
     if (!this.#ended) {
       const seconds = Math.round(monotonicMs() - startedAtMs) / 1000;
       this.#log.info(
         { session: this.session, seconds, ram: ram.tag, disks: basis, mib: Math.round(this.#copiedBytes / 2 ** 20) },
         "copied what the standby lacked",
       );
+      this.#events.onCopied();
+    }
+  }
+
+  #copyRam(mayEnd: () => boolean): Promise<void> {
+    this.#ramCopy = new RamCopy({
+      memory: this.#guest.memory,
+      stream: this,
+      lacking: this.#lacking,
+      runs: { scanned: this.#scanned, chunk: this.#merged },
+    });
+    return this.#ramCopy.run(mayEnd);
+  }
+
+  /** A QEMU that waits has none of it, and could not boot; a few MiB. */
+  #sendFirmware(): void {
+    const { memory } = this.#guest;
+    for (const { firstPage, pageCount } of memory.blocks.filter(isBootBlock)) {
+      const runs = new PageRuns(1);
+      runs.add(firstPage, pageCount);
+      const data = Buffer.allocUnsafeSlow(pageCount * PAGE_BYTES);
+      memory.read(runs, data);
+      splitZeroPages(runs, data, this);
+    }
+  }
+
+  /** The guest's memory as well, while it runs and its writes go on as before; the epochs that follow are checkpoints. */
+  async copyMemory(): Promise<void> {
+    if (this.#copiesMemory) {
+      return;
+    }
+    this.#copiesMemory = true;
+    const startedAtMs = monotonicMs();
+    this.#beginFullCopy();
+    await this.#copyRam(() => true);
+    this.#copiesMemory = false;
+    if (!this.#ended) {
+      this.#log.info(
+        { session: this.session, ms: Math.round(monotonicMs() - startedAtMs) },
+        "copied the guest's memory",
+      );
+      this.#endBatch(); // In the same turn as what comes of `copied`: no write comes between.
       this.#events.onCopied();
     }
   }
@@ -293,7 +351,17 @@ export class Replication implements DiskStream {
     this.#sendDiskParts(encodeDiskZero(this.#epoch, disk, offset, bytes), this.#epoch);
   }
 
+  acknowledged(): Promise<void> | undefined {
+    return this.#openBatch?.acknowledged;
+  }
+
   #sendDiskParts(parts: FrameParts, epoch: number): void {
+    if (this.#isSynchronous && epoch > 0 && this.#openBatch === undefined) {
+      this.#beginBatch();
+      queueMicrotask(() => {
+        this.#endBatch();
+      });
+    }
     const bytes = payloadBytesOf(parts);
     if (epoch > 0) {
       this.#epochRecords += 1;
@@ -317,8 +385,56 @@ export class Replication implements DiskStream {
     this.#contract = contract;
   }
 
-  /** Output is held from the stop of epoch `first` on. */
+  /** From epoch `first` on the guest's writes wait for the standby; that epoch says that all before them is there. */
+  startWrites(first: number): void {
+    this.#epoch = first;
+    this.#disks.setEpoch(first);
+    this.#isSynchronous = true;
+    this.#beginBatch();
+    this.#endBatch();
+  }
+
+  #beginBatch(): void {
+    let answer = (): void => undefined;
+    const acknowledged = new Promise<void>((resolve) => (answer = resolve));
+    const batch = { epoch: this.#epoch, startedAtMs: monotonicMs(), acknowledged, answer };
+    this.#openBatch = batch;
+    this.#batches.push(batch);
+  }
+
+  #endBatch(): void {
+    const batch = this.#openBatch;
+    this.#openBatch = undefined;
+    if (batch === undefined || this.#ended) {
+      return;
+    }
+    const totals = { pageCount: 0, diskRecords: this.#epochRecords, bytes: this.#epochBytes, deviceStateBytes: 0 };
+    this.#nextEpoch();
+    this.#send(encodeEpochEnd(batch.epoch, totals));
+    this.#events.onCaptured(batch.epoch, false);
+  }
+
+  #nextEpoch(): void {
+    this.#epoch += 1;
+    this.#disks.setEpoch(this.#epoch);
+    this.#epochRecords = 0;
+    this.#epochBytes = 0;
+  }
+
+  /** The guest has its answers: to all that wait, or to those the standby has. */
+  #answerWrites(throughEpoch: number): void {
+    while ((this.#batches[0]?.epoch ?? Infinity) <= throughEpoch) {
+      this.#batches.shift()?.answer();
+    }
+  }
+
+  /** Output is held from the stop of epoch `first` on; after `copyMemory` at once, so that the guest's writes need not wait any more. */
   startEpochs(first: number): void {
+    if (this.#isSynchronous) {
+      this.#guest.shim.gate.setMode("held");
+      this.#isSynchronous = false;
+      this.#answerWrites(Infinity);
+    }
     this.#epoch = first;
     this.#disks.setEpoch(first);
     this.#isRunningEpochs = true;
@@ -427,12 +543,9 @@ export class Replication implements DiskStream {
     const outputSinceMs = this.#outputSinceMs;
     this.#outputSinceMs = undefined;
     const epoch = this.#epoch;
-    this.#epoch = epoch + 1;
-    this.#disks.setEpoch(epoch + 1);
     const diskRecords = this.#epochRecords;
     const diskBytes = this.#epochBytes;
-    this.#epochRecords = 0;
-    this.#epochBytes = 0;
+    this.#nextEpoch();
     return { epoch, outputPosition, outputSinceMs, capturedAtMs: copiedMs, runs, diskRecords, diskBytes };
   }
 
@@ -557,6 +670,7 @@ export class Replication implements DiskStream {
       gate.releaseThrough(last.outputPosition);
     }
     this.#disks.acknowledge(throughEpoch);
+    this.#answerWrites(throughEpoch);
     this.#schedule();
   }
 
@@ -578,7 +692,7 @@ export class Replication implements DiskStream {
 
   /** Age of the newest acknowledged state; undefined before the first. */
   get oldestUnacknowledgedMs(): number | undefined {
-    return this.#inFlight[0]?.capturedAtMs;
+    return this.#inFlight[0]?.capturedAtMs ?? this.#batches[0]?.startedAtMs;
   }
 
   get isThrottled(): boolean {
@@ -601,6 +715,7 @@ export class Replication implements DiskStream {
     this.#inFlight.length = 0;
     this.#disks.acknowledge(acked);
     this.#disks.endSession();
+    this.#answerWrites(Infinity); // What the guest says of them is held, or may be said.
     for (const resolve of this.#hashesLeft.values()) {
       resolve();
     }

@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { FakeGuest } from "./fake-guest.ts";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Failure } from "../lib/failure.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
 import { openShim, type Shim } from "./shim.ts";
 import { LOCK, RECORD_HEADER_BYTES, SHIM_VERSION, WORD } from "./shim-layout.ts";
 
@@ -68,6 +70,36 @@ describe("modes", () => {
     expect(shim.gate.releaseThrough(second).packets).toBe(2);
     expect(shim.gate.releaseThrough(first).packets).toBe(0); // An older epoch again changes nothing.
     expect(await received()).toEqual([3, 4]);
+    expect(shim.gate.heldPackets).toBe(1);
+  });
+
+  test("a lease lets packets pass until its time, holds them from then on, and sends them first when it is renewed", async () => {
+    shim.gate.lease(monotonicMs() + 60_000);
+    expect(shim.gate.mode).toBe("leased");
+    await send(0, 2);
+    expect(await received()).toEqual([0, 1]);
+    shim.gate.lease(monotonicMs() - 1);
+    await send(2, 2);
+    expect(await received()).toEqual([]);
+    expect(shim.gate.heldPackets).toBe(2);
+    shim.gate.lease(monotonicMs() + 60_000);
+    expect(await received()).toEqual([2, 3]);
+    await send(4, 1);
+    expect(await received()).toEqual([4]);
+    shim.gate.lease(monotonicMs() - 1);
+    await send(5, 1);
+    shim.gate.setMode("held");
+    shim.gate.openAndRelease();
+    expect(await received()).toEqual([5]);
+  });
+
+  test("a lease outlives its engine by its own time and not more", async () => {
+    shim.gate.lease(monotonicMs() + 300);
+    shim.close();
+    await sleep(350);
+    await send(0, 1);
+    shim = openShim(guest.pid);
+    expect(await received()).toEqual([]);
     expect(shim.gate.heldPackets).toBe(1);
   });
 
@@ -289,7 +321,7 @@ describe("engines come and go", () => {
     shim.close();
     guest.applyWord(WORD.version, 7);
     try {
-      expect(() => openShim(guest.pid)).toThrow(/version 7 .* speaks 1.*restart the guest/);
+      expect(() => openShim(guest.pid)).toThrow(/version 7 .* speaks 2.*restart the guest/);
     } finally {
       guest.applyWord(WORD.version, SHIM_VERSION);
       shim = openShim(guest.pid);

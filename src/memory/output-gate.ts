@@ -2,7 +2,7 @@
  * Holds back what the guest sends until the standby could repeat it.
  *
  * Inside of QEMU the shim stands before every tap and, by `mode`, lets packets pass (open), keeps them in a ring of shared memory
- * (held) or drops them (closed). Here is the only one who takes packets out of the ring: in order, each at most once. After
+ * (held), drops them (closed), or lets them pass until a time and holds them from then on (leased). Here is the only one who takes packets out of the ring: in order, each at most once. After
  * {@link OutputGate.discard} none of those held leaves at all. Mode and ring live in QEMU: an engine that dies leaves the gate as
  * it was, and the next one finds what is held and decides.
  *
@@ -128,6 +128,20 @@ export class OutputGate {
     return head;
   }
 
+  /**
+   * Lets packets pass until `untilMs` of the host's monotonic clock, and not a moment longer whatever becomes of this process. Those that were
+   * held since the last lease was over leave first.
+   */
+  lease(untilMs: number): void {
+    this.#store(WORD.leasedUntil, Math.floor(untilMs) >>> 0);
+    if (this.mode !== "leased") {
+      this.#store(WORD.mode, MODES.indexOf("leased"));
+    }
+    if (this.heldPackets > 0) {
+      this.#releaseLocked();
+    }
+  }
+
   /** Sends what lies before `position`, in order. */
   releaseThrough(position: number): Released {
     this.#releases++;
@@ -165,13 +179,20 @@ export class OutputGate {
 
   /** Sends all that is held, then opens; a packet sent meanwhile neither overtakes nor is left behind. */
   openAndRelease(): Released {
+    return this.#releaseLocked(() => {
+      this.#store(WORD.armed, 0);
+      this.#store(WORD.mode, MODES.indexOf("open"));
+    });
+  }
+
+  /** Sends all that is held and does `then` before QEMU can add to it. */
+  #releaseLocked(then: () => void = () => undefined): Released {
     // Most of it without the lock, so that QEMU is kept waiting for a few packets only.
     const first = this.releaseAll();
     this.#waitForLock(() => Atomics.compareExchange(this.#words, WORD.lock, LOCK.free, LOCK.engine) === LOCK.free);
     try {
       const rest = this.releaseAll();
-      this.#store(WORD.armed, 0);
-      this.#store(WORD.mode, MODES.indexOf("open"));
+      then();
       return {
         packets: first.packets + rest.packets,
         bytes: first.bytes + rest.bytes,

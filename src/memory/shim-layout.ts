@@ -3,7 +3,7 @@
  * meaning of their values. Both files change together, with SHIM_VERSION.
  */
 export const SHIM_MAGIC = 0x4e525754;
-export const SHIM_VERSION = 1;
+export const SHIM_VERSION = 2;
 /** The memfd of the shim, as /proc/PID/fd shows it. */
 export const SHIM_LINK = "/memfd:twinrun-shim (deleted)";
 
@@ -31,9 +31,10 @@ export const WORD = {
   released: 32,
   tail: 33,
   packetsOut: 34,
+  leasedUntil: 35,
 } as const;
 
-export const MODES = ["open", "held", "closed"] as const;
+export const MODES = ["open", "held", "closed", "leased"] as const;
 export type OutputMode = (typeof MODES)[number];
 
 export const LOCK = { free: 0, qemu: 1, engine: 2 } as const;

@@ -12,7 +12,7 @@
  *                                  at least every 5 s: an engine silent for 30 s hangs and is killed
  *   engine -> fault, repaired      what of this side fails, each time it is seen, and what works again (faults.ts)
  *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
- *   agent  -> retuned              the latency contract or detection time changed, or a whole copy is asked for
+ *   agent  -> retuned              the mode, the latency contract or the detection time changed, or a whole copy is asked for
  *   agent  -> quorumChanged        the quorum's endpoints changed; everything else needs a new engine
  *   agent  -> moveQuorum           the other quorum is to be in force; trouble says why it is not
  *   agent  -> force                a person makes this side the owner; what the quorum says to that comes by the next report
@@ -30,6 +30,8 @@ import { type Override, type QuorumSeat } from "./quorum-record.ts";
 
 /** Who makes this side the owner, why and when; `term` is the latest that anybody has reported. */
 export type OverrideOrder = Override;
+
+import { type AvailabilityMode } from "./messages.ts";
 
 export type Link = { readonly name: string; readonly localHost: string; readonly peerHost: string };
 export type TlsFiles = { readonly certPath: string; readonly keyPath: string; readonly caPath: string };
@@ -80,7 +82,7 @@ export type Quorums = { readonly preferred: readonly Endpoint[]; readonly altern
 /** One guest on this node. */
 export type GuestAssignment = {
   readonly guest: string;
-  readonly mode: "FaultTolerant";
+  readonly mode: AvailabilityMode;
   readonly peerNode: string;
   /** The node that creates the quorum record when there is none. */
   readonly firstPrimary: string;
@@ -132,7 +134,8 @@ export type FoundGuest = {
 // What the engine tells its agent.
 
 export type EngineRole = "starting" | "primary" | "standby" | "fenced";
-export type OutputMode = "open" | "held" | "closed";
+/** `leased`: open for as long as the standby is heard from. */
+export type OutputMode = "open" | "held" | "closed" | "leased";
 
 /** Parts of a checkpoint. The guest stands still in all of `pause`; `ship` and `acknowledge` run beside it. */
 export type CheckpointPhase =
@@ -268,6 +271,7 @@ export type AgentMessage =
   | { readonly tag: "guestDied"; readonly pid: number }
   | {
       readonly tag: "retuned";
+      readonly mode: AvailabilityMode;
       readonly checkpoint: CheckpointContract;
       readonly failover: FailoverTiming;
       readonly fullResync?: string | undefined;

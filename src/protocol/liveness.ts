@@ -57,6 +57,11 @@ export function noteHeartbeat(
   return { ...liveness, [link]: { ...state, heardAtMs: nowMs, heardSequence: heartbeat.sequence, rttMs } };
 }
 
+/** When this side sent what `heartbeat` echoes: that the peer was there after that moment is certain, and of no later one. */
+export function echoedAtMs(liveness: Liveness, link: string, heartbeat: { readonly echo: number }): number | undefined {
+  return liveness[link]?.sent.find(({ sequence }) => sequence === heartbeat.echo)?.atMs;
+}
+
 /** Time in which this side could not have heard anything, because it stood still itself. */
 export function excuse(liveness: Liveness, standstillMs: number): Liveness {
   const excused = Object.entries(liveness).map(([link, state]) => {

@@ -160,6 +160,7 @@ const aBasis = aVariant<SyncBasis>({
   delta: { session: aName, epoch: aNumber },
   hashes: {},
   full: {},
+  firmware: {},
 });
 
 const aRefusalCode = aWord<RefusalCode>({

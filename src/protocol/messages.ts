@@ -17,7 +17,10 @@
  */
 
 /** A frame format or a meaning changed: other numbers do not talk to one another. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
+
+/** What a failure costs the guest: nothing at all, or a boot on the other node. */
+export type AvailabilityMode = "FaultTolerant" | "HighAvailability";
 
 export type NodeName = string;
 /** One synchronisation of one standby; chosen by the primary, never used twice for a guest (term, then a count). */
@@ -49,7 +52,9 @@ export type RefusalCode =
 export type SyncBasis =
   | { readonly tag: "delta"; readonly session: SessionId; readonly epoch: number }
   | { readonly tag: "hashes" }
-  | { readonly tag: "full" };
+  | { readonly tag: "full" }
+  /** Of memory only what a boot needs: the session is one of HighAvailability. */
+  | { readonly tag: "firmware" };
 
 export type Message =
   | {

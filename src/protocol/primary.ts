@@ -12,6 +12,10 @@
  * A side that is to be released gives a standby up as if it were lost, and from `alone` ends: its output is open, and nobody else
  * may take over until an engine of this side declares again.
  *
+ * In a session of HighAvailability the guest is paused and its output held at a loss, before the quorum is asked; it goes on with
+ * the grant alone. A switchover copies its memory first, and from then on the session is one of FaultTolerant. So it is when that
+ * becomes the mode; the other way round the standby is given up and synchronised anew, by the difference.
+ *
  * "Lost" is the end of the link that carries the data, a standby that calls itself stale, or an epoch that waits too long for
  * its acknowledgement. Then the primary holds its output and asks the quorum; it never decides by itself.
  *
@@ -20,11 +24,12 @@
  * The change of mind is safe because every request names the version it was made on: of the two, one is refused.
  */
 import { unreachable } from "../lib/assert.ts";
-import { type Holding, type Message, PROTOCOL_VERSION } from "./messages.ts";
+import { type Message, PROTOCOL_VERSION } from "./messages.ts";
 import {
   type EpochProgress,
   type FoundGuestState,
   type PrimarySide,
+  type LastHeld,
   type PrimaryState,
   type SideEvent,
 } from "./side-state.ts";
@@ -40,9 +45,11 @@ type Session = In<"declaring"> | In<"protected"> | In<"handingOver">;
  */
 export function enterOwner(draft: Draft, found: FoundGuestState): Draft {
   if (found === "running") {
-    // The engine before us may have died between stopping the guest and letting it go on.
-    draft.add({ tag: "resumeGuest" }, { tag: "openLinks", as: "dial" });
-    return arbitrate(draft, null, false);
+    // Its output may still be open. In HighAvailability the standby may boot it; else the engine before us may have died between
+    // stopping the guest and letting it go on.
+    const mayBootElsewhere = draft.side.mode === "HighAvailability" && draft.side.record?.peerState === "InSync";
+    draft.add({ tag: "holdOutput" }, { tag: mayBootElsewhere ? "pauseGuest" : "resumeGuest" });
+    return arbitrate(draft.add({ tag: "openLinks", as: "dial" }), null, mayBootElsewhere);
   }
   if (draft.side.record?.peerState === "InSync") {
     // The standby may hold the memory that is lost here: it is better than our disks alone.
@@ -52,7 +59,7 @@ export function enterOwner(draft: Draft, found: FoundGuestState): Draft {
 }
 
 /** The guest runs here, the quorum knows that no other may, and a standby is wanted. */
-export function enterAlone(draft: Draft, last: Holding | null): Draft {
+export function enterAlone(draft: Draft, last: LastHeld | null): Draft {
   return greetAll(draft.becomePrimary({ tag: "alone", last }).add({ tag: "openOutput" }));
 }
 
@@ -198,19 +205,22 @@ function beginSync(
   draft: Draft,
   link: string,
   welcome: Extract<Message, { tag: "welcome" }>,
-  from: { readonly last: Holding | null; readonly held: boolean },
+  from: { readonly last: LastHeld | null; readonly held: boolean },
 ): Draft {
+  const { mode } = draft.side;
   const sessionCount = draft.side.sessionCount + 1;
   const term = draft.side.record?.term ?? 0;
   const session = `${term.toString()}.${draft.side.nonce}.${sessionCount.toString()}`;
   const { holds } = welcome;
   // Only what was dirtied since the last session's acknowledged epoch is known; an epoch acknowledged unheard is newer still.
   const isKnown = holds !== null && from.last?.session === holds.session && holds.epoch >= from.last.epoch;
-  const ram = isKnown ? ({ tag: "delta", ...holds } as const) : ({ tag: "full" } as const);
-  const disks = isKnown && welcome.disksKnown ? ram : ({ tag: "hashes" } as const);
+  const delta = isKnown ? ({ tag: "delta", ...holds } as const) : undefined;
+  const memory = from.last?.mode === "FaultTolerant" && delta !== undefined ? delta : ({ tag: "full" } as const);
+  const ram = mode === "FaultTolerant" ? memory : ({ tag: "firmware" } as const);
+  const disks = delta !== undefined && welcome.disksKnown ? delta : ({ tag: "hashes" } as const);
   return draft
     .set({ sessionCount })
-    .becomePrimary({ tag: "syncing", session, link, held: from.held, copied: false })
+    .becomePrimary({ tag: "syncing", session, link, mode, held: from.held, copied: false })
     .send(link, { tag: "syncBegin", session, ram, disks })
     .add({ tag: "beginSync", session, link, ram, disks });
 }
@@ -251,6 +261,7 @@ function whenFirstCaptured(draft: Draft, epoch: number, state: In<"syncing">): D
       tag: "declaring",
       session: state.session,
       link: state.link,
+      mode: state.mode,
       held: state.held,
       epochs,
       asked: false,
@@ -286,7 +297,13 @@ function whileDeclaring(draft: Draft, event: SideEvent, state: In<"declaring">):
       return whenAcked(draft, event.message, state, (epochs) => {
         const next = { ...state, epochs, asked: true };
         draft.becomePrimary(next);
-        return state.asked ? draft : draft.askFor({ tag: "declareInSync", epoch: epochs.acked });
+        if (state.asked) {
+          return draft;
+        }
+        if (state.mode === "HighAvailability") {
+          draft.add({ tag: "leaseOutput" }); // Asked, it may be granted whatever we hear.
+        }
+        return draft.askFor({ tag: "declareInSync", epoch: epochs.acked });
       });
     case "quorumAnswered":
       return whenDeclareAnswered(draft, event, state);
@@ -305,12 +322,11 @@ function whenDeclareAnswered(draft: Draft, event: Answer, state: In<"declaring">
   }
   switch (event.outcome.tag) {
     case "granted": {
-      const { session, link, epochs } = state;
+      const { session, link, mode, epochs } = state;
       const { version } = event.outcome.record;
-      return draft
-        .forgetAsk()
-        .becomePrimary({ tag: "protected", session, link, epochs })
-        .send(link, { tag: "inSync", session, epoch: epochs.acked, version });
+      const next = { tag: "protected", session, link, mode, epochs } as const;
+      draft.forgetAsk().becomePrimary(next).send(link, { tag: "inSync", session, epoch: epochs.acked, version });
+      return followMode(draft, next);
     }
     case "refused":
       return ownsStill(draft) ? draft.askFor({ tag: "declareInSync", epoch: state.epochs.acked }) : fence(draft);
@@ -328,14 +344,47 @@ function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">):
       return whenCaptured(draft, event, state);
     case "received":
       return whenAcked(draft, event.message, state, (epochs) => draft.becomePrimary({ ...state, epochs }));
+    case "modeAsked":
+      return followMode(draft, state);
+    case "copied":
+      return isCopyOfMemory(draft, event, state) ? startCheckpoints(draft, state) : draft;
     case "switchoverAsked":
     case "stopAsked":
-      return draft
-        .becomePrimary({ ...state, tag: "handingOver", finalEpoch: 0, asked: false, lost: false })
-        .add({ tag: "captureFinal" });
+      draft.becomePrimary({ ...state, tag: "handingOver", finalEpoch: 0, asked: false, lost: false });
+      return draft.add(
+        state.mode === "HighAvailability" ? { tag: "copyMemory", session: state.session } : { tag: "captureFinal" },
+      );
     default:
       return draft;
   }
+}
+
+/** From a session of the other mode to one of ours, the guest running. */
+function followMode(draft: Draft, state: In<"protected">): Draft {
+  if (state.mode === draft.side.mode) {
+    return draft;
+  }
+  return state.mode === "HighAvailability"
+    ? draft.add({ tag: "copyMemory", session: state.session })
+    : whenLostInSession(draft, state, true);
+}
+
+/** Of a session that is already a FaultTolerant one, or shall not become one any more, it is nothing new. */
+function isCopyOfMemory(
+  draft: Draft,
+  event: Extract<SideEvent, { tag: "copied" }>,
+  state: In<"protected"> | In<"handingOver">,
+): boolean {
+  const isWanted = state.tag === "handingOver" || draft.side.mode === "FaultTolerant";
+  return event.session === state.session && state.mode === "HighAvailability" && isWanted;
+}
+
+/** The standby has the guest's memory but for what the next epoch brings: from here on this is a session of FaultTolerant. */
+function startCheckpoints(draft: Draft, state: In<"protected"> | In<"handingOver">): Draft {
+  const first = draft.side.epoch + 1;
+  return draft
+    .becomePrimary({ ...state, mode: "FaultTolerant", epochs: { ...state.epochs, first } })
+    .add({ tag: "startEpochs", session: state.session, first });
 }
 
 function whenCaptured(draft: Draft, event: Extract<SideEvent, { tag: "captured" }>, state: Session): Draft {
@@ -377,12 +426,21 @@ function isLoss(event: SideEvent, state: { readonly session: string; readonly li
 }
 
 function whenLostInSession(draft: Draft, state: Session, mayBeInSync: boolean): Draft {
-  const { session, epochs } = state;
-  // A first epoch that was never acknowledged leaves nothing that the standby is known to hold.
-  const last = epochs.acked >= epochs.first ? { session, epoch: epochs.acked } : null;
+  const { session, epochs, mode } = state;
+  const last = lastOf(state);
+  const mustStand = mayBeInSync && mode === "HighAvailability";
+  if (mustStand) {
+    // In this order: the end of the session answers writes that the standby may lack.
+    draft.add({ tag: "holdOutput" }, { tag: "pauseGuest" });
+  }
   draft.forgetAsk().disarm("ackOverdue").add({ tag: "endSession", session, acked: epochs.acked });
   closeData(draft, state.link);
-  return mayBeInSync ? arbitrate(draft, last, false) : enterAlone(draft, last);
+  return mayBeInSync ? arbitrate(draft, last, mustStand) : enterAlone(draft, last);
+}
+
+/** A first epoch that was never acknowledged leaves nothing that the standby is known to hold. */
+function lastOf({ session, epochs, mode }: Session): LastHeld | null {
+  return epochs.acked >= epochs.first ? { session, epoch: epochs.acked, mode } : null;
 }
 
 /** The stream's link is dialled anew, so that nothing of the old session can follow. */
@@ -392,7 +450,7 @@ function closeData(draft: Draft, link: string): Draft {
     : draft;
 }
 
-function arbitrate(draft: Draft, last: Holding | null, paused: boolean): Draft {
+function arbitrate(draft: Draft, last: LastHeld | null, paused: boolean): Draft {
   draft.becomePrimary({ tag: "arbitrating", last, paused });
   if (mayYield(draft)) {
     draft.forgetAsk().arm("yield");
@@ -420,7 +478,10 @@ function whileArbitrating(draft: Draft, event: SideEvent, state: In<"arbitrating
       }
       return event.timer === "retry" ? askAgain(draft) : draft;
     case "received":
-      return event.message.tag === "welcome" ? whenBackBeforeQuorum(draft, event.link, event.message, state) : draft;
+      // In HighAvailability there is no way to run with the output held.
+      return event.message.tag === "welcome" && draft.side.mode === "FaultTolerant"
+        ? whenBackBeforeQuorum(draft, event.link, event.message, state)
+        : draft;
     case "stopAsked":
       return draft.end("stopped", "asked to stop while waiting for the quorum");
     default:
@@ -469,11 +530,13 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
     }
     return whenLostInSession(draft, state, true).becomePrimary({
       tag: "arbitrating",
-      last: { session: state.session, epoch: state.epochs.acked },
+      last: lastOf(state),
       paused: true,
     });
   }
   switch (event.tag) {
+    case "copied":
+      return isCopyOfMemory(draft, event, state) ? startCheckpoints(draft.add({ tag: "captureFinal" }), state) : draft;
     case "captured":
       whenCaptured(draft, event, state);
       return event.final && event.session === state.session
@@ -510,7 +573,7 @@ function whenHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOve
       }
       draft.add({ tag: "endSession", session, acked: epochs.acked });
       closeData(draft, link);
-      return arbitrate(draft.forgetAsk(), { session, epoch: epochs.acked }, true);
+      return arbitrate(draft.forgetAsk(), lastOf(state), true);
     default:
       return draft.arm("retry");
   }
@@ -520,7 +583,7 @@ function whenHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOve
 function whenLostHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOver">): Draft {
   switch (event.outcome.tag) {
     case "granted":
-      enterAlone(draft.forgetAsk(), { session: state.session, epoch: state.epochs.acked });
+      enterAlone(draft.forgetAsk(), lastOf(state));
       return draft.add({ tag: "resumeGuest" });
     case "refused":
       return ownsStill(draft) ? askToRunAlone(draft) : fence(draft);

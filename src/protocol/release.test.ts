@@ -15,6 +15,7 @@ const record: QuorumRecord = {
   lastRequestId: "x",
 };
 const session = "2.n.1";
+const mode = "FaultTolerant";
 const epochs = { first: 5, captured: 9, acked: 8 };
 
 function sideIn(state: PrimaryState): Side {
@@ -29,6 +30,7 @@ function sideIn(state: PrimaryState): Side {
     node: "a",
     peer: "b",
     createsRecord: true,
+    mode,
     nonce: "n",
   });
   return {
@@ -77,6 +79,7 @@ describe("the owner that is to release its guest", () => {
         tag: "syncing",
         session,
         link: "one",
+        mode,
         held: false,
         copied: true,
       }),
@@ -87,7 +90,7 @@ describe("the owner that is to release its guest", () => {
   });
 
   test("gives a standby in sync up first: the quorum's leave, then output, then the end", () => {
-    const asked = tell(sideIn({ tag: "protected", session, link: "one", epochs }), release);
+    const asked = tell(sideIn({ tag: "protected", session, link: "one", mode, epochs }), release);
     expect(asked.side.state).toMatchObject({
       role: "primary",
       tag: "arbitrating",
@@ -118,6 +121,7 @@ describe("the owner that is to release its guest", () => {
         tag: "declaring",
         session,
         link: "one",
+        mode,
         held: false,
         epochs,
         asked: true,
@@ -144,11 +148,12 @@ describe("the owner that is to release its guest", () => {
 
   test.each<PrimaryState>([
     { tag: "arbitrating", last: null, paused: false },
-    { tag: "syncing", session, link: "one", held: true, copied: false },
+    { tag: "syncing", session, link: "one", mode, held: true, copied: false },
     {
       tag: "handingOver",
       session,
       link: "one",
+      mode,
       epochs,
       finalEpoch: 0,
       asked: false,

@@ -15,7 +15,7 @@ function start(node: string, peer: string, found: "running" | "none", stored: Qu
     { tag: "started", found, shape: found === "none" ? null : shape },
     { tag: "recordRead", record: stored },
   ];
-  const fresh = startSide({ guest: "web", node, peer, createsRecord: false, nonce: "n" });
+  const fresh = startSide({ guest: "web", node, peer, createsRecord: false, mode: "FaultTolerant", nonce: "n" });
   return events.reduce((side, event) => step(side, event).side, fresh);
 }
 

@@ -6,6 +6,7 @@
  * armed timer fire at any moment; liveness.ts, which has the clock, turns heartbeats into `linkUp` and `linkDown`.
  */
 import {
+  type AvailabilityMode,
   type Holding,
   type MachineShape,
   type Message,
@@ -47,42 +48,40 @@ export type Ask = {
   readonly mayBeDelivered: boolean;
 };
 
-/** The epochs of a session as the primary sees them; `first` is the one that made the standby's state complete. */
+/**
+ * The epochs of a session as the primary sees them; `first` is the one that made the standby's state complete. In a session of
+ * HighAvailability an epoch is some writes of the guest, which have their answer when it is acknowledged.
+ */
 export type EpochProgress = { readonly first: number; readonly captured: number; readonly acked: number };
+
+/** What the last session's standby is known to hold; of a session of HighAvailability that is the disks alone. */
+export type LastHeld = Holding & { readonly mode: AvailabilityMode };
+
+type InSession = { readonly session: SessionId; readonly link: string; readonly mode: AvailabilityMode };
 
 export type PrimaryState =
   /** The quorum knows that nobody else may run: output passes. */
-  | { readonly tag: "alone"; readonly last: Holding | null }
+  | { readonly tag: "alone"; readonly last: LastHeld | null }
   /** First copy or resync, the guest running. `held`: still without the quorum's leave to run alone, output stays held. */
-  | {
-      readonly tag: "syncing";
-      readonly session: SessionId;
-      readonly link: string;
-      readonly held: boolean;
-      readonly copied: boolean;
-    }
+  | (InSession & { readonly tag: "syncing"; readonly held: boolean; readonly copied: boolean })
   /** Epochs run, the quorum has not said InSync yet. `asked`: it may have. */
-  | {
+  | (InSession & {
       readonly tag: "declaring";
-      readonly session: SessionId;
-      readonly link: string;
       readonly held: boolean;
       readonly epochs: EpochProgress;
       readonly asked: boolean;
-    }
-  | { readonly tag: "protected"; readonly session: SessionId; readonly link: string; readonly epochs: EpochProgress }
+    })
+  | (InSession & { readonly tag: "protected"; readonly epochs: EpochProgress })
   /** The standby is lost, the quorum asked for leave to run alone; output held. */
-  | { readonly tag: "arbitrating"; readonly last: Holding | null; readonly paused: boolean }
+  | { readonly tag: "arbitrating"; readonly last: LastHeld | null; readonly paused: boolean }
   /** Planned switchover: the guest stands still at `epoch` (0 until captured). */
-  | {
+  | (InSession & {
       readonly tag: "handingOver";
-      readonly session: SessionId;
-      readonly link: string;
       readonly epochs: EpochProgress;
       readonly finalEpoch: number;
       readonly asked: boolean;
       readonly lost: boolean;
-    }
+    })
   /** Owner of the last term, its guest gone, the record InSync: a standby that holds the memory goes first. */
   | { readonly tag: "coldWaiting"; readonly asking: boolean }
   /** Starting the guest from its own disks. */
@@ -119,6 +118,8 @@ export type Side = {
   readonly peer: string;
   /** Whether this node creates the record when there is none. */
   readonly createsRecord: boolean;
+  /** What is asked for now; a session that runs may still be of the other. */
+  readonly mode: AvailabilityMode;
   /** Different for every engine process; part of request ids. */
   readonly nonce: string;
   /** The newest record this side has seen. */
@@ -163,7 +164,7 @@ export type SideEvent =
   | { readonly tag: "linkUp"; readonly link: string }
   | { readonly tag: "linkDown"; readonly link: string; readonly by: LostBy }
   | { readonly tag: "received"; readonly link: string; readonly message: Message }
-  /** Primary: the copy of `beginSync` has caught up; what is left goes with the first epoch. */
+  /** Primary: the copy of `beginSync` or `copyMemory` has caught up; what is left goes with the first epoch. */
   | { readonly tag: "copied"; readonly session: SessionId }
   /** Primary: the guest was stopped, everything of the epoch copied out, its output marked; shipping has begun. */
   | { readonly tag: "captured"; readonly session: SessionId; readonly epoch: number; readonly final: boolean }
@@ -175,6 +176,7 @@ export type SideEvent =
   | { readonly tag: "activateFailed" }
   | { readonly tag: "healthChanged"; readonly isImpaired: boolean }
   | { readonly tag: "switchoverAsked" }
+  | { readonly tag: "modeAsked"; readonly mode: AvailabilityMode }
   /**
    * The guest is to run on here without a pair, for good. Said again after every event while it is wanted and the quorum can be
    * reached: only who may let its output go unheld ends by it, and a protected side has to give its standby up first.
@@ -206,6 +208,10 @@ export type Effect =
   | { readonly tag: "resumeGuest" }
   /** Let everything held leave, in order, and everything later pass. */
   | { readonly tag: "openOutput" }
+  /** Hold what the guest sends from now on. */
+  | { readonly tag: "holdOutput" }
+  /** Let output pass for as long as the standby is certain to have been heard from, and not a moment longer; see output-gate.ts. */
+  | { readonly tag: "leaseOutput" }
   | { readonly tag: "releaseOutput"; readonly throughEpoch: number }
   /** Throw away what is held; nothing leaves any more. */
   | { readonly tag: "discardOutput" }
@@ -217,7 +223,13 @@ export type Effect =
       readonly ram: SyncBasis;
       readonly disks: SyncBasis;
     }
-  /** Take epochs from `first` on, each answered by `captured`. Output is held from the stop of the first one on. */
+  /** HighAvailability: copy the guest's memory too while it runs and its writes go on as before, answered by `copied`. */
+  | { readonly tag: "copyMemory"; readonly session: SessionId }
+  /**
+   * Take epochs from `first` on, each answered by `captured`. Output is held from the stop of the first one on, or at once where
+   * `copyMemory` came before. In a session of HighAvailability an epoch is what the guest wrote since the one before; no write of
+   * the guest is answered before `releaseOutput` of its epoch, or the end of the session.
+   */
   | { readonly tag: "startEpochs"; readonly session: SessionId; readonly first: number }
   /** Take one more epoch at once, answered by `captured` with `final`, and leave the guest stopped. */
   | { readonly tag: "captureFinal" }
@@ -229,7 +241,7 @@ export type Effect =
   | { readonly tag: "commitEpoch"; readonly epoch: number }
   /** Standby: throw away what has arrived of epochs that are not whole. */
   | { readonly tag: "discardStaged" }
-  /** Feed the device state of `epoch` and let the guest run, output held until `activated`. */
+  /** Let the guest run from `epoch`, or boot it from the disks of a session without memory; output held until `activated`. */
   | { readonly tag: "activate"; readonly epoch: number; readonly term: number }
   /** A refusal that a person has to know of. */
   | { readonly tag: "reportRefusal"; readonly code: RefusalCode; readonly message: string }

@@ -15,6 +15,15 @@
  * - Otherwise output leaves only up to an epoch that the standby acknowledged in this session.
  * - A standby asks for the guest only with a complete state, and drops that claim before its first byte is overwritten.
  * - Terms and epochs never go back.
+ *
+ * A session of HighAvailability copies disks and no memory. Its epochs are the guest's writes as they come, and what waits for an
+ * acknowledgement is the answer to a write, not what the guest sends. What it rests on:
+ * - The guest learns that a write is done only when the standby has it, or while its output is held (so nobody can be told), or when
+ *   the record says Stale and names us. So a standby that boots has every write that anybody outside could have heard of.
+ * - Output passes by a lease that ends before the standby's patience does (timing.ts), whatever becomes of the engine; at a loss it
+ *   is held and the guest paused, before the quorum is asked. This is the one rule that needs clocks that run equally fast, and
+ *   only for what the guest says from memory: of a write its lease says nothing that the standby does not know.
+ * - A standby with the disks alone has a claim like any other, and boots the guest instead of letting it go on.
  */
 import { unreachable } from "../lib/assert.ts";
 import { type QuorumRecord } from "./quorum-record.ts";
@@ -23,7 +32,7 @@ import { enterStandby, stepStandby } from "./standby.ts";
 import { type PrimarySide, type Side, type SideEvent, type StandbySide, type Step } from "./side-state.ts";
 import { Draft } from "./step.ts";
 
-export type SideIdentity = Pick<Side, "guest" | "node" | "peer" | "createsRecord" | "nonce">;
+export type SideIdentity = Pick<Side, "guest" | "node" | "peer" | "createsRecord" | "mode" | "nonce">;
 
 /** A side before its first event. */
 export function startSide(identity: SideIdentity): Side {
@@ -80,6 +89,8 @@ function note(side: Side, event: SideEvent): Side {
       return noteAnswer(side, event);
     case "healthChanged":
       return { ...side, isImpaired: event.isImpaired };
+    case "modeAsked":
+      return { ...side, mode: event.mode };
     default:
       return side;
   }

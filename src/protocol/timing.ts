@@ -14,6 +14,10 @@
  *   standby, impaired   1098 ms
  *
  * This decides who is likely to win, never who may: that is the quorum's.
+ *
+ * In HighAvailability output passes by a lease of `leaseMs`, counted from when the primary sent what the standby's last heartbeat
+ * echoes, so from before the standby's silence began. It is over before that silence and the grace are, by a quarter of the timeout;
+ * a standby whose links were closed waits longer than it for that reason.
  */
 import { type LostBy, type TimerName } from "./side-state.ts";
 
@@ -29,6 +33,9 @@ export type Timing = {
   readonly graceClosedImpairedMs: number;
   readonly yieldSilentMs: number;
   readonly yieldClosedMs: number;
+  /** The same while the other side's output passes by a lease. */
+  readonly graceLeasedMs: number;
+  readonly leaseMs: number;
   readonly ackOverdueMs: number;
   readonly heldTooLongMs: number;
   readonly coldGraceMs: number;
@@ -51,6 +58,8 @@ export function planTiming(detectionTimeoutMs: number = DETECTION_TIMEOUT_MS): T
     graceClosedImpairedMs: 300,
     yieldSilentMs: Math.round(detectionTimeoutMs * 0.5) + 150,
     yieldClosedMs: 150,
+    graceLeasedMs: Math.round(detectionTimeoutMs * 0.83),
+    leaseMs: Math.round(detectionTimeoutMs * 0.6),
     ackOverdueMs: Math.max(1000, detectionTimeoutMs * 2),
     heldTooLongMs: 2_000,
     coldGraceMs: 5_000,
@@ -64,7 +73,13 @@ export function planTiming(detectionTimeoutMs: number = DETECTION_TIMEOUT_MS): T
 export function timerMs(
   timing: Timing,
   timer: TimerName,
-  context: { readonly attempt: number; readonly lostBy: LostBy; readonly isImpaired?: boolean | undefined },
+  context: {
+    readonly attempt: number;
+    readonly lostBy: LostBy;
+    readonly isImpaired?: boolean | undefined;
+    /** Standby: the other side's output passes by a lease. */
+    readonly isLeased?: boolean | undefined;
+  },
 ): number {
   switch (timer) {
     case "retry":
@@ -84,10 +99,11 @@ export function timerMs(
   }
 }
 
-function graceMs(timing: Timing, { lostBy, isImpaired = false }: Parameters<typeof timerMs>[2]): number {
+function graceMs(timing: Timing, { lostBy, isImpaired, isLeased }: Parameters<typeof timerMs>[2]): number {
+  const closedMs = isLeased === true ? timing.graceLeasedMs : timing.graceClosedMs;
   const [healthyMs, impairedMs] =
     lostBy === "closed"
-      ? [timing.graceClosedMs, timing.graceClosedImpairedMs]
+      ? [closedMs, Math.max(closedMs, timing.graceClosedImpairedMs)]
       : [timing.graceSilentMs, timing.graceSilentImpairedMs];
-  return isImpaired ? impairedMs : healthyMs;
+  return isImpaired === true ? impairedMs : healthyMs;
 }

@@ -1,7 +1,7 @@
 /**
  * What an engine writes of its machine, so that a real run can be replayed through the same step functions (test/traces).
  *
- * JSON lines. The first of each engine process: {"trace":1,"atMs","side"} with the side before its first event; then one line an
+ * JSON lines. The first of each engine process: {"trace":2,"atMs","side"} with the side before its first event; then one line an
  * event: {"atMs","event","state","epoch","effects"} with the tag of the state after it and the tags of the effects.
  * Times are of the host's wall clock, for people; no check reads them.
  *
@@ -13,7 +13,7 @@ import { parseMessageText } from "./message-codec.ts";
 import { startSide } from "./side.ts";
 import { type Effect, type Side, type SideEvent } from "./side-state.ts";
 
-export const TRACE_VERSION = 1;
+export const TRACE_VERSION = 2;
 
 export type TraceHead = { readonly trace: number; readonly atMs: number; readonly side: Side };
 export type TraceEvent = {
@@ -185,6 +185,7 @@ const isOutcome: Check = (value, path) => {
   })(value, path);
 };
 
+const isMode = isOneOf("FaultTolerant", "HighAvailability");
 const eventChecks: { readonly [Tag in SideEvent["tag"]]: Checks } = {
   started: { found: isOneOf("none", "incoming", "running"), shape: isNullOr(isShape) },
   recordRead: { record: isNullOr(isRecord) },
@@ -205,6 +206,7 @@ const eventChecks: { readonly [Tag in SideEvent["tag"]]: Checks } = {
   activateFailed: {},
   healthChanged: { isImpaired: isBoolean },
   switchoverAsked: {},
+  modeAsked: { mode: isMode },
   releaseAsked: {},
   stopAsked: {},
   timerFired: { timer: isOneOf("retry", "look", "grace", "yield", "ackOverdue", "heldTooLong", "coldGrace") },
@@ -224,12 +226,13 @@ function parseHead(fields: Fields): TraceLine {
   }
   isObjectOf({ trace: isCount, atMs: isTime, side: parseFields })(fields, "line");
   const side = parseFields(fields["side"], "line.side");
-  const { guest, node, peer, nonce, createsRecord } = side;
+  const { guest, node, peer, nonce, createsRecord, mode } = side;
   [guest, node, peer, nonce].forEach((name) => {
     isText(name, "line.side");
   });
   isBoolean(createsRecord, "line.side.createsRecord");
-  const fresh = startSide({ guest, node, peer, nonce, createsRecord } as Parameters<typeof startSide>[0]);
+  isMode(mode, "line.side.mode");
+  const fresh = startSide({ guest, node, peer, nonce, createsRecord, mode } as Parameters<typeof startSide>[0]);
   for (const key of new Set([...Object.keys(side), ...Object.keys(fresh)])) {
     if (JSON.stringify(side[key]) !== JSON.stringify((fresh as Fields)[key])) {
       throw bad(`line.side.${key.slice(0, 64)}`, "is not that of a side before its first event");

@@ -10,7 +10,8 @@
  *   target when the guest is told that it is done; so when QEMU has stopped, none is under way.
  * - What the disk held before is not copied: that is the engine's, which can compare and skip.
  * - A target that fails (an error, a closed connection) never fails a guest's write. The job is paused then, each further
- *   write reaches the disk only, and `ended` tells; stop must be called all the same.
+ *   write reaches the disk only, and `ended` tells; stop must be called all the same. After a closed connection QEMU looks for the
+ *   target for `reconnectSeconds` before; writes wait meanwhile.
  * - A target that answers nothing blocks the guest's writes and, with them, QEMU's next stop and its main loop. Whoever
  *   serves the target closes the connection before it calls stop; a process that hangs has to be killed. `cut` breaks the
  *   connection from QEMU's end, out of band; that does not help when the socket's buffer is full, because QEMU then waits
@@ -41,6 +42,8 @@ export type MirrorOptions = {
   /** The unix socket of the NBD server. */
   readonly socketPath: string;
   readonly exportName?: string;
+  /** How long the guest's writes wait for a target that closed the connection, before they reach the disk alone; 0 unless told. */
+  readonly reconnectSeconds?: number;
 };
 export type MirrorEnd = { readonly tag: "stopped" } | { readonly tag: "failed"; readonly reason: string };
 export type MirrorFailureDetail =
@@ -82,6 +85,7 @@ export class DiskMirror {
         driver: "nbd",
         server: { type: "unix", path: options.socketPath },
         ...(options.exportName === undefined ? {} : { export: options.exportName }),
+        "reconnect-delay": options.reconnectSeconds ?? 0,
       });
       await qmp.execute("blockdev-mirror", {
         "job-id": names.job,

@@ -19,6 +19,7 @@
  * `-global migration.send-configuration=off`; give `machineType` where that was not set, and the section is put in:
  * after the 8 bytes of magic and version, 0x07, the length of the name as a big-endian u32, the name.
  */
+import { readFileSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { performance } from "node:perf_hooks";
 import { Failure } from "../lib/failure.ts";
@@ -42,13 +43,23 @@ export type ActivateOptions = {
   readonly machineType?: string;
   readonly timeoutMs?: number;
 };
+type Loaded = { readonly startedAtMs: number; readonly connectedAtMs: number };
+/** A file that this process and QEMU can both reach. */
+export type StateFile = { readonly own: string; readonly inQemu: string };
 export type ResizedNode = { readonly node: string; readonly bytes: number };
 
 const LOAD_TIMEOUT_MS = 10_000;
 const HEADER_BYTES = 8;
 const SECTION_CONFIGURATION = 0x07;
 /** Five announcements within half a second: switches learn the new place of the guest's addresses from the first. */
+/** Memory of the guest, or of its display, is at least that; firmware, ROMs and tables are less. */
+const BOOT_BLOCK_BYTES_MAX = 16 * 1024 * 1024;
 const ANNOUNCE = { initial: 20, max: 200, rounds: 5, step: 50 };
+
+/** Whether a machine that is switched on needs what its primary has in this RAM block. */
+export function isBootBlock({ bytes }: { readonly bytes: number }): boolean {
+  return bytes < BOOT_BLOCK_BYTES_MAX;
+}
 
 export class Standby {
   readonly #qmp: QmpClient;
@@ -82,19 +93,52 @@ export class Standby {
 
   /** Loads the state and lets the guest run. Call it only with the quorum's grant. */
   async activate(state: Buffer, options: ActivateOptions = {}): Promise<Activation> {
+    const loaded = await this.#load(state, options);
+    return this.#start(loaded);
+  }
+
+  /**
+   * Boots the guest from its disks, as a machine that was switched on. Call it only with the quorum's grant, and with the blocks of
+   * {@link isBootBlock} in place: a QEMU that waits for a migration leaves them empty.
+   *
+   * QEMU leaves its waiting only for a state. The one it is given is its own, of a machine that has not run yet, so nothing of the
+   * guest's memory is looked at; the reset after it lays out what a boot needs (kernel, ACPI tables).
+   */
+  async boot(file: StateFile, options: ActivateOptions = {}): Promise<Activation> {
+    rmSync(file.own, { force: true });
+    await this.#qmp.execute("xen-save-devices-state", { filename: file.inQemu, live: false });
+    const state = readFileSync(file.own);
+    rmSync(file.own, { force: true });
+    const loaded = await this.#load(state, options);
+    const reset = waitForReset(this.#qmp);
+    try {
+      await this.#qmp.execute("system_reset", {});
+      await reset.done;
+    } catch (error) {
+      throw loadFailed(error);
+    } finally {
+      reset.cancel();
+    }
+    return this.#start(loaded);
+  }
+
+  async #load(state: Buffer, options: ActivateOptions): Promise<Loaded> {
     const startedAtMs = performance.now();
     const loaded = waitForLoad(this.#qmp, options.timeoutMs ?? LOAD_TIMEOUT_MS);
-    let connectedAtMs: number;
     try {
       const socket = await connectTo(this.#incomingPath);
-      connectedAtMs = performance.now();
+      const connectedAtMs = performance.now();
       writeState(socket, state, options.machineType);
       await loaded.done;
+      return { startedAtMs, connectedAtMs };
     } catch (error) {
       throw loadFailed(error);
     } finally {
       loaded.cancel();
     }
+  }
+
+  async #start({ startedAtMs, connectedAtMs }: Loaded): Promise<Activation> {
     const loadedAtMs = performance.now();
     try {
       await this.#qmp.execute("cont", {});
@@ -185,6 +229,30 @@ function waitForLoad(qmp: QmpClient, timeoutMs: number): { readonly done: Promis
     };
   });
   done.catch(() => undefined); // A failed connect is told first; then nobody waits for this any more.
+  return { done, cancel };
+}
+
+/** The reset is made by QEMU's main loop, some time after it was asked for. */
+function waitForReset(qmp: QmpClient): { readonly done: Promise<void>; readonly cancel: () => void } {
+  let cancel = (): void => undefined;
+  const done = new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => {
+      reject(QmpFailure.timedOut("system_reset", LOAD_TIMEOUT_MS));
+    }, LOAD_TIMEOUT_MS);
+    const unsubscribe = qmp.onEvent(({ event }) => {
+      if (event === "RESET") {
+        resolve();
+      }
+    });
+    void qmp.closed.then((reason) => {
+      reject(QmpFailure.closed("system_reset", reason));
+    });
+    cancel = (): void => {
+      clearTimeout(timer);
+      unsubscribe();
+    };
+  });
+  done.catch(() => undefined);
   return { done, cancel };
 }
 

@@ -22,6 +22,8 @@ class Sink implements MirrorSink {
   readonly bytes: Buffer;
   writes = 0;
   full: Promise<void> | undefined;
+  /** Set, writes wait for it. */
+  unheard: Promise<void> | undefined;
 
   constructor(bytes: number) {
     this.bytes = Buffer.alloc(bytes);
@@ -34,6 +36,10 @@ class Sink implements MirrorSink {
 
   zeroDisk(_disk: number, offset: number, bytes: number): void {
     this.bytes.fill(0, offset, offset + bytes);
+  }
+
+  acknowledged(): Promise<void> | undefined {
+    return this.unheard;
   }
 
   room(): Promise<void> | undefined {

@@ -19,6 +19,7 @@ import {
   type TlsFiles,
   type TrackerMethod,
 } from "../../src/protocol/assignment.ts";
+import { type AvailabilityMode } from "../../src/protocol/messages.ts";
 import { readAgentStatus, requestSwitchover, type AgentStatus } from "./agent-client.ts";
 import { listGuestArguments, qemuBinary } from "./guests.ts";
 import { addressOf, readStartTime, type Lab } from "./hosts.ts";
@@ -38,6 +39,7 @@ const firstGuestPort = 7500;
 export type ClusterOptions = {
   readonly guests: readonly PlacedGuest[];
   readonly firstPrimary: PairHost;
+  readonly mode?: AvailabilityMode;
   readonly checkpoint?: Partial<CheckpointContract>;
   readonly failover?: Partial<FailoverTiming>;
   readonly tracker?: "auto" | TrackerMethod;
@@ -89,12 +91,14 @@ export class Cluster {
   readonly agents: Readonly<Record<PairHost, Supervised>>;
   readonly transitions: Readonly<Record<PairHost, TransitionLog>>;
   readonly #options: ClusterOptions;
+  #mode: AvailabilityMode;
 
   constructor(lab: Lab, options: ClusterOptions, tls: LabCertificates) {
     assert(existsSync(shimPath), `${shimPath} is missing: run "make build"`);
     this.lab = lab;
     this.guests = options.guests;
     this.#options = options;
+    this.#mode = options.mode ?? "FaultTolerant";
     this.tls = tls;
     this.quorum = new Supervised({
       lab,
@@ -340,6 +344,14 @@ export class Cluster {
   }
 
   /** Asks the agents to end, then takes what they left running (QEMU is meant to outlive them). */
+  /** As somebody would who edits the assignments of both nodes. */
+  setMode(mode: AvailabilityMode): void {
+    this.#mode = mode;
+    pairHosts.forEach((host) => {
+      this.#writeAssignments(host);
+    });
+  }
+
   async stop(): Promise<void> {
     await Promise.all([...pairHosts.map((host) => this.agents[host].stop("SIGKILL")), this.quorum.stop("SIGKILL")]);
   }
@@ -378,9 +390,8 @@ export class Cluster {
       cacheDirectory: join(this.lab.diskDirectory(host), "code-cache"),
       ...(this.#options.traceDirectory === undefined ? {} : { traceDirectory: this.#options.traceDirectory }),
     };
-    const guests = this.guests.map((guest) => this.#assign(host, guest));
     writeFileSync(join(etc, "agent.json"), JSON.stringify(config, null, 2));
-    writeFileSync(join(etc, "assignments.json"), JSON.stringify({ guests }, null, 2));
+    this.#writeAssignments(host);
     return new Supervised({
       lab: this.lab,
       host,
@@ -395,12 +406,18 @@ export class Cluster {
     return { ...usual, ...this.#options.checkpoint, ...change };
   }
 
+  #writeAssignments(host: PairHost): void {
+    const guests = this.guests.map((guest) => this.#assign(host, guest));
+    const path = join(this.lab.diskDirectory(host), "etc", "assignments.json");
+    writeFileSync(path, JSON.stringify({ guests }, null, 2));
+  }
+
   #assign(host: PairHost, guest: PlacedGuest): AssignmentFile["guests"][number] {
     const { firstPrimary, failover, tracker = "auto" } = this.#options;
     const spec = guest.specs[host];
     return {
       guest: guest.name,
-      mode: "FaultTolerant",
+      mode: this.#mode,
       peerNode: nodeName(otherHost(host)),
       firstPrimary: nodeName(firstPrimary),
       port: firstGuestPort + guest.index,

@@ -10,7 +10,7 @@ const small: Configuration = {
   name: "small",
   from: "protected",
   links: 1,
-  budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+  budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
   faults: ["linkLost"],
 };
 

@@ -1,4 +1,5 @@
 /** What the model explores: small worlds, each with its faults, together everything the rules are about. */
+import { type AvailabilityMode } from "../../src/protocol/messages.ts";
 import { explore, type Explored, isProtected } from "./explore.ts";
 import { fingerprintWorld } from "./fingerprint.ts";
 import { type Fault, listMoves, makeMove } from "./moves.ts";
@@ -8,6 +9,7 @@ import { type Budget, createWorld, type World } from "./world.ts";
 export type Configuration = {
   readonly name: string;
   readonly from: "nothing" | "protected";
+  readonly mode?: AvailabilityMode;
   readonly links: number;
   readonly budget: Budget;
   /** Where so much is broken at once that a guest may lose its memory. */
@@ -24,14 +26,14 @@ export const configurations: readonly Configuration[] = [
     from: "nothing",
     mayBootCold: true,
     links: 1,
-    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
     faults: [...crashes, ...quorum, "guestFailed"],
   },
   {
     name: "any fault",
     from: "protected",
     links: 1,
-    budget: { faults: 1, outputs: 1, epochs: 1, switchovers: 0, releases: 0 },
+    budget: { faults: 1, outputs: 1, epochs: 1, switchovers: 0, releases: 0, modes: 0 },
     faults: [...crashes, ...quorum, "haste", "applyFailed", "guestFailed", "shutDown"],
   },
   {
@@ -39,7 +41,7 @@ export const configurations: readonly Configuration[] = [
     from: "protected",
     mayBootCold: true,
     links: 1,
-    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 1, releases: 0 },
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 1, releases: 0, modes: 0 },
     faults: [...crashes, ...quorum, "haste", "applyFailed", "guestFailed"],
   },
   {
@@ -47,7 +49,7 @@ export const configurations: readonly Configuration[] = [
     from: "protected",
     mayBootCold: true,
     links: 1,
-    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 2 },
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 2, modes: 0 },
     // A release ends a link, so a standby's QEMU that dies unheard would be two faults: a difference may be sent to it in vain.
     faults: ["linkLost", "engineCrash"],
   },
@@ -55,7 +57,7 @@ export const configurations: readonly Configuration[] = [
     name: "links and quorum",
     from: "protected",
     links: 1,
-    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
     faults: ["linkLost", "answerLost", "duplicate"],
   },
   {
@@ -63,7 +65,7 @@ export const configurations: readonly Configuration[] = [
     from: "protected",
     mayBootCold: true,
     links: 1,
-    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
     faults: ["linkLost", "engineCrash", "haste"],
   },
   {
@@ -71,36 +73,89 @@ export const configurations: readonly Configuration[] = [
     from: "protected",
     mayBootCold: true,
     links: 1,
-    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
     faults: ["engineCrash", "guestCrash", "hostCrash", "applyFailed"],
   },
   {
     name: "impaired, and another quorum",
     from: "protected",
     links: 1,
-    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
     faults: ["linkLost", "impaired", "moved"],
   },
   {
     name: "two links",
     from: "protected",
     links: 2,
-    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0 },
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
     faults: ["linkLost", "engineCrash"],
+  },
+  {
+    name: "HighAvailability, start",
+    from: "nothing",
+    mode: "HighAvailability",
+    mayBootCold: true,
+    links: 1,
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
+    faults: [...crashes, ...quorum, "guestFailed"],
+  },
+  {
+    name: "HighAvailability, any fault",
+    from: "protected",
+    mode: "HighAvailability",
+    links: 1,
+    budget: { faults: 1, outputs: 2, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
+    faults: [...crashes, ...quorum, "applyFailed", "guestFailed", "shutDown"],
+  },
+  {
+    name: "HighAvailability, links and quorum",
+    from: "protected",
+    mode: "HighAvailability",
+    links: 1,
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
+    faults: ["linkLost", "answerLost", "duplicate"],
+  },
+  {
+    name: "HighAvailability, crashes",
+    from: "protected",
+    mode: "HighAvailability",
+    mayBootCold: true,
+    links: 1,
+    budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
+    faults: ["linkLost", "engineCrash", "guestCrash", "hostCrash", "applyFailed"],
+  },
+  {
+    name: "HighAvailability, switchover",
+    from: "protected",
+    mode: "HighAvailability",
+    mayBootCold: true,
+    links: 1,
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 1, releases: 0, modes: 0 },
+    faults: [...crashes, ...quorum],
+  },
+  {
+    name: "change of mode",
+    from: "protected",
+    mode: "HighAvailability",
+    mayBootCold: true,
+    links: 1,
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 2 },
+    faults: ["linkLost", "engineCrash", "answerLost"],
   },
 ];
 
 export function runConfiguration(configuration: Configuration, rules: Rules = productionRules): Explored {
-  const { from, links, budget, faults, mayBootCold = false } = configuration;
-  const none = { faults: 0, outputs: 0, epochs: 0, switchovers: 0, releases: 0 };
-  const start = from === "nothing" ? createWorld(links, budget) : { ...startProtected(links, none), budget };
+  const { from, links, budget, faults, mode, mayBootCold = false } = configuration;
+  const none = { faults: 0, outputs: 0, epochs: 0, switchovers: 0, releases: 0, modes: 0 };
+  const start =
+    from === "nothing" ? createWorld(links, budget, mode) : { ...startProtected(links, none, mode), budget };
   return explore({ start, faults: new Set(faults), rules, worldsMax: 4_000_000, mayBootCold });
 }
 
 /** The nearest protected world with production's rules. */
-function startProtected(links: number, budget: Budget): World {
+function startProtected(links: number, budget: Budget, mode?: AvailabilityMode): World {
   const seen = new Set<string>();
-  let level: World[] = [createWorld(links, budget)];
+  let level: World[] = [createWorld(links, budget, mode)];
   while (level.length > 0) {
     const found = level.find(isProtected);
     if (found !== undefined) {

@@ -105,16 +105,18 @@ class WorldNumbers {
   }
 }
 
-/** Everybody is where they should be: the guest runs, seen through held output, and its standby holds all of it. */
-export function isProtected({ hosts, record }: World): boolean {
+/** Everybody is where they should be: the guest runs, seen as its mode has it, and its standby holds all of it. */
+export function isProtected({ hosts, record, mode }: World): boolean {
   const owner = record?.owner === NODES[0] ? 0 : 1;
   const primary = hosts[owner];
   const standby = hosts[owner === 0 ? 1 : 0];
+  const state = primary.engine?.side.state;
   return (
     record?.peerState === "InSync" &&
-    primary.engine?.side.state.tag === "protected" &&
+    state?.tag === "protected" &&
+    state.mode === mode &&
     primary.guest?.mode === "running" &&
-    primary.guest.gate === "held" &&
+    primary.guest.gate === (mode === "FaultTolerant" ? "held" : "leased") &&
     standby.engine?.side.state.tag === "holding" &&
     standby.engine.side.state.link !== null &&
     standby.guest?.holds !== undefined &&

@@ -96,11 +96,11 @@ function writeRecord(record: QuorumRecord | null): string {
 }
 
 function writeSide(side: Side): string {
-  const { record, ask, links, timers, shape, epoch, state, nonce, isImpaired } = side;
+  const { record, ask, links, timers, shape, epoch, state, nonce, isImpaired, mode } = side;
   const flags = `${ask?.underWay === true ? "u" : ""}${ask?.mayBeDelivered === true ? "m" : ""}`;
   const asked = ask === null ? "-" : `${requestMarks(ask.request)}${flags}`;
   const head = `${nonceMark(nonce)}${isImpaired ? "!" : ""}${writeRecord(record)}|${asked}|${links.join("")}|${timers.join(",")}`;
-  return `${head}|${shape === null ? "" : "s"}${mark(EPOCH, epoch)}|${write(state)}`;
+  return `${head}|${mode.charAt(0)}${shape === null ? "" : "s"}${mark(EPOCH, epoch)}|${write(state)}`;
 }
 
 function writeEngine(engine: Engine): string {
@@ -158,13 +158,13 @@ function writeCall(call: Call): string {
   }
 }
 
-function writeWorld({ record, hosts, links, calls, released, livesCount, budget }: World): string {
+function writeWorld({ mode, record, hosts, links, calls, released, livesCount, budget }: World): string {
   const last = record === null ? "" : requestMarks({ requestId: record.lastRequestId });
   const head = `${writeRecord(record)}${last}#${writeHost(hosts[0])}#${writeHost(hosts[1])}`;
   const asked = calls.map((call) => writeCall(call));
   const net = `${links.map(writeLink).join("#")}#${(asked.length > 1 ? asked.sort() : asked).join("#")}`;
-  const { faults, outputs, epochs, switchovers, releases } = budget;
-  const left = `${faults}.${outputs}.${epochs}.${switchovers}.${releases}`;
+  const { faults, outputs, epochs, switchovers, releases, modes } = budget;
+  const left = `${faults}.${outputs}.${epochs}.${switchovers}.${releases}.${modes}${mode.charAt(0)}`;
   return `${head}#${net}#${lifeMarks(released)}#${livesCount === 0 ? "0" : "+"}#${left}`;
 }
 

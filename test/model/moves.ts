@@ -58,8 +58,14 @@ const SHAPE = { qemuVersion: "", machine: "", ramBlocks: [], disks: [] };
 /** The worlds one move away. */
 export function listMoves(world: World, faults: ReadonlySet<Fault>): Move[] {
   const moves: Move[] = [];
+  if (world.budget.modes > 0) {
+    budgeted(moves, "modes", "somebody changes the mode", (shell) => {
+      shell.world.mode = world.mode === "FaultTolerant" ? "HighAvailability" : "FaultTolerant";
+    });
+  }
   for (const host of HOSTS) {
     addEngineMoves(moves, world, { host, faults });
+    addLeaseMoves(moves, world, host);
     addGuestMoves(moves, world, host);
     if (world.budget.faults > 0) {
       addHostFaults(moves, world, { host, faults });
@@ -165,6 +171,11 @@ function addEngineMoves(moves: Move[], world: World, { host, faults }: HostFault
       shell.post(host, { tag: "activated" });
     });
   }
+  if (engine.side.mode !== world.mode) {
+    fair(moves, `${node}: hears that the mode is ${world.mode}`, (shell) => {
+      shell.post(host, { tag: "modeAsked", mode: world.mode });
+    });
+  }
   addReplicationMoves(moves, world, host);
   addTimerMoves(moves, world, { host, faults });
   const mayRelease = world.budget.releases === 1 ? engine.side.state.tag === "alone" : world.budget.releases > 0;
@@ -198,7 +209,14 @@ function startEngine(shell: Shell, host: HostIndex): void {
   const { world } = shell;
   const node = NODES[host];
   const nonce = freshNonce(world, node);
-  const side = startSide({ guest: "g", node, peer: NODES[other(host)], createsRecord: host === 0, nonce });
+  const side = startSide({
+    guest: "g",
+    node,
+    peer: NODES[other(host)],
+    createsRecord: host === 0,
+    mode: world.mode,
+    nonce,
+  });
   const engine: Engine = {
     ...{ side, opens: null, replication: null, base: null, reception: null },
     ...{ starting: null, activating: false, deathUnheard: false },
@@ -294,10 +312,27 @@ function addReplicationMoves(moves: Move[], world: World, host: HostIndex): void
   if (replication.phase !== "epochs" || replication.stopped) {
     return;
   }
+  if (replication.copiesMemory) {
+    fair(moves, `${node}: memory copied`, (shell) => {
+      shell.setReplication(host, { copiesMemory: false });
+      if (guest.past.length > replication.capturedLength) {
+        captureEpoch(shell, host);
+      }
+      shell.post(host, { tag: "copied", session: replication.session });
+    });
+  }
   const capture = (shell: Shell): void => {
     captureEpoch(shell, host);
   };
-  const { next, first, finalWanted } = replication;
+  const { next, first, mode, capturedLength } = replication;
+  if (mode === "HighAvailability") {
+    // As soon as the guest has written; nobody can tell whether that was before or after what others do.
+    if (next === first || guest.past.length > capturedLength) {
+      fair(moves, `${node}: ends epoch ${next}`, capture);
+    }
+    return;
+  }
+  const { finalWanted } = replication;
   const says = `${node}: captures epoch ${next}${finalWanted ? ", the last" : ""}`;
   if (next === first || finalWanted) {
     fair(moves, says, capture);
@@ -312,16 +347,17 @@ function captureEpoch(shell: Shell, host: HostIndex): void {
   if (replication === null || guest === null) {
     return;
   }
-  const { session, link, next: epoch, finalWanted } = replication;
+  const { session, link, next: epoch, mode } = replication;
   const { past } = guest;
+  const final = replication.finalWanted && mode === "FaultTolerant";
   shell.changeGuest(host, {
-    gate: guest.gate === "open" ? "held" : guest.gate,
-    mode: finalWanted ? "paused" : guest.mode,
+    gate: guest.gate === "open" && mode === "FaultTolerant" ? "held" : guest.gate,
+    mode: final ? "paused" : guest.mode,
   });
   const marks = [...replication.marks, { epoch, length: past.length }];
-  shell.setReplication(host, { next: epoch + 1, marks, stopped: finalWanted });
+  shell.setReplication(host, { next: epoch + 1, marks, stopped: final, capturedLength: past.length });
   shell.push(host, link, { tag: "epochFrames", session, epoch, past });
-  shell.post(host, { tag: "captured", session, epoch, final: finalWanted });
+  shell.post(host, { tag: "captured", session, epoch, final });
 }
 
 function addTimerMoves(moves: Move[], world: World, { host, faults }: HostFaults): void {
@@ -342,7 +378,8 @@ function addTimerMoves(moves: Move[], world: World, { host, faults }: HostFaults
 
 /** Timers that are so long that they fire only when something else is broken. */
 function isTooEarly(world: World, host: HostIndex, timer: TimerName): boolean {
-  if (timer === "ackOverdue") {
+  // A lease is over before the other side's patience is.
+  if (timer === "ackOverdue" || world.hosts[other(host)].guest?.gate === "leased") {
     return true;
   }
   // An owner without its guest waits for the standby as long as that one may be granted what it asks for.
@@ -355,15 +392,37 @@ function isTooEarly(world: World, host: HostIndex, timer: TimerName): boolean {
 
 function addGuestMoves(moves: Move[], world: World, host: HostIndex): void {
   const { guest } = world.hosts[host];
+  const replication = world.hosts[host].engine?.replication ?? null;
+  // There what is sent tells of a write, which has its answer with its acknowledgement; without an engine it has none.
+  const isAwaited = replication?.mode === "HighAvailability" && replication.phase === "epochs";
   if (guest?.mode === "running" && world.budget.outputs > 0) {
     budgeted(moves, "outputs", `${NODES[host]}: the guest sends (${guest.gate})`, (shell) => {
       const past = guest.past + guest.life;
       shell.changeGuest(host, { past });
-      if (guest.gate === "open") {
+      if (guest.gate === "open" && !isAwaited) {
         shell.release(host, past.length, "gate");
       } else if (guest.gate === "closed") {
         shell.changeGuest(host, { gone: past.length });
       }
+    });
+  }
+}
+
+/** Every heartbeat that comes back renews a lease. */
+function addLeaseMoves(moves: Move[], world: World, host: HostIndex): void {
+  const { engine, guest } = world.hosts[host];
+  const hears =
+    engine !== null &&
+    world.hosts[other(host)].engine !== null &&
+    world.links.some(({ up, closing }) => up[0] && up[1] && !closing[0] && !closing[1]);
+  if (guest?.gate === "leased" && !hears) {
+    fair(moves, `${NODES[host]}: the lease is over`, (shell) => {
+      shell.changeGuest(host, { gate: "lapsed" });
+    });
+  }
+  if (guest?.gate === "lapsed" && hears) {
+    fair(moves, `${NODES[host]}: the lease is renewed`, (shell) => {
+      shell.changeGuest(host, { gate: "leased" });
     });
   }
 }

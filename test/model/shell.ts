@@ -218,6 +218,10 @@ export class Shell {
         return guest?.mode === "running" ? this.changeGuest(host, { mode: "paused" }) : undefined;
       case "resumeGuest":
         return guest === null || guest.mode === "incoming" ? undefined : this.changeGuest(host, { mode: "running" });
+      case "holdOutput":
+        return guest?.gate === "closed" ? undefined : this.changeGuest(host, { gate: "held" });
+      case "leaseOutput":
+        return this.changeGuest(host, { gate: "lapsed" }); // It counts from the last heartbeat that came back.
       case "openOutput":
         this.changeGuest(host, { gate: "open" });
         return this.release(host, guest?.past.length ?? 0, "gate");
@@ -236,7 +240,9 @@ export class Shell {
       case "beginSync":
         return this.#beginSync(host, effect);
       case "startEpochs":
-        return this.setReplication(host, { phase: "epochs", next: effect.first, first: effect.first });
+        return this.#startEpochs(host, effect);
+      case "copyMemory":
+        return this.setReplication(host, { copiesMemory: true });
       case "captureFinal":
         return this.setReplication(host, { finalWanted: true });
       case "endSession": {
@@ -245,7 +251,7 @@ export class Shell {
         }
         // Of a copy that was never acknowledged nobody knows what the standby has of it.
         const isKnown = replication.phase === "epochs" && effect.acked >= replication.first && effect.acked > 0;
-        const base = isKnown ? { session: effect.session, epoch: effect.acked } : null;
+        const base = isKnown ? { session: effect.session, epoch: effect.acked, mode: replication.mode } : null;
         return this.setEngine(host, { replication: null, base });
       }
       case "beginReceiving":
@@ -320,13 +326,27 @@ export class Shell {
     this.setReplication(host, { marks: replication.marks.filter(({ epoch }) => epoch > throughEpoch) });
   }
 
-  #beginSync(host: HostIndex, { session, link, ram }: EffectOf<"beginSync">): void {
+  /** Where memory was copied as well, output is held and writes have their answers from now on: the guest has said all it could. */
+  #startEpochs(host: HostIndex, { first }: EffectOf<"startEpochs">): void {
+    const { replication } = this.#engine(host);
+    if (replication?.phase === "epochs") {
+      this.changeGuest(host, { gate: "held" });
+      return this.setReplication(host, { mode: "FaultTolerant", copiesMemory: false, next: first, first });
+    }
+    this.setReplication(host, { phase: "epochs", next: first, first });
+  }
+
+  #beginSync(host: HostIndex, { session, link, ram, disks }: EffectOf<"beginSync">): void {
     const { base } = this.#engine(host);
-    if (ram.tag === "delta" && (base?.session !== ram.session || base.epoch > ram.epoch)) {
-      throw new Violation(`${NODES[host]} sends the difference to an epoch it does not know the difference to`);
+    for (const basis of [ram, disks]) {
+      const isKnown = basis.tag === "delta" && base?.session === basis.session && base.epoch <= basis.epoch;
+      if (basis.tag === "delta" && (!isKnown || (basis === ram && base.mode === "HighAvailability"))) {
+        throw new Violation(`${NODES[host]} sends the difference to an epoch it does not know the difference to`);
+      }
     }
     const replication: Replication = {
-      ...{ session, link, phase: "copying", next: 0, first: 0, marks: [] },
+      ...{ session, link, phase: "copying", next: 0, first: 0, marks: [], copiesMemory: false, capturedLength: 0 },
+      mode: ram.tag === "firmware" ? "HighAvailability" : "FaultTolerant",
       ...{ finalWanted: false, stopped: false, heldPast: null },
     };
     this.setEngine(host, { replication, base: null });
@@ -390,6 +410,15 @@ export function checkWorld(world: World): void {
     checkGate(world, host);
     checkClaim(world, host);
   }
+  if (HOSTS.every((host) => isSeen(world, host))) {
+    throw new Violation("two guests are seen");
+  }
+}
+
+/** Whether what a guest says can be heard now. */
+export function isSeen({ hosts }: World, host: HostIndex): boolean {
+  const { guest } = hosts[host];
+  return guest?.mode === "running" && (guest.gate === "open" || guest.gate === "leased");
 }
 
 function checkGate({ hosts, record }: World, host: HostIndex): void {

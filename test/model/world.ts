@@ -7,7 +7,7 @@
  * letter of its own. What has been seen outside is such a string too. "Nothing seen outside may be taken back" then reads: what
  * was seen is a prefix of the past of whatever runs later.
  */
-import { type Message } from "../../src/protocol/messages.ts";
+import { type AvailabilityMode, type Message } from "../../src/protocol/messages.ts";
 import { type QuorumDecision, type QuorumRecord, type QuorumRequest } from "../../src/protocol/quorum-record.ts";
 import { type Side } from "../../src/protocol/side-state.ts";
 
@@ -28,7 +28,8 @@ export type Guest = {
   /** Letter of the outputs of this life. */
   readonly life: string;
   readonly past: string;
-  readonly gate: "open" | "held" | "closed";
+  /** `lapsed`: a lease that is over, so that nothing leaves until it is renewed. */
+  readonly gate: "open" | "held" | "closed" | "leased" | "lapsed";
   /** How much of `past` has left, or was thrown away. */
   readonly gone: number;
   readonly holds: Content;
@@ -38,7 +39,12 @@ export type Guest = {
 export type Replication = {
   readonly session: string;
   readonly link: string;
+  readonly mode: AvailabilityMode;
   readonly phase: "copying" | "copied" | "epochs";
+  /** HighAvailability: the guest's memory is being copied as well. */
+  readonly copiesMemory: boolean;
+  /** How long the guest's past was at the last capture. */
+  readonly capturedLength: number;
   readonly next: number;
   readonly first: number;
   /** Captured and not released: how long the guest's past was at each. */
@@ -54,7 +60,7 @@ export type Engine = {
   readonly opens: "dial" | "listen" | null;
   readonly replication: Replication | null;
   /** From which acknowledged epoch on this engine knows all that was written since. */
-  readonly base: { readonly session: string; readonly epoch: number } | null;
+  readonly base: { readonly session: string; readonly epoch: number; readonly mode: AvailabilityMode } | null;
   readonly reception: { readonly session: string; readonly staged: Content } | null;
   readonly starting: "primary" | "standby" | null;
   readonly activating: boolean;
@@ -115,9 +121,13 @@ export type Budget = {
   readonly switchovers: number;
   /** How often somebody may say that the guest is to run on unprotected: a protected side has to be told twice. */
   readonly releases: number;
+  /** How often the mode is changed. */
+  readonly modes: number;
 };
 
 export type World = {
+  /** What the assignments say now. */
+  mode: AvailabilityMode;
   record: QuorumRecord | null;
   hosts: [Host, Host];
   links: readonly Link[];
@@ -129,10 +139,11 @@ export type World = {
   budget: Budget;
 };
 
-export function createWorld(linksCount: number, budget: Budget): World {
+export function createWorld(linksCount: number, budget: Budget, mode: AvailabilityMode = "FaultTolerant"): World {
   const host: Host = { engine: null, guest: null, resting: false, text: "" };
   const names = ["l", "m", "n"].slice(0, linksCount);
   return {
+    mode,
     record: null,
     hosts: [host, host],
     links: names.map((name) => emptyLink(name)),

@@ -8,6 +8,7 @@
  * - The standby equals the primary at every epoch it holds, and at the takeover.
  * - Terms and epochs never go back; no term is activated twice; each term has one owner.
  */
+import { type SyncBasis } from "../../src/protocol/messages.ts";
 import { type QuorumRecord } from "../../src/protocol/quorum-record.ts";
 import { type Side, type SideEvent } from "../../src/protocol/side-state.ts";
 import { type Packet, type SimGuest } from "./guest.ts";
@@ -244,7 +245,7 @@ export class Checks {
     this.#torn.delete(host.node);
   }
 
-  noteSync(ram: "delta" | "hashes" | "full"): void {
+  noteSync(ram: SyncBasis["tag"]): void {
     if (ram === "delta") {
       this.counts.deltas += 1;
     } else {

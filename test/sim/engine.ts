@@ -85,6 +85,7 @@ export class SimEngine {
       node: host.node,
       peer: peerOf(host.node),
       createsRecord: host.node === "a",
+      mode: "FaultTolerant",
       nonce: this.nonce,
     });
     if (host.trace !== undefined) {
@@ -278,6 +279,9 @@ export class SimEngine {
       case "openOutput":
         this.guest?.open();
         return;
+      case "holdOutput":
+        this.guest?.hold();
+        return;
       case "releaseOutput":
         this.#replication?.release(effect.throughEpoch);
         return;
@@ -325,7 +329,7 @@ export class SimEngine {
 
   #startTimer(timer: TimerName): void {
     this.#stopTimer(timer);
-    const context = { attempt: this.#retries, lostBy: this.#lostBy, isImpaired: this.side.isImpaired };
+    const context = { attempt: this.#retries, lostBy: this.#lostBy, isImpaired: this.side.isImpaired, isLeased: false };
     const ms = timerMs(this.#world.timing, timer, context) * this.#host.clockRate;
     this.#retries += timer === "retry" ? 1 : 0;
     const planned: Planned = this.#world.clock.after(ms, () => {

@@ -239,6 +239,10 @@ export class SimGuest {
     this.mode = "open";
   }
 
+  hold(): void {
+    this.mode = this.mode === "closed" ? "closed" : "held";
+  }
+
   discard(): void {
     this.mode = "closed";
     this.held.length = 0;

@@ -75,7 +75,7 @@ export const mutants: Readonly<Record<string, Rules>> = {
     const { state } = side;
     const holds = event.tag === "received" && event.message.tag === "welcome" ? event.message.holds : null;
     return state.tag === "alone" && holds !== null
-      ? step({ ...side, state: { ...state, last: holds } }, event)
+      ? step({ ...side, state: { ...state, last: { ...holds, mode: side.mode } } }, event)
       : step(side, event);
   }),
   "a standby keeps its claim while a new copy overwrites it": withStep((side, event) => {

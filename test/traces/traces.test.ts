@@ -70,7 +70,10 @@ describe("good traces", () => {
 
   test("a cut line may be followed by the head of the next process", () => {
     const lines = good.a.trimEnd().split("\n");
-    const head = encodeTraceHead(startSide({ guest: "web", node: "a", peer: "b", createsRecord: true, nonce: "n" }), 0);
+    const head = encodeTraceHead(
+      startSide({ guest: "web", node: "a", peer: "b", createsRecord: true, mode: "FaultTolerant", nonce: "n" }),
+      0,
+    );
     const kept = lines.slice(0, 20).join("\n");
     expect(listProblems({ a: `${kept}\n${lines[20]?.slice(0, 31) ?? ""}${head}`, b: "" })).toMatch(/all accepted$/);
   });
@@ -160,7 +163,10 @@ function dropLastHeld(text: string, session: string): string {
 }
 
 describe("lines", () => {
-  const head = encodeTraceHead(startSide({ guest: "g", node: "a", peer: "b", createsRecord: true, nonce: "n" }), 5);
+  const head = encodeTraceHead(
+    startSide({ guest: "g", node: "a", peer: "b", createsRecord: true, mode: "FaultTolerant", nonce: "n" }),
+    5,
+  );
   const event = '{"atMs":1,"event":{"tag":"linkUp","link":"one"},"state":"waiting","epoch":0,"effects":[]}';
 
   test("that are good are parsed", () => {

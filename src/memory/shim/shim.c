@@ -22,6 +22,9 @@
  * need not. The engine takes it only to open the gate, so that no packet overtakes the held ones. QEMU never waits for the
  * engine: after a bounded spin it gets EAGAIN, keeps the packet in its own queue and tries again, as with a full tap.
  *
+ * Lease: in that mode packets pass until `leased_until` and are held from then on, so that an engine that dies or hangs shuts the
+ * gate by doing nothing. While any is held the later ones are held too: none overtakes.
+ *
  * System calls are made directly: no dlsym, so it works before and during the start of libc, under QEMU's seccomp sandbox too.
  */
 #define _GNU_SOURCE
@@ -46,8 +49,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAGIC = 0x4e525754 /* "TWRN" */, VERSION = 1, MAPPINGS = 256, RING_OFFSET = 8192, RING_BYTES_DEFAULT = 32 << 20 };
-enum { MODE_OPEN, MODE_HELD, MODE_CLOSED };
+enum { MAGIC = 0x4e525754 /* "TWRN" */, VERSION = 2, MAPPINGS = 256, RING_OFFSET = 8192, RING_BYTES_DEFAULT = 32 << 20 };
+enum { MODE_OPEN, MODE_HELD, MODE_CLOSED, MODE_LEASED };
 enum { LOCK_FREE, LOCK_QEMU, LOCK_ENGINE };
 enum { MAPPING_SHARED = 1 };
 #define SKIP 0xffffffffu
@@ -62,7 +65,8 @@ struct shared {
   uint32_t mappings_lost, button_only, pad[2];   /* 48 */
   uint32_t head, packets_in, dropped, full;      /* 64: written by QEMU */
   uint32_t quieted, pad2[11];                    /* 80 */
-  uint32_t released, tail, packets_out, pad3[13]; /* 128: written by the engine */
+  uint32_t released, tail, packets_out;          /* 128: written by the engine */
+  uint32_t leased_until, pad3[12];               /* 140: milliseconds of CLOCK_MONOTONIC, modulo 2^32 */
   uint32_t pad4[208];                            /* 192 */
   struct mapping mappings[MAPPINGS];             /* 1024 */
 };
@@ -176,6 +180,16 @@ static bool hold(int fd, const struct iovec *iov, int count, uint32_t bytes) {
   return true;
 }
 
+static bool passes(uint32_t mode) {
+  struct timespec now;
+  if (mode != MODE_LEASED || shared->head != __atomic_load_n(&shared->tail, __ATOMIC_SEQ_CST)
+      || clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
+    return mode == MODE_OPEN;
+  }
+  uint32_t now_ms = (uint32_t)((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
+  return (int32_t)(__atomic_load_n(&shared->leased_until, __ATOMIC_SEQ_CST) - now_ms) > 0;
+}
+
 static void wake_engine(void) {
   if (__atomic_load_n(&shared->armed, __ATOMIC_SEQ_CST) && __atomic_exchange_n(&shared->armed, 0, __ATOMIC_SEQ_CST)) {
     eventfd_write(shared->wake_fd, 1);
@@ -192,20 +206,16 @@ static ssize_t gate(int fd, const struct iovec *iov, int count) {
   }
   ssize_t result = (ssize_t)bytes;
   bool refused = false;
-  switch (__atomic_load_n(&shared->mode, __ATOMIC_SEQ_CST)) {
-    case MODE_OPEN:
-      result = syscall(SYS_writev, fd, iov, count);
-      break;
-    case MODE_HELD:
-      if (bytes > shared->ring_bytes / 4) { /* No tap takes such a packet (64 KiB at most). */
-        errno = EMSGSIZE;
-        result = -1;
-      } else {
-        refused = !hold(fd, iov, count, (uint32_t)bytes);
-      }
-      break;
-    default:
-      __atomic_add_fetch(&shared->dropped, 1, __ATOMIC_RELAXED);
+  uint32_t mode = __atomic_load_n(&shared->mode, __ATOMIC_SEQ_CST);
+  if (passes(mode)) {
+    result = syscall(SYS_writev, fd, iov, count);
+  } else if (mode == MODE_CLOSED) {
+    __atomic_add_fetch(&shared->dropped, 1, __ATOMIC_RELAXED);
+  } else if (bytes > shared->ring_bytes / 4) { /* No tap takes such a packet (64 KiB at most). */
+    errno = EMSGSIZE;
+    result = -1;
+  } else {
+    refused = !hold(fd, iov, count, (uint32_t)bytes);
   }
   int error = errno;
   __atomic_store_n(&shared->lock, LOCK_FREE, __ATOMIC_SEQ_CST);
