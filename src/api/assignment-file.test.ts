@@ -88,7 +88,7 @@ test.each<{ when: string; guest?: object; file?: unknown; says: RegExp }>([
   {
     when: "the mode is unknown",
     guest: { mode: "Fast" },
-    says: /guests\[0\]\.mode: must be FaultTolerant, found "Fast"/,
+    says: /guests\[0\]\.mode: must be the level of availability, FaultTolerant or HighAvailability, found "Fast"/,
   },
   {
     when: "the file is empty",

@@ -105,8 +105,9 @@ const failover = struct({
 
 const anySource = struct({
   mode: oneOf(["FaultTolerant", "HighAvailability"]).describe(
-    "The level of availability; may change while the guest runs. FaultTolerant: the loss of a host is not seen by anybody who talks to " +
-      "the guest. HighAvailability: the guest boots on the other node with every write it was told is done; planned work moves it live.",
+    "The level of availability; may change while the guest runs. FaultTolerant: the loss of a host is not seen by anybody who " +
+      "talks to the guest. HighAvailability: the guest boots on the other node with every write that it was told is done; " +
+      "planned work moves it live.",
   ),
   virtualMachineTemplate: guestTemplate
     .optional()

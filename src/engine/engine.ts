@@ -172,7 +172,7 @@ export class Engine {
         this.#lostBy = by;
         this.#post({ tag: "linkDown", link, by });
       },
-      onHeard: (sinceMs) => {
+      onEchoed: (sinceMs) => {
         this.#heardSinceMs = Math.max(this.#heardSinceMs, sinceMs);
         this.#renewLease();
       },
@@ -499,6 +499,22 @@ export class Engine {
         void this.#command("cont");
         return;
       case "openOutput":
+      case "releaseOutput":
+      case "holdOutput":
+      case "leaseOutput":
+      case "discardOutput":
+        this.#performOnOutput(effect);
+        return;
+      default:
+        this.#performOnSession(effect);
+    }
+  }
+
+  #performOnOutput(
+    effect: Extract<Effect, { tag: "openOutput" | "releaseOutput" | "holdOutput" | "leaseOutput" | "discardOutput" }>,
+  ): void {
+    switch (effect.tag) {
+      case "openOutput":
         this.#guest?.gate?.openAndRelease();
         return;
       case "releaseOutput":
@@ -514,7 +530,7 @@ export class Engine {
         this.#discardOutput();
         return;
       default:
-        this.#performOnSession(effect);
+        unreachable(effect);
     }
   }
 

@@ -33,7 +33,7 @@ export type LinksOptions = {
   readonly onUp: (link: string) => void;
   readonly onDown: (link: string, by: LostBy) => void;
   /** The peer was certainly there after `sinceMs`. */
-  readonly onHeard: (sinceMs: number) => void;
+  readonly onEchoed: (sinceMs: number) => void;
   readonly onMessage: (link: string, message: Message) => void;
   readonly onData: (link: string, frame: Frame) => void;
   readonly onProblem: (link: string | undefined, failure: NetFailure) => void;
@@ -201,10 +201,10 @@ export class Links {
       return;
     }
     if (frame.message.tag === "heartbeat") {
-      const heardMs = echoedAtMs(this.#liveness, link, frame.message);
+      const sinceMs = echoedAtMs(this.#liveness, link, frame.message);
       this.#liveness = noteHeartbeat(this.#liveness, link, frame.message, monotonicMs());
-      if (heardMs !== undefined) {
-        this.#options.onHeard(heardMs);
+      if (sinceMs !== undefined) {
+        this.#options.onEchoed(sinceMs);
       }
       return;
     }

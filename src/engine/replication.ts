@@ -428,7 +428,7 @@ export class Replication implements DiskStream {
     }
   }
 
-  /** Output is held from the stop of epoch `first` on; after `copyMemory` at once, so that the guest's writes need not wait any more. */
+  /** Output is held from the stop of epoch `first` on; after `copyMemory` at once, so that writes need not wait any more. */
   startEpochs(first: number): void {
     if (this.#isSynchronous) {
       this.#guest.shim.gate.setMode("held");

@@ -2,7 +2,8 @@
  * Holds back what the guest sends until the standby could repeat it.
  *
  * Inside of QEMU the shim stands before every tap and, by `mode`, lets packets pass (open), keeps them in a ring of shared memory
- * (held), drops them (closed), or lets them pass until a time and holds them from then on (leased). Here is the only one who takes packets out of the ring: in order, each at most once. After
+ * (held), drops them (closed), or lets them pass until a time and holds them from then on (leased). Here is the only one who takes
+ * packets out of the ring: in order, each at most once. After
  * {@link OutputGate.discard} none of those held leaves at all. Mode and ring live in QEMU: an engine that dies leaves the gate as
  * it was, and the next one finds what is held and decides.
  *
@@ -129,8 +130,8 @@ export class OutputGate {
   }
 
   /**
-   * Lets packets pass until `untilMs` of the host's monotonic clock, and not a moment longer whatever becomes of this process. Those that were
-   * held since the last lease was over leave first.
+   * Lets packets pass until `untilMs` of the host's monotonic clock, and not a moment longer whatever becomes of this process.
+   * Those that were held since the last lease was over leave first.
    */
   lease(untilMs: number): void {
     this.#store(WORD.leasedUntil, Math.floor(untilMs) >>> 0);

@@ -521,18 +521,7 @@ function whenBackBeforeQuorum(
 
 function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver">): Draft {
   if (!state.lost && isLoss(event, state)) {
-    if (state.asked) {
-      // It may have been granted, or may be yet: only the quorum's answer to another request ends this.
-      const { session, epochs } = state;
-      draft.disarm("ackOverdue", "retry").add({ tag: "endSession", session, acked: epochs.acked });
-      closeData(draft, state.link);
-      return askToRunAlone(draft.becomePrimary({ ...state, lost: true }));
-    }
-    return whenLostInSession(draft, state, true).becomePrimary({
-      tag: "arbitrating",
-      last: lastOf(state),
-      paused: true,
-    });
+    return whenLostHandingOver(draft, state);
   }
   switch (event.tag) {
     case "copied":
@@ -558,6 +547,18 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
     default:
       return draft;
   }
+}
+
+function whenLostHandingOver(draft: Draft, state: In<"handingOver">): Draft {
+  if (state.asked) {
+    // It may have been granted, or may be yet: only the quorum's answer to another request ends this.
+    const { session, epochs } = state;
+    draft.disarm("ackOverdue", "retry").add({ tag: "endSession", session, acked: epochs.acked });
+    closeData(draft, state.link);
+    return askToRunAlone(draft.becomePrimary({ ...state, lost: true }));
+  }
+  const last = lastOf(state);
+  return whenLostInSession(draft, state, true).becomePrimary({ tag: "arbitrating", last, paused: true });
 }
 
 function whenHandOverAnswered(draft: Draft, event: Answer, state: In<"handingOver">): Draft {

@@ -118,7 +118,7 @@ export const protectedVmRows: ResourceRows = {
   ],
   refused: [
     { when: "no mode", spec: { mode: undefined }, path: "spec.mode" },
-    { when: "a mode that does not exist yet", spec: { mode: "HighAvailability" }, path: "spec.mode" },
+    { when: "a mode that does not exist", spec: { mode: "DisasterProof" }, path: "spec.mode" },
     { when: "neither template nor reference", spec: { virtualMachineRef: undefined }, path: "spec", says: "either" },
     {
       when: "template and reference",

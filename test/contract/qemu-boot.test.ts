@@ -55,7 +55,7 @@ describe.each(builds)("$name", (build) => {
       const { running } = await waiting.qmp.execute("query-status", {});
       expect(running).toBe(true);
       await primary.kill(); // Two at once are slow.
-    // A guest that restarts later finds its firmware again.
+      // A guest that restarts later finds its firmware again.
       const before = waiting.serialText().length;
       await waiting.qmp.execute("system_reset", {});
       if (load === undefined) {

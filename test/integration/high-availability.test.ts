@@ -69,7 +69,7 @@ const startClients = (): Witness[] => startWitnesses(lab, guest, { connectionsCo
 
 /** Strikes at the guest of `whoRuns`, and tells how long it took until the other host's booted to its services. */
 async function strike(
-  fault: (host: PairHost) => Promise<unknown> | void,
+  fault: (host: PairHost) => unknown,
 ): Promise<{ readonly bootedMs: number; readonly to: PairHost }> {
   const from = await whoRuns();
   const to = otherHost(from);

@@ -97,7 +97,7 @@ export const configurations: readonly Configuration[] = [
     mayBootCold: true,
     links: 1,
     budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
-    faults: [...crashes, ...quorum, "guestFailed"],
+    faults: [...crashes, "answerLost"],
   },
   {
     name: "HighAvailability, any fault",
@@ -122,7 +122,7 @@ export const configurations: readonly Configuration[] = [
     mayBootCold: true,
     links: 1,
     budget: { faults: 2, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 0 },
-    faults: ["linkLost", "engineCrash", "guestCrash", "hostCrash", "applyFailed"],
+    faults: ["linkLost", "engineCrash", "hostCrash"],
   },
   {
     name: "HighAvailability, switchover",
@@ -131,16 +131,24 @@ export const configurations: readonly Configuration[] = [
     mayBootCold: true,
     links: 1,
     budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 1, releases: 0, modes: 0 },
-    faults: [...crashes, ...quorum],
+    faults: [...crashes, "answerLost"],
   },
   {
-    name: "change of mode",
+    name: "to FaultTolerant",
     from: "protected",
     mode: "HighAvailability",
     mayBootCold: true,
     links: 1,
-    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 2 },
-    faults: ["linkLost", "engineCrash", "answerLost"],
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 1 },
+    faults: ["linkLost", "engineCrash"],
+  },
+  {
+    name: "to HighAvailability",
+    from: "protected",
+    mayBootCold: true,
+    links: 1,
+    budget: { faults: 1, outputs: 1, epochs: 0, switchovers: 0, releases: 0, modes: 1 },
+    faults: ["linkLost", "engineCrash"],
   },
 ];
 
