@@ -423,8 +423,9 @@ export class Replication implements DiskStream {
 
   /** The guest has its answers: to all that wait, or to those the standby has. */
   #answerWrites(throughEpoch: number): void {
-    while ((this.#batches[0]?.epoch ?? Infinity) <= throughEpoch) {
-      this.#batches.shift()?.answer();
+    for (let [first] = this.#batches; first !== undefined && first.epoch <= throughEpoch; [first] = this.#batches) {
+      this.#batches.shift();
+      first.answer();
     }
   }
 

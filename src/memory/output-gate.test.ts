@@ -81,6 +81,7 @@ describe("modes", () => {
     shim.gate.lease(monotonicMs() - 1);
     await send(2, 2);
     expect(await received()).toEqual([]);
+    shim.gate.lease(monotonicMs() - 1);
     expect(shim.gate.heldPackets).toBe(2);
     shim.gate.lease(monotonicMs() + 60_000);
     expect(await received()).toEqual([2, 3]);

@@ -14,6 +14,7 @@
  */
 import { closeSync, readSync, writeSync } from "node:fs";
 import { Failure } from "../lib/failure.ts";
+import { monotonicMs } from "../telemetry/clock.ts";
 import { isSameFile, openDuplicate, usleep, watchReadable } from "./libc.ts";
 import { LOCK, MODES, type OutputMode, RECORD_HEADER_BYTES, SKIP, WORD } from "./shim-layout.ts";
 
@@ -138,7 +139,7 @@ export class OutputGate {
     if (this.mode !== "leased") {
       this.#store(WORD.mode, MODES.indexOf("leased"));
     }
-    if (this.heldPackets > 0) {
+    if (this.heldPackets > 0 && untilMs > monotonicMs()) {
       this.#releaseLocked();
     }
   }

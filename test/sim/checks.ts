@@ -57,6 +57,8 @@ export class Checks {
   readonly #world: World;
   /** The newest entry that anybody outside has seen. */
   #seen: History | undefined;
+  /** The newest request of which anybody outside has the reply. */
+  #answered: History | undefined;
   readonly #captured = new Map<string, Snapshot>();
   readonly #committed = new Map<string, Snapshot>();
   readonly #released = new Map<string, number>();
@@ -113,6 +115,7 @@ export class Checks {
     const { a, b } = this.#world.hosts;
     this.#checkGate(a);
     this.#checkGate(b);
+    this.expect(a.guest?.isSeen !== true || b.guest?.isSeen !== true, "two guests are seen");
   }
 
   #checkGate(host: SimHost): void {
@@ -130,8 +133,11 @@ export class Checks {
   }
 
   /** A packet leaves for the outside. */
-  noteExposed(host: SimHost, { entry }: Packet): void {
+  noteExposed(host: SimHost, { entry, reply }: Packet): void {
     const seen = this.#seen;
+    if (reply && entry.index >= (this.#answered?.index ?? 0)) {
+      this.#answered = entry;
+    }
     if (seen === undefined || entry.index > seen.index) {
       this.expect(
         seen === undefined || hasLived(entry, seen),
@@ -152,7 +158,7 @@ export class Checks {
   }
 
   /** A guest begins to run that did not before. */
-  noteStart(host: SimHost, guest: SimGuest, how: "boot" | "takeover"): void {
+  noteStart(host: SimHost, guest: SimGuest, how: "boot" | "takeover" | "bootOfStandby"): void {
     const record = this.#record;
     this.expect(
       record?.owner === host.node,
@@ -167,13 +173,29 @@ export class Checks {
       );
       return;
     }
+    if (how === "bootOfStandby") {
+      this.counts.takeovers += 1;
+      this.#noteBootOfStandby(host, guest);
+      return;
+    }
     this.#noteBoot(host, guest);
+  }
+
+  /** HighAvailability: the guest loses its memory and nothing that it was told is on its disk. */
+  #noteBootOfStandby(host: SimHost, guest: SimGuest): void {
+    const answered = this.#answered;
+    this.expect(isDiskWhole(host.disk.cells), `${host.node} boots from a disk that was never whole`);
+    this.expect(
+      answered === undefined || hasLived(guest.head, answered),
+      `${host.node} boots from a disk that lacks answered requests`,
+    );
+    this.#seen = guest.head?.before;
   }
 
   #noteBoot(host: SimHost, guest: SimGuest): void {
     const answered = this.#seen?.lastRequest;
     this.expect(
-      this.#world.faults.sinceProtected !== 1,
+      this.#world.faults.sinceProtected !== 1 || this.#world.mayLoseMemory,
       `one fault cost a protected guest its memory: ${host.node} boots`,
     );
     const isTorn = this.#torn.has(host.node);
@@ -192,6 +214,7 @@ export class Checks {
         this.#forgiven.add(at);
       }
       this.#world.client.forgetAfter(guest.head?.request ?? 0);
+      this.#answered = guest.head?.lastRequest;
     }
     if (isTorn) {
       this.#torn.delete(host.node);

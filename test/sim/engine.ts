@@ -6,6 +6,7 @@
  */
 import {
   addLink,
+  echoedAtMs,
   excuse,
   type Liveness,
   noteHeard,
@@ -68,6 +69,8 @@ export class SimEngine {
   #retries = 0;
   #lostBy: LostBy = "closed";
   #dialing = 0;
+  /** By this host's clock. */
+  #heardSinceMs = -Infinity;
   #openAs: "dial" | "listen" | undefined;
   #wantedAs: "primary" | "standby" | undefined;
   #replication: SimReplication | undefined;
@@ -85,7 +88,7 @@ export class SimEngine {
       node: host.node,
       peer: peerOf(host.node),
       createsRecord: host.node === "a",
-      mode: "FaultTolerant",
+      mode: world.mode,
       nonce: this.nonce,
     });
     if (host.trace !== undefined) {
@@ -108,6 +111,9 @@ export class SimEngine {
         if (guest?.isAlive === false) {
           this.guest = undefined;
         }
+        if (this.guest?.mode === "leased") {
+          this.guest.hold();
+        }
         const found: FoundGuestState =
           this.guest === undefined ? "none" : this.guest.isIncoming ? "incoming" : "running";
         if (this.guest?.mode === "open" && found === "running") {
@@ -128,6 +134,14 @@ export class SimEngine {
       return;
     }
     work();
+  }
+
+  /** The agent tells of a changed assignment. */
+  followMode(): void {
+    const { mode } = this.#world;
+    if (mode !== this.side.mode) {
+      this.post({ tag: "modeAsked", mode });
+    }
   }
 
   freeze(): void {
@@ -164,9 +178,8 @@ export class SimEngine {
     for (const planned of this.#timers.values()) {
       planned.isCancelled = true;
     }
-    if (this.guest !== undefined) {
-      this.guest.watcher = undefined;
-    }
+    const waitMs = Math.ceil(this.#world.timing.leaseMs / 1_000) * 1_000;
+    this.guest?.loseWatcher(this.#replication?.takeAnswers() ?? [], waitMs);
     this.#host.dropWrites();
   }
 
@@ -282,6 +295,9 @@ export class SimEngine {
       case "holdOutput":
         this.guest?.hold();
         return;
+      case "leaseOutput":
+        this.#lease();
+        return;
       case "releaseOutput":
         this.#replication?.release(effect.throughEpoch);
         return;
@@ -299,7 +315,10 @@ export class SimEngine {
         this.#beginSync(effect);
         return;
       case "startEpochs":
-        this.#replication?.startEpochs(effect.first);
+        this.#startEpochs(effect.first);
+        return;
+      case "copyMemory":
+        this.#replication?.copyMemory();
         return;
       case "captureFinal":
         this.#replication?.captureFinal();
@@ -311,7 +330,7 @@ export class SimEngine {
         }
         return;
       case "beginReceiving":
-        this.#beginReceiving(effect.session);
+        this.#beginReceiving(effect.session, effect.ram);
         return;
       case "commitEpoch":
         this.#reception?.commit(effect.epoch);
@@ -329,7 +348,8 @@ export class SimEngine {
 
   #startTimer(timer: TimerName): void {
     this.#stopTimer(timer);
-    const context = { attempt: this.#retries, lostBy: this.#lostBy, isImpaired: this.side.isImpaired, isLeased: false };
+    const isLeased = this.#lastReception?.isBootOnly;
+    const context = { attempt: this.#retries, lostBy: this.#lostBy, isImpaired: this.side.isImpaired, isLeased };
     const ms = timerMs(this.#world.timing, timer, context) * this.#host.clockRate;
     this.#retries += timer === "retry" ? 1 : 0;
     const planned: Planned = this.#world.clock.after(ms, () => {
@@ -418,7 +438,20 @@ export class SimEngine {
     this.#replication.copy(effect.ram, effect.disks);
   }
 
-  #beginReceiving(session: string): void {
+  #lease(): void {
+    this.guest?.lease((this.#heardSinceMs + this.#world.timing.leaseMs) * this.#host.clockRate);
+  }
+
+  #startEpochs(first: number): void {
+    const { state } = this.side;
+    if ("mode" in state && state.mode === "HighAvailability") {
+      this.#replication?.startWrites(first);
+    } else {
+      this.#replication?.startEpochs(first);
+    }
+  }
+
+  #beginReceiving(session: string, ram: SyncBasis): void {
     this.#lastReception?.end();
     const { guest } = this;
     if (guest === undefined) {
@@ -429,6 +462,7 @@ export class SimEngine {
       host: this.#host,
       guest,
       session,
+      isWithoutMemory: ram.tag === "firmware",
       enter: (work) => {
         this.enter(work);
       },
@@ -469,11 +503,8 @@ export class SimEngine {
             return;
           }
           guest.mode = "held";
-          guest.load(reception.device);
           guest.term = term;
-          const { session } = reception;
-          this.#world.checks.noteActivation(this.#host, { session, epoch, term, ram: guest.ram });
-          this.#world.checks.noteStart(this.#host, guest, "takeover");
+          this.#bringToLife(guest, reception, { epoch, term });
           guest.resume();
           this.#world.clock.after(this.#world.random.fraction() * 5, () => {
             this.enter(() => {
@@ -486,6 +517,19 @@ export class SimEngine {
         });
       });
     });
+  }
+
+  #bringToLife(guest: SimGuest, reception: SimReception, taken: { epoch: number; term: number }): void {
+    const { session, isBootOnly, device } = reception;
+    const { checks } = this.#world;
+    checks.noteActivation(this.#host, { session, ...taken, ram: isBootOnly ? [] : guest.ram });
+    if (isBootOnly) {
+      guest.bootHere();
+      checks.noteStart(this.#host, guest, "bootOfStandby");
+    } else {
+      guest.load(device);
+      checks.noteStart(this.#host, guest, "takeover");
+    }
   }
 
   // Links.
@@ -577,7 +621,11 @@ export class SimEngine {
     }
     const nowMs = this.#localMs();
     if (frame.tag === "heartbeat") {
+      this.#heardSinceMs = Math.max(this.#heardSinceMs, echoedAtMs(this.#liveness, link, frame) ?? -Infinity);
       this.#liveness = noteHeartbeat(this.#liveness, link, frame, nowMs);
+      if (this.guest?.mode === "leased") {
+        this.#lease();
+      }
       return;
     }
     this.#liveness = noteHeard(this.#liveness, link, nowMs);

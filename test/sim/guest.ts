@@ -21,9 +21,14 @@ import {
 import { type Planned } from "./clock.ts";
 
 export type Packet = { readonly entry: History; readonly reply: boolean };
-export type GateMode = "open" | "held" | "closed";
+export type GateMode = "open" | "held" | "closed" | "leased";
 /** Who mirrors the guest's writes; gone with its engine. */
-export type GuestWatcher = { readonly onWrite: (block: number) => void; readonly onOutput: () => void };
+export type GuestWatcher = {
+  readonly onWrite: (block: number) => void;
+  readonly onOutput: () => void;
+  /** HighAvailability: calls back when the standby has what was written so far. */
+  readonly whenAcknowledged?: (then: () => void) => void;
+};
 
 /** An image file: what is in it, and what would still be in it after a loss of power. */
 export class SimDisk {
@@ -76,6 +81,11 @@ export class SimGuest {
   /** Waits for its state. */
   isIncoming: boolean;
   isRunning = false;
+  leasedUntilMs = 0;
+  /** Until then QEMU looks for a mirror that went away with its engine. */
+  #writesWaitUntilMs = 0;
+  /** Answers that came while the guest stood still. */
+  #late: (() => void)[] = [];
   /** Under which it was booted or took over. */
   term = 0;
   watcher: GuestWatcher | undefined;
@@ -100,6 +110,15 @@ export class SimGuest {
     }
   }
 
+  /** Whether what it says now is heard. */
+  get isSeen(): boolean {
+    return this.isAlive && this.isRunning && (this.mode === "open" || this.#isLeased);
+  }
+
+  get #isLeased(): boolean {
+    return this.mode === "leased" && this.#world.clock.nowMs < this.leasedUntilMs;
+  }
+
   get head(): History | undefined {
     return this.ram[0];
   }
@@ -122,8 +141,54 @@ export class SimGuest {
       return;
     }
     this.isRunning = true;
+    this.#late.splice(0).forEach((then) => {
+      then();
+    });
     this.#work();
     this.#tick();
+  }
+
+  /** Its engine is gone; `answers` are those of writes that were under way. */
+  loseWatcher(answers: readonly (() => void)[], waitMs: number): void {
+    this.watcher = undefined;
+    if (this.mode === "leased") {
+      this.#writesWaitUntilMs = this.#world.clock.nowMs + waitMs;
+    }
+    answers.forEach((answer) => {
+      this.#afterReconnect(answer);
+    });
+  }
+
+  /** A standby of a session without memory is switched on. */
+  bootHere(): void {
+    this.isIncoming = false;
+    this.#boot();
+  }
+
+  #afterReconnect(then: () => void): void {
+    this.#world.clock.after(Math.max(0, this.#writesWaitUntilMs - this.#world.clock.nowMs), () => {
+      this.#answered(then);
+    });
+  }
+
+  #answered(then: () => void): void {
+    if (this.isRunning) {
+      then();
+    } else if (this.isAlive) {
+      this.#late.push(then);
+    }
+  }
+
+  #whenWritten(then: () => void): void {
+    if (this.watcher?.whenAcknowledged !== undefined) {
+      this.watcher.whenAcknowledged(() => {
+        this.#answered(then);
+      });
+    } else if (this.watcher === undefined && this.#world.clock.nowMs < this.#writesWaitUntilMs) {
+      this.#afterReconnect(then);
+    } else {
+      then();
+    }
   }
 
   kill(): void {
@@ -173,7 +238,10 @@ export class SimGuest {
     if (request <= known) {
       const entry = findRequest(this.head, request);
       if (entry !== undefined) {
-        this.#emit({ entry, reply: true });
+        // Not sooner than the first time: its write may still be under way.
+        this.#whenWritten(() => {
+          this.#emit({ entry, reply: true });
+        });
       }
       return;
     }
@@ -181,7 +249,9 @@ export class SimGuest {
       const entry = this.#live("request");
       this.#write(0, entry);
       this.#write(blockOf(entry), entry);
-      this.#emit({ entry, reply: true });
+      this.#whenWritten(() => {
+        this.#emit({ entry, reply: true });
+      });
     }
   }
 
@@ -210,10 +280,15 @@ export class SimGuest {
   }
 
   #emit(packet: Packet): void {
+    if (this.#isLeased && this.ringHead === this.ringTail) {
+      this.#world.expose(this.#host, packet);
+      return;
+    }
     switch (this.mode) {
       case "open":
         this.#world.expose(this.#host, packet);
         return;
+      case "leased":
       case "held":
         this.held.push(packet);
         this.ringHead += 1;
@@ -237,6 +312,14 @@ export class SimGuest {
   open(): void {
     this.releaseThrough(this.ringHead);
     this.mode = "open";
+  }
+
+  lease(untilMs: number): void {
+    this.mode = "leased";
+    this.leasedUntilMs = untilMs;
+    if (this.#isLeased) {
+      this.releaseThrough(this.ringHead);
+    }
   }
 
   hold(): void {

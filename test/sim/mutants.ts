@@ -9,6 +9,8 @@ function withStep(broken: (side: Side, event: SideEvent) => Step): Rules {
   return { ...PRODUCTION, step: broken };
 }
 
+const openOutput: Effect = { tag: "openOutput" };
+
 /** The outcome of a request as if the quorum had granted it. */
 function pretendGranted(side: Side, event: SideEvent, change: "takeOver" | "runAlone"): SideEvent {
   const { ask, record } = side;
@@ -94,6 +96,24 @@ export const mutants: Readonly<Record<string, Rules>> = {
     return isFenced && side.state.tag === "arbitrating"
       ? { side: { ...side, state: { role: "primary", tag: "alone", last: null } }, effects: [{ tag: "openOutput" }] }
       : stepped;
+  }),
+};
+
+/** In a pair of HighAvailability. */
+export const highAvailabilityMutants: Readonly<Record<string, Rules>> = {
+  "a write is answered before the standby has it": withStep((side, event) => {
+    const stepped = step(side, event);
+    const release: Effect[] = event.tag === "captured" ? [{ tag: "releaseOutput", throughEpoch: event.epoch }] : [];
+    return { ...stepped, effects: [...stepped.effects, ...release] };
+  }),
+  "output passes without a lease": withStep((side, event) => {
+    const { effects, ...stepped } = step(side, event);
+    return { ...stepped, effects: effects.map((effect) => (effect.tag === "leaseOutput" ? openOutput : effect)) };
+  }),
+  "a guest goes on before the quorum has spoken": withStep((side, event) => {
+    const stepped = step(side, event);
+    const isLost = side.state.tag === "protected" && stepped.side.state.tag === "arbitrating";
+    return isLost ? { ...stepped, effects: [...stepped.effects, { tag: "resumeGuest" }, openOutput] } : stepped;
   }),
 };
 

@@ -54,6 +54,9 @@ export class SimReplication {
   #capturedAtMs = 0;
   #hasOutput = false;
   #planned: Planned | undefined;
+  /** HighAvailability: the guest's writes wait for the standby. */
+  #isSynchronous = false;
+  readonly #answers: { readonly epoch: number; readonly answer: () => void }[] = [];
 
   constructor(options: ReplicationOptions) {
     this.#options = options;
@@ -71,41 +74,104 @@ export class SimReplication {
         this.#schedule();
       },
     };
-    if (ram.tag !== "delta") {
+    if (ram.tag === "full" || ram.tag === "hashes") {
       guest.dirty.clear();
       fill(lackingPages, RAM_PAGES);
     }
     if (disks.tag !== "delta") {
       fill(lackingBlocks, DISK_BLOCKS);
     }
-    this.#sendRound(1 + this.#options.world.random.below(3));
+    this.#sendRound(1 + this.#options.world.random.below(3), ram.tag !== "firmware");
+  }
+
+  /** HighAvailability: memory too, the writes going on as before. */
+  copyMemory(): void {
+    const { guest, lackingPages, world } = this.#options;
+    guest.dirty.clear();
+    fill(lackingPages, RAM_PAGES);
+    this.#sendRound(1 + world.random.below(3), true);
   }
 
   /** Sends a part of what lacks, while the guest runs; the last round leaves the rest to the first epoch. */
-  #sendRound(left: number): void {
+  #sendRound(left: number, withMemory: boolean): void {
     const { world, host, guest, lackingBlocks, lackingPages } = this.#options;
     this.#later(2 + world.random.below(60), () => {
       if (this.#isEnded) {
         return;
       }
-      this.#scan();
-      const pages = [...lackingPages].slice(0, 4);
-      pages.forEach((page) => lackingPages.delete(page));
-      this.#send({ tag: "pages", epoch: 0, cells: pages.map((page) => [page, guest.ram[page]] as const) });
+      if (withMemory) {
+        this.#scan();
+        const pages = [...lackingPages].slice(0, 4);
+        pages.forEach((page) => lackingPages.delete(page));
+        this.#send({ tag: "pages", epoch: 0, cells: pages.map((page) => [page, guest.ram[page]] as const) });
+      }
       for (const block of [...lackingBlocks].slice(0, left === 1 ? DISK_BLOCKS : 2)) {
         lackingBlocks.delete(block);
         this.#note(0, block);
         this.#send({ tag: "diskWrite", epoch: 0, block, cell: host.disk.cells[block] });
       }
       if (left > 1) {
-        this.#sendRound(left - 1);
+        this.#sendRound(left - 1, withMemory);
       } else {
         this.#options.onCopied();
       }
     });
   }
 
+  /** From now on the guest's writes wait for the standby. */
+  startWrites(first: number): void {
+    const { guest } = this.#options;
+    this.#epoch = first;
+    this.#isSynchronous = true;
+    guest.watcher = {
+      onWrite: (block) => {
+        this.#whenWritten(block);
+      },
+      onOutput: () => {
+        this.#hasOutput = true;
+        this.#schedule();
+      },
+      whenAcknowledged: (then) => {
+        if (this.#isSynchronous && !this.#isEnded) {
+          this.#answers.push({ epoch: this.#epoch, answer: then });
+          this.#endBatch();
+        } else {
+          then();
+        }
+      },
+    };
+    this.#endBatch();
+  }
+
+  #endBatch(): void {
+    const { world, host } = this.#options;
+    const epoch = this.#epoch;
+    const writes = this.#writes;
+    this.#epoch += 1;
+    this.#writes = 0;
+    world.checks.noteCapture({ session: this.session, epoch, ram: [], disk: host.disk.cells });
+    this.#send({ tag: "epochEnd", epoch, device: undefined, pages: 0, writes });
+    this.#options.onCaptured(epoch, false);
+  }
+
+  #answerWrites(throughEpoch: number): void {
+    for (let [first] = this.#answers; first !== undefined && first.epoch <= throughEpoch; [first] = this.#answers) {
+      this.#answers.shift();
+      first.answer();
+    }
+  }
+
+  /** The process dies: nobody answers these any more. */
+  takeAnswers(): readonly (() => void)[] {
+    return this.#answers.splice(0).map(({ answer }) => answer);
+  }
+
   startEpochs(first: number): void {
+    if (this.#isSynchronous) {
+      this.#options.guest.mode = "held";
+      this.#isSynchronous = false;
+      this.#answerWrites(Infinity);
+    }
     this.#epoch = first;
     this.#isRunningEpochs = true;
     this.#capture();
@@ -216,6 +282,7 @@ export class SimReplication {
       guest.releaseThrough(last?.position ?? 0);
     }
     this.#acknowledge(throughEpoch);
+    this.#answerWrites(throughEpoch);
     this.#schedule();
   }
 
@@ -244,6 +311,7 @@ export class SimReplication {
       blocks.forEach((block) => lackingBlocks.add(block));
     }
     guest.watcher = { onWrite: (block) => lackingBlocks.add(block), onOutput: () => undefined };
+    this.#answerWrites(Infinity);
   }
 
   #send(data: Data): void {
@@ -271,6 +339,7 @@ export type ReceptionOptions = {
   readonly host: SimHost;
   readonly guest: SimGuest;
   readonly session: string;
+  readonly isWithoutMemory: boolean;
   readonly enter: (work: () => void) => void;
   readonly onEpochHeld: (epoch: number) => void;
   readonly onFailed: (reason: string) => void;
@@ -283,6 +352,11 @@ export class SimReception {
   #committed = 0;
   #isEnded = false;
   device: History | undefined;
+
+  /** The guest can be booted from what is held, not go on. */
+  get isBootOnly(): boolean {
+    return this.#options.isWithoutMemory && this.device === undefined;
+  }
 
   constructor(options: ReceptionOptions) {
     this.#options = options;
@@ -338,9 +412,10 @@ export class SimReception {
     staged.writes.forEach(([block, cell]) => {
       host.writeLater(block, cell);
     });
-    this.device = staged.device;
+    this.device = staged.device ?? this.device;
     this.#committed = epoch;
-    world.checks.noteCommit({ session: this.session, epoch, ram: guest.ram, disk: host.diskToBe() });
+    const ram = this.isBootOnly ? [] : guest.ram;
+    world.checks.noteCommit({ session: this.session, epoch, ram, disk: host.diskToBe() });
   }
 
   discardStaged(): void {

@@ -1,6 +1,6 @@
 /** The simulator itself: that the protocol holds for a few seeds (main.ts runs thousands) and that broken rules do not. */
 import { describe, expect, test } from "@jest/globals";
-import { mutants, plans } from "./mutants.ts";
+import { highAvailabilityMutants, mutants, plans } from "./mutants.ts";
 import { type Outcome, PRODUCTION, World, type WorldOptions } from "./world.ts";
 
 const SMOKE_SEEDS = 100;
@@ -46,6 +46,26 @@ describe("the simulated pair", () => {
     };
     expect(run()).toEqual(run());
   });
+});
+
+describe("a pair of HighAvailability", () => {
+  const mode = "HighAvailability";
+
+  test.each([{ changesMode: false }, { changesMode: true }])(
+    "everything holds, the mode being changed: $changesMode",
+    ({ changesMode }) => {
+      expect(findViolation({ mode, changesMode }, SMOKE_SEEDS)).toBeUndefined();
+    },
+    TIMEOUT_MS,
+  );
+
+  test.each(Object.entries(highAvailabilityMutants))(
+    "a broken rule is found: %s",
+    (_, rules) => {
+      expect(findViolation({ mode, rules }, MUTANT_SEEDS_MAX)?.violation).toMatch(/SimViolation/);
+    },
+    TIMEOUT_MS,
+  );
 });
 
 describe("a broken rule is found", () => {

@@ -4,6 +4,7 @@
  *   start -> faults -> everything healed -> protection and replies are back, within LIVENESS_MS
  */
 import { step } from "../../src/protocol/side.ts";
+import { type AvailabilityMode } from "../../src/protocol/messages.ts";
 import { type QuorumRecord, type QuorumRequest } from "../../src/protocol/quorum-record.ts";
 import { planTiming, type Timing } from "../../src/protocol/timing.ts";
 import { Random } from "../../src/lib/random.ts";
@@ -30,6 +31,9 @@ export type WorldOptions = {
   /** Takes lines of a log for people. */
   readonly log?: (line: string) => void;
   readonly keepsTraces?: boolean;
+  readonly mode?: AvailabilityMode;
+  /** Somebody changes the mode now and then. */
+  readonly changesMode?: boolean;
   /** What goes wrong, instead of what the seed says. */
   readonly plan?: (world: World) => void;
   /** When everything is healed, and how far apart the hosts are, instead of what the seed says. */
@@ -62,6 +66,11 @@ export class World {
   readonly hosts: Readonly<Record<NodeName, SimHost>>;
   readonly client: SimClient;
   readonly faults: Faults;
+  /** What the assignments say now. */
+  mode: AvailabilityMode;
+  /** Whether one fault may cost the guest its memory. */
+  readonly mayLoseMemory: boolean;
+  readonly #changesMode: boolean;
   readonly #ways: Readonly<Record<string, Way>>;
   readonly #plan: ((world: World) => void) | undefined;
   readonly #log: ((line: string) => void) | undefined;
@@ -70,7 +79,10 @@ export class World {
   #events = 0;
 
   constructor(seed: number, options: WorldOptions = {}) {
-    const { rules = PRODUCTION, log, keepsTraces = false, plan } = options;
+    const { rules = PRODUCTION, log, keepsTraces = false, plan, mode = "FaultTolerant", changesMode = false } = options;
+    this.mode = mode;
+    this.#changesMode = changesMode;
+    this.mayLoseMemory = changesMode || mode === "HighAvailability";
     this.seed = seed;
     this.rules = rules;
     this.random = new Random(seed);
@@ -129,6 +141,9 @@ export class World {
       this.hosts.b.startAgent();
     });
     this.client.start();
+    if (this.#changesMode) {
+      this.#changeModeLater();
+    }
     const startMs = random.chance(0.25) ? random.below(1_500) : 1_500 + random.below(1_500);
     const drawnMs = startMs + 1_500 + random.below(random.chance(0.3) ? 20_000 : 6_000);
     const endMs = this.#healedMs ?? drawnMs;
@@ -161,6 +176,20 @@ export class World {
       violation,
       traces: { a: (a.trace ?? []).join(""), b: (b.trace ?? []).join("") },
     };
+  }
+
+  /** Each side hears of it at its own time. */
+  #changeModeLater(): void {
+    this.clock.after(2_000 + this.random.below(6_000), () => {
+      this.mode = this.mode === "FaultTolerant" ? "HighAvailability" : "FaultTolerant";
+      this.log(() => `the mode becomes ${this.mode}`);
+      for (const host of [this.hosts.a, this.hosts.b]) {
+        this.clock.after(this.random.below(300), () => {
+          host.engine?.enter(() => host.engine?.followMode());
+        });
+      }
+      this.#changeModeLater();
+    });
   }
 
   #runToProtection(healedMs: number): number | undefined {

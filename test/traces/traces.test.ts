@@ -178,7 +178,7 @@ describe("lines", () => {
     ["no JSON", event.slice(0, 30), /no JSON/],
     ["no object", "[]", /no object/],
     ["too long", `{"atMs":1,"state":"${"x".repeat(70_000)}"}`, /more than 65536/],
-    ["another version", head.replace('"trace":1', '"trace":2'), /is not 1/],
+    ["another version", head.replace('"trace":2', '"trace":3'), /is not 2/],
     ["a side that is not fresh", head.replace('"epoch":0', '"epoch":3'), /before its first event/],
     ["a side with an unknown field", head.replace('"epoch":0', '"epoch":0,"more":1'), /before its first event/],
     ["an unknown field", event.replace('"epoch"', '"more":1,"epoch"'), /line.more is unknown/],
