@@ -192,12 +192,15 @@ export class Checks {
     this.#seen = guest.head?.before;
   }
 
+  #expectMemoryLost(host: SimHost): void {
+    const { faults, mayLoseMemory } = this.#world;
+    const isAllowed = mayLoseMemory || faults.sinceProtected !== 1;
+    this.expect(isAllowed, `one fault cost a protected guest its memory: ${host.node} boots`);
+  }
+
   #noteBoot(host: SimHost, guest: SimGuest): void {
     const answered = this.#seen?.lastRequest;
-    this.expect(
-      this.#world.faults.sinceProtected !== 1 || this.#world.mayLoseMemory,
-      `one fault cost a protected guest its memory: ${host.node} boots`,
-    );
+    this.#expectMemoryLost(host);
     const isTorn = this.#torn.has(host.node);
     this.expect(isTorn || isDiskWhole(host.disk.cells), `${host.node} boots from a disk that was never whole`);
     this.expect(this.#record?.peerState === "Stale", `${host.node} boots although the other side may take over`);
