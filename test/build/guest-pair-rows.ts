@@ -46,6 +46,10 @@ const [primary, standby] = [
     conditions: reported.conditions.map((condition) => ({ ...condition, observedGeneration: 1 })),
     lastTakeover: { cause: "silent", at, durationMs: 580, term: 2, epoch: 9 },
     faults: [buildSeenFault({ state: "InService", repairedAt: at })],
+    resync: { leftBytes: 1_073_741_824, secondsLeft: 12 },
+    links: reported.links.map((link) => ({ ...link, roundTrip: { p50Ms: 0.2, p99Ms: 0.9 }, carriesData: true })),
+    quorums: [{ seat: "preferred", reachable: true, latencyMs: 3.5, inForce: true }],
+    override: { who: "kubernetes-admin", why: "site A burnt down", at, term: 4 },
   },
   buildReportedSide("node-b", buildReport({ role: "standby", primaryNode: "", lagMs: null, takeoversCount: 0 })),
 ];
@@ -76,7 +80,9 @@ export const guestPairRows: ResourceRows = {
     {
       when: "a contract of its own",
       object: buildGuestPair({
-        checkpoint: { maxAddedLatencyMs: 20, minIntervalMs: 10, maxIntervalMs: 100 },
+        checkpoint: { maxAddedLatencyMs: 20, minIntervalMs: 10, maxIntervalMs: 100, resyncMiBPerSecond: 200 },
+        fullResync: at,
+        sides: ["node-a", "node-b"].map((node) => buildSide(node, { uplinks: ["lan"] })),
         failover: { detectionTimeoutMs: 300 },
       }),
     },

@@ -76,7 +76,12 @@ export const protectedVmRows: ResourceRows = {
     {
       when: "the widest contract",
       object: buildProtectedVm({
-        checkpoint: { maxAddedLatencyMs: 60_000, minIntervalMs: 60_000, maxIntervalMs: 60_000 },
+        checkpoint: {
+          maxAddedLatencyMs: 60_000,
+          minIntervalMs: 60_000,
+          maxIntervalMs: 60_000,
+          resyncMiBPerSecond: 100_000,
+        },
         failover: { detectionTimeoutMs: 60_000, reprotect: "Automatic", isolateAfterFaults: 16 },
       }),
     },
@@ -107,6 +112,7 @@ export const protectedVmRows: ResourceRows = {
             dirtyPagesP50: 412,
           },
           disks: [{ name: "system", syncPercent: 42.5 }],
+          resync: { percent: 42.5, leftBytes: 1_073_741_824, secondsLeft: 12 },
           lastFailover: { cause: "node-a is silent", at: "2026-01-31T08:29:00.5Z", durationMs: 580, epoch: 71_204 },
           faults: [
             buildSeenFault({ state: "Isolated" }),
