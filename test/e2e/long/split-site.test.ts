@@ -161,6 +161,9 @@ describeOnCluster(import.meta.filename)("two sites", () => {
       },
     } as KubeObject);
     witness = await Witness.start(platform, { name: guest, kind: "busybox", address, placement });
+    const ref = { kind: kindOf("twinrun.dev/v1alpha1", "ProtectedVM"), namespace: tenantNamespace, name: guest };
+    // What is done here to each host in an hour is more than a host that can be relied on goes through.
+    await platform.cluster.patch(ref, { spec: { failover: { isolateAfterFaults: 16 } } });
   }, setUpMsMax);
 
   afterAll(async () => {
