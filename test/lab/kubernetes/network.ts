@@ -83,9 +83,14 @@ export class LabNetwork {
     runBatch(network.clientNamespace, [`address add ${clientAddress}/24 dev lan`]);
     runBatch(network.planeNamespace, [
       `address add ${network.planeAddress}/24 dev mgmt`,
-      ...nodes.map((node) => `route add ${network.placeOf(node).podRange} via ${network.placeOf(node).address}`),
+      ...network.#podRoutes,
     ]);
     return network;
+  }
+
+  /** Of who is no node: to every node's pods. */
+  get #podRoutes(): readonly string[] {
+    return this.#nodes.map((node) => `route add ${this.placeOf(node).podRange} via ${this.placeOf(node).address}`);
   }
 
   get planeNamespace(): string {
@@ -125,7 +130,7 @@ export class LabNetwork {
     silenceIpv6(namespace);
     runBatch(namespace, ["link set lo up"]);
     this.#connect(name, "management", "mgmt");
-    runBatch(namespace, [`address add ${address}/24 dev mgmt`]);
+    runBatch(namespace, [`address add ${address}/24 dev mgmt`, ...this.#podRoutes]);
     return { namespace, address };
   }
 
