@@ -137,7 +137,8 @@ async function overrideQuorum(session: Session, vm: ShownVm, node: string): Prom
   if (why === undefined) {
     throw usageWrong("--force-owner needs --reason: it stays in the guest's record");
   }
-  if (nodes.length > 0 && !nodes.includes(node)) {
+  // A side that is away may not be among them; the operator knows.
+  if (nodes.length > 1 && !nodes.includes(node)) {
     throw usageWrong(`--force-owner must be a node of one of its sides (${nodes.join(", ")}), not ${node}`);
   }
   const others = nodes.filter((each) => each !== node).join(", ");

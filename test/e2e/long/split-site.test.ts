@@ -18,7 +18,7 @@ import { collectOutput } from "../../lab/command-output.ts";
 import { type ComputerName } from "../../lab/kubernetes/network.ts";
 import { buildProtectedGuest } from "../guest-manifests.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
-import { cyclePower, kubectl } from "../strikes.ts";
+import { cyclePower, kubectl, vmis } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, type Scene, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
 
 const guest = "campus-guest";
@@ -284,16 +284,26 @@ describeOnCluster(import.meta.filename)("two sites", () => {
     "both sites start from cold: the owner of the last term boots the guest",
     async () => {
       const { primary, standby } = await witness.readScene();
+      const before = await listInstances();
       await Promise.all([platform.lab.powerOff(primary), platform.lab.powerOff(standby)]);
       await sleep(3_000);
       await Promise.all([platform.lab.powerOn(primary), platform.lab.powerOn(standby)]);
-      await sleep(3_000);
+      await until(
+        "new instances",
+        listInstances,
+        (uids) => uids.length === 2 && !uids.some((uid) => before.includes(uid)),
+      );
       const vm = await platform.waitUntilReady(guest, faultMsMax);
       expect(vm.status?.primary?.node).toBe(primary);
       note("both sites start from cold", `${primary} boots the guest, as it ran it last`);
     },
     2 * faultMsMax,
   );
+
+  async function listInstances(): Promise<readonly (string | undefined)[]> {
+    const { items } = await platform.cluster.list(vmis, { labelSelector: "twinrun.dev/guest" });
+    return items.map(({ metadata }) => metadata.uid);
+  }
 
   async function override(node: string): Promise<string> {
     const args = ["failover", guest, "--force-owner", node, "--reason", "the other site burnt down", "--yes"];

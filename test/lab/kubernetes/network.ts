@@ -81,10 +81,7 @@ export class LabNetwork {
     network.#connect("plane", "management", "mgmt");
     network.#connect("client", "lan", "lan");
     runBatch(network.clientNamespace, [`address add ${clientAddress}/24 dev lan`]);
-    runBatch(network.planeNamespace, [
-      `address add ${network.planeAddress}/24 dev mgmt`,
-      ...network.#podRoutes,
-    ]);
+    runBatch(network.planeNamespace, [`address add ${network.planeAddress}/24 dev mgmt`, ...network.#podRoutes]);
     return network;
   }
 
