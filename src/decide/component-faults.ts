@@ -163,7 +163,8 @@ const isOfNode = ({ component }: Fault): boolean => component === "host" || comp
 
 const hasWeight = (record: Fault): boolean => record.state === "Isolated" || listWeighty(record).length > 0;
 
-const listWeighty = ({ incidents, clearedAt }: Fault): readonly string[] =>
+/** Incidents that nobody has cleared or meant. */
+export const listWeighty = ({ incidents, clearedAt }: Fault): readonly string[] =>
   incidents.filter((at) => clearedAt === undefined || compareTimes(at, clearedAt) > 0);
 
 const withoutIsolation = (record: Fault): Fault => ({

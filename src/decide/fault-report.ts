@@ -3,7 +3,7 @@ import { type Fault } from "../api/fault.ts";
 import { type ComponentsReason } from "../api/conditions.ts";
 import { type ProtectedVm } from "../api/protected-vm.ts";
 import { requestAnnotations } from "../api/requests.ts";
-import { isMeantBy } from "./component-faults.ts";
+import { isMeantBy, listWeighty } from "./component-faults.ts";
 import { type Action, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 import { type Verdict } from "./verdicts.ts";
 
@@ -53,14 +53,21 @@ function listChange(known: Fault | undefined, record: Fault, isStillOut: boolean
     const message = `${what}: ${record.message}; ${record.done}`;
     return known === undefined || !isOut(known) ? [{ type: "Warning", reason: "FaultDetected", message }] : [];
   }
-  const isNews = known !== undefined && isOut(known) && !isStillOut;
+  if (known === undefined || !isOut(known)) {
+    // It came and went before anybody looked.
+    const isMissed = listWeighty(record).some((at) => known?.incidents.includes(at) !== true);
+    return isMissed
+      ? [{ type: "Warning", reason: "FaultDetected", message: `${what}: ${record.message}; it works again` }]
+      : [];
+  }
   const message = record.state === "Isolated" ? `${what} works again, and stays isolated` : `${what} works again`;
-  return isNews ? [{ type: "Normal", reason: "FaultRepaired", message }] : [];
+  return isStillOut ? [] : [{ type: "Normal", reason: "FaultRepaired", message }];
 }
 
 function listIsolation(known: Fault | undefined, record: Fault): readonly PlannedEvent[] {
   const isNews = record.state === "Isolated" && known?.state !== "Isolated";
-  const message = `${sayComponent(record)} failed too often within an hour: it is not used for a new copy until a person clears it`;
+  const use = record.component.startsWith("link/") ? "while there is another" : "for a new copy of the guest";
+  const message = `${sayComponent(record)} failed too often within an hour: it is not used ${use} until a person clears it`;
   return isNews ? [{ type: "Warning", reason: "ComponentIsolated", message }] : [];
 }
 

@@ -7,6 +7,7 @@ import { type FaultRecord, stepFaults } from "../../src/decide/fault-log.ts";
 import { type PeerWatch, stepPeers } from "../../src/decide/peer-watch.ts";
 import { PLANNED } from "../../src/decide/takeover-track.ts";
 import { type Json, readText } from "../../src/lib/json-merge.ts";
+import { type Fault } from "../../src/protocol/faults.ts";
 import { type QuorumSeat } from "../../src/protocol/quorum-record.ts";
 import { nameOf, type SimulatedCluster } from "./cluster.ts";
 
@@ -105,6 +106,15 @@ export class SimulatedAgents {
       if (key.endsWith(` ${node}`) && side.hasGuest) {
         side.ended = true;
       }
+    }
+  }
+
+  fault(node: string, fault: Fault): void {
+    const atMs = this.#cluster.nowMs;
+    for (const pair of this.#cluster.listPairs().filter(({ spec }) => spec.sides.some((side) => side.node === node))) {
+      const side = this.#sideOf(pair, node);
+      const { records } = stepFaults(side.faults, { tag: "faulted", node, ...fault }, atMs);
+      side.faults = stepFaults(records, { tag: "repaired", node, ...fault }, atMs).records;
     }
   }
 

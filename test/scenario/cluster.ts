@@ -7,6 +7,7 @@
  */
 import { type GuestPair, parseGuestPair } from "../../src/api/guest-pair.ts";
 import { parseProtectedVm, type ProtectedVm, type ProtectedVmStatus } from "../../src/api/protected-vm.ts";
+import { REPLICATION_LINKS_ANNOTATION } from "../../src/api/requests.ts";
 import { parseSplitSitePair, type SplitSitePair } from "../../src/api/split-site-pair.ts";
 import { GUEST_LABEL, OUTDATED_LABEL } from "../../src/api/vmi-contract.ts";
 import {
@@ -67,7 +68,8 @@ export class SimulatedCluster implements ProtectedVmCluster {
     {
       labels = {},
       models = ["Haswell", "Skylake-Server"],
-    }: { labels?: Record<string, string>; models?: string[] } = {},
+      links,
+    }: { labels?: Record<string, string>; models?: string[]; links?: string | undefined } = {},
   ): void {
     const kubevirt = models.map((model) => [`cpu-model.node.kubevirt.io/${model}`, "true"]);
     this.put({
@@ -83,6 +85,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
           ...(Object.fromEntries(kubevirt) as Record<string, string>),
           ...labels,
         },
+        ...(links === undefined ? {} : { annotations: { [REPLICATION_LINKS_ANNOTATION]: links } }),
       },
       spec: {},
       status: {
@@ -369,7 +372,9 @@ export class SimulatedCluster implements ProtectedVmCluster {
     if (action.tag === "applyPair") {
       const { roles, sides, intent } = action.pair.spec;
       const places = sides.map(({ node, vmi }) => `${node}=${vmi.namespace}/${vmi.name}`).join(" ");
-      return `${places} roles ${roles.term}:${roles.primary}${intent === "Release" ? " Release" : ""}`;
+      const names = sides[0]?.links.map(({ name }) => name).join(",");
+      const links = names === "node" ? "" : ` links ${names ?? ""}`;
+      return `${places} roles ${roles.term}:${roles.primary}${intent === "Release" ? " Release" : ""}${links}`;
     }
     if (action.tag === "createObject") {
       const shape = action.object.metadata.annotations?.["twinrun.dev/started-as"];

@@ -1,7 +1,7 @@
 /**
  * A story: commands in, the whole timeline out. A line of a command file is
  *
- *   node NAME [label=value...] [models=A,B]      a node that is there from the start, or comes later
+ *   node NAME [label=value...] [models=A,B] [links=NAME:HOST,...]   a node that is there from the start, or comes later
  *   vm NAME [stopped] [lun]                      a VirtualMachine with one disk, as a user has it
  *   sites NAME [SITE=label=value SITE=label=value [quorum=HOST:PORT,HOST:PORT]]   a SplitSitePair; without sites it is deleted
  *   blind NODE SEAT, sees NODE SEAT              a node does not reach that quorum, or does again
@@ -11,6 +11,7 @@
  *   spec NAME JSON                               merges a patch into the spec
  *   annotate NAME ANNOTATION VALUE
  *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
+ *   fault NODE COMPONENT CODE WORDS...           its agent sees a fault that is over at once
  *   power NODE off|on, cordon NODE, uncordon NODE, drain NODE, kill NODE, shutdown NODE
  *   maintain NODE, maintained NODE, resume NODE  kubectl twinrun maintenance NODE begin, status, end
  *   outdate                                      KubeVirt has a new launcher: every instance there is has an old one
@@ -34,6 +35,7 @@ import {
   type MaintenanceFacts,
 } from "../../src/cli/maintenance.ts";
 import { type Json, mergeJson, readObjects } from "../../src/lib/json-merge.ts";
+import { type FaultCode, type FaultComponent } from "../../src/protocol/faults.ts";
 import { ProtectedVmReconciler } from "../../src/operator/protected-vm-reconciler.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { SimulatedAgents } from "./agents.ts";
@@ -168,6 +170,11 @@ export class Story {
       kill: ([node = ""]) => {
         this.#kill(node);
       },
+      fault: ([node = "", component = "", code = "", ...words]) => {
+        const fault = { component: component as FaultComponent, code: code as FaultCode, message: words.join(" ") };
+        this.#cluster.say(node, `sees a fault of ${component}: ${fault.message}`);
+        this.#agents.fault(node, fault);
+      },
       shutdown: ([node = ""]) => {
         this.#agents.end(node);
       },
@@ -205,8 +212,9 @@ export class Story {
   #addNode(name: string, options: readonly string[]): void {
     const pairs = options.map((option) => option.split("=") as [string, string]);
     const models = pairs.find(([key]) => key === "models")?.[1].split(",");
-    const labels = Object.fromEntries(pairs.filter(([key]) => key !== "models"));
-    this.#cluster.addNode(name, { labels, ...(models === undefined ? {} : { models }) });
+    const links = pairs.find(([key]) => key === "links")?.[1].replaceAll(":", "=");
+    const labels = Object.fromEntries(pairs.filter(([key]) => key !== "models" && key !== "links"));
+    this.#cluster.addNode(name, { labels, links, ...(models === undefined ? {} : { models }) });
   }
 
   #addMachine(name: string, options: readonly string[]): void {
