@@ -48,6 +48,21 @@ describe("of a peer", () => {
     ).toEqual(["22 s: node-b host HostSilent", "70 s: node-b host works"]);
   });
 
+  test("whose host fell silent and resets the old connections as it comes back the host failed, not the agent", () => {
+    const [lost, reset] = [
+      [silent("fast"), silent("slow")],
+      [closed("fast"), closed("slow")],
+    ];
+    expect(
+      watch([
+        [20, both],
+        [1, lost],
+        [40, reset],
+        [30, both],
+      ]),
+    ).toEqual(["22 s: node-b host HostSilent", "71 s: node-b host works"]);
+  });
+
   test("that comes and goes is one incident", () => {
     const lost = [silent("fast"), silent("slow")];
     const flapping = [

@@ -59,7 +59,8 @@ function watchLink(before: WatchedPeer | undefined, link: SeenLink, nowMs: numbe
   return {
     name: link.name,
     alive: link.alive,
-    wasClosed: link.wasClosed,
+    // As it was when the link died: a host that comes back resets what its earlier life left open.
+    wasClosed: isSame ? known.wasClosed : link.wasClosed,
     sinceMs: isSame ? known.sinceMs : nowMs,
     wasHeard: link.alive || known?.wasHeard === true,
   };

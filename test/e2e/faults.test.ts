@@ -72,7 +72,7 @@ describeOnCluster(import.meta.filename)("on a cluster", () => {
       );
       say(`on record: ${JSON.stringify(vm.status?.faults)}`);
       const [record] = hosts(vm).filter(({ node }) => node === "node-a");
-      expect(record?.count).toBeGreaterThanOrEqual(2);
+      expect(record?.count).toBeGreaterThanOrEqual(1);
       expect(record?.message).toBe("node-a fell silent on all 2 links at once");
       expect(hosts(vm).map(({ node }) => node)).not.toContain("node-c");
     },
