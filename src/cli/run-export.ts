@@ -4,7 +4,7 @@
  * Read is the volume of the side that runs the guest, or ran it last: its disk holds every write, the other's what was acknowledged.
  * Of a guest that runs the disk is copied until little is left, then the guest is paused, compared from end to end, and let go.
  */
-import { rename, rm } from "node:fs/promises";
+import { open, rename, rm } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 import { writeBytes } from "../image/image-limits.ts";
 import { type KubeObject, type ObjectRef } from "../kube/kube-object.ts";
@@ -143,6 +143,7 @@ function copyOnce(session: Session, { pod, rawPath }: OneCopy): Promise<CopyProg
   return transfer(session, {
     ...{ pod, bytes: 0 },
     copy: async (source, onProgress) => {
+      await prepareFile(rawPath, source.bytes);
       const target = await LocalVolume.open(rawPath, "write", source.bytes);
       try {
         return await copyBlocks({ source, target, signal: session.signal, onProgress });
@@ -151,6 +152,19 @@ function copyOnce(session: Session, { pod, rawPath }: OneCopy): Promise<CopyProg
       }
     },
   });
+}
+
+/** For its owner only, as a disk holds secrets. What an earlier attempt left may be of a larger disk. */
+async function prepareFile(path: string, bytesMax: number): Promise<void> {
+  const file = await open(path, "a", 0o600);
+  try {
+    const { size } = await file.stat();
+    if (size > bytesMax) {
+      await file.truncate(bytesMax);
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 /** Passes while it runs, until one finds little or no less than the one before. */
@@ -240,6 +254,7 @@ async function writeFiles(session: Session, { vm, machine, format, path, copies 
   }
   const part = `${path}.part`;
   const convert = async (from: Exported, to: string, options: readonly string[]): Promise<void> => {
+    await prepareFile(to, 0);
     await runQemuImg({
       ...{ cpuSeconds: readSecondsMax(2 ** 40), memoryBytes: READ_MEMORY_BYTES, signal },
       args: ["convert", "-p", ...options, encodeNode({ path: from.rawPath }, "raw"), to],
