@@ -92,7 +92,7 @@ kubernetes: for-lab ## The tests against a real Kubernetes: custom resources, a 
 	@$(NODEJS) test/main.ts kubernetes
 
 e2e: $(if $(filter existing,$(CLUSTER)),modules,for-lab) ## Every fault of a cluster of three nodes; CLUSTER=existing: on yours
-	@$(QUIET) $(if $(filter existing,$(CLUSTER)),test/demo/chapters/existing.ts --faults all,test/main.ts e2e e2e-long)
+	@$(QUIET) $(if $(filter existing,$(CLUSTER)),test/demo/chapters/existing.ts --faults all,test/main.ts integration-long e2e e2e-long)
 
 lab: for-lab ## A Kubernetes of three nodes on this machine with Twinrun on it, to try things; it says how
 	@$(LAB) up

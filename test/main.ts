@@ -51,6 +51,7 @@ const light = "(tidy|fault-table|golden|fuzz|sim|model|traces|scenario)";
 const kubernetes = "/test/(lab/kubernetes|chart)/";
 const endToEnd = "/test/e2e/";
 const endToEndLong = `${endToEnd}long/`;
+const integrationLong = "/test/integration/long/";
 
 const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
@@ -59,7 +60,12 @@ const stages: readonly Stage[] = [
   { name: "model", command: ["nice", node, "test/model/main.ts"], isEarly: true },
   {
     name: "integration",
-    command: jest(`${root}/test/`, "--testPathIgnorePatterns", `/test/${light}`, kubernetes, endToEnd, "--runInBand"),
+    command: jest(
+      `${root}/test/`,
+      "--runInBand",
+      "--testPathIgnorePatterns",
+      ...[`/test/${light}`, kubernetes, endToEnd, integrationLong],
+    ),
     countedBy: "jest",
   },
   { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30", "--directory", "build/soak"] },
@@ -69,6 +75,12 @@ const stages: readonly Stage[] = [
     name: "e2e",
     command: jest(`${root}${endToEnd}`, "--testPathIgnorePatterns", endToEndLong, "--runInBand"),
     countedBy: "jest",
+  },
+  {
+    name: "integration-long",
+    command: jest(`${root}${integrationLong}`, "--runInBand"),
+    countedBy: "jest",
+    onRequest: true,
   },
   {
     name: "e2e-long",

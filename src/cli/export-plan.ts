@@ -1,7 +1,6 @@
 /** Which volume holds a guest's disk as it is now, and whether it may be read. */
 import { sideMark, sideName } from "../decide/guest-names.ts";
 import { parseNotes } from "../decide/guest-notes.ts";
-import { type GuestPair } from "../api/guest-pair.ts";
 import { type Json, readObjects, readPath, readText } from "../lib/json-merge.ts";
 import { CliFailure, usageWrong } from "./cli-failure.ts";
 import { type Known, valueOr } from "./kube-objects.ts";
@@ -87,7 +86,7 @@ const readClaim = (volume: Json): string | undefined =>
 
 /** Whether the guest was started from this side's volumes. Who may not read the notes goes by the namespace, as the operator does. */
 function isOriginSide({ node, vmi }: CurrentSide, pair: ShownPair | undefined, namespace: string): boolean {
-  const notes = pair === undefined ? undefined : parseNotes(pair as unknown as GuestPair);
+  const notes = pair === undefined ? undefined : parseNotes(pair);
   return notes === undefined ? vmi.namespace === namespace : notes.origin === node;
 }
 

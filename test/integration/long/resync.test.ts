@@ -1,15 +1,22 @@
 /** The way back into sync, by trust: what changed, what differs, or everything; within a limit, and in spite of interruptions. */
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "@jest/globals";
-import { present } from "../../src/lib/assert.ts";
-import { type EngineReport } from "../../src/protocol/assignment.ts";
-import { type Cluster, createCluster } from "../lab/cluster.ts";
-import { compareDisks } from "../lab/disk-comparison.ts";
-import { waitForGuest } from "../lab/guest-health.ts";
-import { createLab, type Lab } from "../lab/hosts.ts";
-import { provideImage } from "../lab/images.ts";
-import { isFlawless, startWitnesses, stopWitnesses, sumVerdicts, waitForReplies, type Witness } from "../lab/load.ts";
-import { pairHosts, placeGuest, type PlacedGuest } from "../lab/placement.ts";
-import { type LoggedResync, readResyncs, touchGranules } from "../lab/resyncs.ts";
+import { present } from "../../../src/lib/assert.ts";
+import { type EngineReport } from "../../../src/protocol/assignment.ts";
+import { type Cluster, createCluster } from "../../lab/cluster.ts";
+import { compareDisks } from "../../lab/disk-comparison.ts";
+import { waitForGuest } from "../../lab/guest-health.ts";
+import { createLab, type Lab } from "../../lab/hosts.ts";
+import { provideImage } from "../../lab/images.ts";
+import {
+  isFlawless,
+  startWitnesses,
+  stopWitnesses,
+  sumVerdicts,
+  waitForReplies,
+  type Witness,
+} from "../../lab/load.ts";
+import { pairHosts, placeGuest, type PlacedGuest } from "../../lab/placement.ts";
+import { type LoggedResync, readResyncs, touchGranules } from "../../lab/resyncs.ts";
 
 const patienceMs = 120_000;
 

@@ -7,14 +7,14 @@
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Cluster, createCluster } from "../lab/cluster.ts";
-import { createLab, type Lab } from "../lab/hosts.ts";
-import { provideImage } from "../lab/images.ts";
-import { waitForGuest } from "../lab/guest-health.ts";
-import { startWitnesses, stopWitnesses, sumVerdicts, type Witness } from "../lab/load.ts";
-import { otherHost, pairHosts, type PairHost, placeGuest, type PlacedGuest } from "../lab/placement.ts";
-import { findMissingInImage } from "../lab/clients/synced-disk.ts";
-import { compareDisks } from "../lab/disk-comparison.ts";
+import { type Cluster, createCluster } from "../../lab/cluster.ts";
+import { createLab, type Lab } from "../../lab/hosts.ts";
+import { provideImage } from "../../lab/images.ts";
+import { waitForGuest } from "../../lab/guest-health.ts";
+import { startWitnesses, stopWitnesses, sumVerdicts, type Witness } from "../../lab/load.ts";
+import { otherHost, pairHosts, type PairHost, placeGuest, type PlacedGuest } from "../../lab/placement.ts";
+import { findMissingInImage } from "../../lab/clients/synced-disk.ts";
+import { compareDisks } from "../../lab/disk-comparison.ts";
 
 const patienceMs = 240_000;
 /** The declared bound, from the loss of power to the guest's kernel. */
