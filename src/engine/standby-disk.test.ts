@@ -35,6 +35,26 @@ test("a file takes the size that it is told", async () => {
   expect(content.subarray(-4).toString()).toBe("tail");
 });
 
+test.each(Array.from({ length: 16 }, (_, index) => index))(
+  "a write that is given just as the one before is done, %i turns later, is written too",
+  async (turns) => {
+    const disk = await StandbyDisk.open({ id: "disk", path: file }, () => {
+      let later = Promise.resolve();
+      for (let turn = 0; turn < turns; turn += 1) {
+        later = later.then(() => undefined);
+      }
+      void later.then(() => {
+        disk.write(0, Buffer.from("late"));
+      });
+    });
+    disk.zero(4096, 4096);
+    await new Promise((resolve) => setImmediate(resolve));
+    await disk.settle();
+    expect(readFileSync(file).subarray(0, 4).toString()).toBe("late");
+    await disk.close();
+  },
+);
+
 test("a disk that fails says so once, by its name, and nothing is written after that", async () => {
   const disk = await StandbyDisk.open({ id: "disk0", path: file }, () => {
     throw new Error("EIO: i/o error");

@@ -173,30 +173,29 @@ export class StandbyDisk {
   }
 
   #add(write: Write): void {
+    if (this.failure !== undefined) {
+      return;
+    }
     this.#queue.push(write);
     this.#waitingBytes += write.data?.length ?? 0;
-    this.#running ??= this.#drain().finally(() => {
-      this.#running = undefined;
-    });
+    this.#running ??= this.#drain();
   }
 
+  /** Over as soon as there is nothing left, in the same turn: what is given a moment later begins another. */
   async #drain(): Promise<void> {
-    while (this.#queue.length > 0 && this.failure === undefined) {
-      const batch = this.#takeBatch();
-      const [first] = batch;
-      if (first === undefined) {
-        return;
-      }
-      try {
+    try {
+      for (let batch = this.#takeBatch(); batch[0] !== undefined; batch = this.#takeBatch()) {
+        const [first] = batch;
         await this.#measure(() => this.#apply(first, batch));
         this.#written = true;
-      } catch (cause) {
-        this.#fail("writing", cause);
-        return;
+        for (const write of batch) {
+          this.#waitingBytes -= write.data?.length ?? 0;
+        }
       }
-      for (const write of batch) {
-        this.#waitingBytes -= write.data?.length ?? 0;
-      }
+    } catch (cause) {
+      this.#fail("writing", cause);
+    } finally {
+      this.#running = undefined;
     }
   }
 
