@@ -6,6 +6,7 @@ import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { Failure } from "../../src/lib/failure.ts";
 import { FrameDecoder } from "../../src/protocol/frame-decoder.ts";
+import { PROTOCOL_VERSION } from "../../src/protocol/messages.ts";
 import { anyEncodedFrame, cutChunks, joinParts } from "../build/wire-frames.ts";
 
 const MIB = 1024 * 1024;
@@ -15,7 +16,14 @@ type Header = { magic?: string; version?: number; flags?: number; epoch?: number
 /** A frame by hand, for the encoders refuse to make these. `length` is that of the payload unless it is given. */
 function frame(type: number, payload: readonly Uint8Array[], header: Header = {}): Uint8Array {
   const body = Buffer.concat(payload);
-  const { magic = "TW", version = 1, flags = 0, epoch = 0, epochHigh = 0, length = body.length } = header;
+  const {
+    magic = "TW",
+    version = PROTOCOL_VERSION,
+    flags = 0,
+    epoch = 0,
+    epochHigh = 0,
+    length = body.length,
+  } = header;
   const head = [Buffer.from(magic), u8(version), u8(type), u16(flags), u16(epochHigh), u32(epoch), u32(length)];
   return new Uint8Array(Buffer.concat([...head, body]));
 }

@@ -198,8 +198,13 @@ export class Checks {
     this.expect(isAllowed, `one fault cost a protected guest its memory: ${host.node} boots`);
   }
 
+  /** Nothing that leaves a FaultTolerant guest tells of what is not held; of another's, only an answer says that a write is done. */
+  get #lastOnDisk(): History | undefined {
+    return this.#world.mayLoseMemory ? this.#answered : this.#seen?.lastRequest;
+  }
+
   #noteBoot(host: SimHost, guest: SimGuest): void {
-    const answered = this.#seen?.lastRequest;
+    const answered = this.#lastOnDisk;
     this.#expectMemoryLost(host);
     const isTorn = this.#torn.has(host.node);
     this.expect(isTorn || isDiskWhole(host.disk.cells), `${host.node} boots from a disk that was never whole`);
