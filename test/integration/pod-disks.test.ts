@@ -110,9 +110,10 @@ async function expectEqualDisks(cluster: PodCluster): Promise<void> {
             await expectEqualDisks(cluster);
           }
 
-          // An engine that starts anew finds its disks raw and leaves them so.
-          cluster.agents.a.kill();
-          await cluster.waitUntilWhole(patienceMs / 4);
+          // Its engine goes with the agent, and the other side takes over: what is there is raw, and stays so.
+          cluster.agents[primary].kill();
+          primary = otherHost(primary);
+          await cluster.waitUntilProtected(primary, patienceMs / 4);
           await sleep(1_000);
           await expectFlawless(witnesses);
           await expectEqualDisks(cluster);
