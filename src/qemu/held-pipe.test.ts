@@ -1,7 +1,7 @@
 /** The pipe against a writer that is a process of its own and, like QEMU, blocks. */
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -75,6 +75,13 @@ test("waiting for a writer can be ended", async () => {
   const opened = pipe.opened();
   await pipe.wake(opened);
   expect(await pipe.drain(Buffer.alloc(0), 1000)).toBe(0);
+});
+
+test("a wait for a writer is ended also when the FIFO's path has gone", async () => {
+  const opened = pipe.opened();
+  await sleep(20);
+  unlinkSync(path);
+  await pipe.wake(opened);
 });
 
 test("a writer left waiting by a dead process is let go", async () => {

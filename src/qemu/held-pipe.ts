@@ -114,11 +114,12 @@ export class HeldPipe {
     }
   }
 
+  /** By the descriptor: the path, in the root of a pod, goes with the QEMU that was to write. */
   wakeOnce(): void {
     try {
-      closeSync(openSync(this.path, constants.O_WRONLY | constants.O_NONBLOCK));
+      closeSync(openSync(`/proc/self/fd/${this.#keeper}`, constants.O_WRONLY | constants.O_NONBLOCK));
     } catch {
-      // Removed by somebody else: then there is no one to wake either.
+      // Closed: then nobody waits any more.
     }
   }
 
