@@ -68,7 +68,7 @@ const stages: readonly Stage[] = [
     ),
     countedBy: "jest",
   },
-  { name: "soak", command: [node, "test/soak/main.ts", "--kills", "30", "--directory", "build/soak"] },
+  { name: "soak", command: [node, "test/soak/main.ts", "--kills", "20", "--directory", "build/soak"] },
   { name: "traces", command: [node, "test/traces/main.ts", "build/soak"] },
   { name: "kubernetes", command: jest(`${root}${kubernetes}`, "--runInBand"), countedBy: "jest" },
   {
