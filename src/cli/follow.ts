@@ -64,7 +64,7 @@ const LOOK_EVERY_MS = 1_000;
 /** Says what happens until it is done; returns the last words. Throws Refused or TimedOut. */
 export async function waitForVm(session: Session, wait: Wait): Promise<string> {
   const { cluster, terminal, signal } = session;
-  const { namespace, name, timeoutMs, stays } = wait;
+  const { namespace, name, timeoutMs } = wait;
   const scope = { namespace, fieldSelector: `metadata.name=${name}` };
   const reflector = new Reflector<ShownVm>({ cluster, kind: kinds.protectedVm, scope });
   reflector.start();
@@ -76,14 +76,8 @@ export async function waitForVm(session: Session, wait: Wait): Promise<string> {
       const step: Step = reflector.isSynced
         ? await wait.decide(reflector.get(`${namespace}/${name}`))
         : { tag: "waiting", says: "the API server does not answer" };
-      if (step.tag === "done") {
+      if (isDone(step, { ...wait, untilMs })) {
         return step.says;
-      }
-      if (step.tag === "refused") {
-        throw new CliFailure("Refused", step.says);
-      }
-      if (performance.now() >= untilMs) {
-        throw new CliFailure("TimedOut", `not done after ${writeAge(timeoutMs)} (${step.says}); ${stays}`);
       }
       terminal.showProgress(step.says);
       await untilChange(reflector, Math.min(LOOK_EVERY_MS, untilMs - performance.now()), signal);
@@ -106,18 +100,25 @@ export async function waitUntil({ terminal, signal }: Session, { timeoutMs, stay
       }
       throw error;
     });
-    if (step.tag === "done") {
+    if (isDone(step, { timeoutMs, stays, untilMs })) {
       return step.says;
-    }
-    if (step.tag === "refused") {
-      throw new CliFailure("Refused", step.says);
-    }
-    if (performance.now() >= untilMs) {
-      throw new CliFailure("TimedOut", `not done after ${writeAge(timeoutMs)} (${step.says}); ${stays}`);
     }
     terminal.showProgress(step.says);
     await rest(Math.min(LOOK_EVERY_MS, untilMs - performance.now()), signal);
   }
+}
+
+type Limit = Pick<Wait, "timeoutMs" | "stays"> & { readonly untilMs: number };
+
+/** Throws Refused, or TimedOut when the time for what is not done is up. */
+function isDone(step: Step, { timeoutMs, stays, untilMs }: Limit): boolean {
+  if (step.tag === "refused") {
+    throw new CliFailure("Refused", step.says);
+  }
+  if (step.tag === "waiting" && performance.now() >= untilMs) {
+    throw new CliFailure("TimedOut", `not done after ${writeAge(timeoutMs)} (${step.says}); ${stays}`);
+  }
+  return step.tag === "done";
 }
 
 function untilChange(reflector: Reflector<ShownVm>, timeoutMs: number, signal: AbortSignal): Promise<void> {

@@ -3,6 +3,7 @@
  * have not answered for a while. Ends with the first answer that no other endpoint would contradict, or when all have failed.
  */
 import { QuorumFailure, type QuorumLink, type QuorumReply } from "./quorum-link.ts";
+import { firstWithin } from "../telemetry/sleep.ts";
 import type { NotDoneCode, QuorumAnswer, QuorumCall } from "./quorum-wire.ts";
 
 export type DefiniteAnswer = Exclude<QuorumAnswer, { readonly tag: "notDone" | "unknown" }>;
@@ -72,15 +73,7 @@ export class QuorumRound {
     if (this.#unasked.length === 0) {
       return await Promise.race(this.#pending);
     }
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<undefined>((resolve) => {
-      timer = setTimeout(resolve, this.#timing.hedgeMs, undefined);
-    });
-    try {
-      return await Promise.race([...this.#pending, late]);
-    } finally {
-      clearTimeout(timer);
-    }
+    return await firstWithin(this.#timing.hedgeMs, this.#pending);
   }
 }
 

@@ -19,6 +19,7 @@ import { Agent as HttpsAgent, request as requestHttps } from "node:https";
 import { createSecureContext } from "node:tls";
 import { parseQuorumRecord } from "../net/quorum-wire.ts";
 import type { QuorumRecord } from "../protocol/quorum-record.ts";
+import { firstWithin } from "../telemetry/sleep.ts";
 import { StoreFailure, type RecordStore, type SetOutcome, type StoredRecord } from "./record-store.ts";
 
 export type EtcdTls = {
@@ -160,7 +161,7 @@ export class EtcdStore implements RecordStore {
         pending.set(next, this.#tryMember(next, { path, text: JSON.stringify(body), timeoutMs }));
         next = (next + 1) % this.#urls.length;
       }
-      const arrival = await firstWithin(HEDGE_MS, [...pending.values()]);
+      const arrival = await firstWithin(HEDGE_MS, pending.values());
       if (arrival === undefined) {
         continue;
       }
@@ -235,19 +236,6 @@ export class EtcdStore implements RecordStore {
       });
       request.end(body);
     });
-  }
-}
-
-/** Undefined when none has arrived in that time. */
-async function firstWithin(ms: number, arrivals: readonly Promise<Arrival>[]): Promise<Arrival | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<undefined>((resolve) => {
-    timer = setTimeout(resolve, ms, undefined);
-  });
-  try {
-    return await Promise.race([...arrivals, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 
