@@ -275,12 +275,16 @@ export class Reception {
     );
   }
 
-  /** Hashes of a whole disk, in the order of its granules, as fast as the primary takes them. */
+  /**
+   * Hashes of a whole disk, in the order of its granules, as fast as the primary takes them; of what an earlier session wrote, too:
+   * done later it would undo what counts as equal by then.
+   */
   async #sendHashes(disk: number): Promise<void> {
     const target = this.#disks[disk];
     if (target === undefined) {
       throw new Error(`hashes wanted of disk ${disk}, which this side does not have`);
     }
+    await target.settle();
     const count = Math.ceil(target.bytes / GRANULE_BYTES);
     for (let first = 0; first < count && !this.#ended; first += HASH_FRAME_GRANULES) {
       const granules = Math.min(HASH_FRAME_GRANULES, count - first);
