@@ -5,6 +5,8 @@
  * - no term is activated twice;
  * - output passes freely only under a record that names the node and says Stale;
  * - what was released had been acknowledged to the primary, and the standby had sent that acknowledgement;
+ * - output passes by a lease only in a session of HighAvailability whose standby has acknowledged something; when such a session
+ *   that may be in sync is lost, output is held and the guest paused before the quorum is asked;
  * - epochs of a process and of a session only grow;
  * - a takeover at an epoch lies at or after every release of that session, and no later session of the same engine released
  *   anything before it.
@@ -20,6 +22,7 @@ export class CrossCheck {
   readonly problems: string[] = [];
   processes = 0;
   releases = 0;
+  leases = 0;
   acks = 0;
   readonly #records = new Map<number, QuorumRecord>();
   readonly #owners = new Map<number, string>();
@@ -122,16 +125,57 @@ export class CrossCheck {
   #noteEffects(step: TraceStep): void {
     const { state } = step.side;
     for (const effect of step.effects) {
-      if (effect.tag === "releaseOutput") {
-        this.#noteRelease(step, effect.throughEpoch);
-      } else if (effect.tag === "openOutput") {
-        this.#noteOpening(step);
-      } else if (effect.tag === "activate" && "session" in state) {
-        const { epoch, term } = effect;
-        this.#activations.push({ session: state.session, epoch, term, where: this.#where });
-      } else if (effect.tag === "send" && effect.message.tag === "ack") {
-        raise(this.#ackSent, effect.message.session, effect.message.epoch);
+      switch (effect.tag) {
+        case "releaseOutput":
+          this.#noteRelease(step, effect.throughEpoch);
+          break;
+        case "openOutput":
+          this.#noteOpening(step);
+          break;
+        case "leaseOutput":
+          this.#noteLease(step);
+          break;
+        case "askQuorum":
+          this.#noteAsking(step);
+          break;
+        case "activate":
+          if ("session" in state) {
+            const { epoch, term } = effect;
+            this.#activations.push({ session: state.session, epoch, term, where: this.#where });
+          }
+          break;
+        case "send":
+          if (effect.message.tag === "ack") {
+            raise(this.#ackSent, effect.message.session, effect.message.epoch);
+          }
+          break;
+        default:
+          break;
       }
+    }
+  }
+
+  #noteLease({ before: { state } }: TraceStep): void {
+    this.leases += 1;
+    const isAllowed = "mode" in state && state.mode === "HighAvailability" && this.#ackReceived.has(state.session);
+    if (!isAllowed) {
+      this.#report(
+        `output passes by a lease in ${state.tag}, where nothing was acknowledged at the level HighAvailability`,
+      );
+    }
+  }
+
+  #noteAsking({ before: { state }, effects }: TraceStep): void {
+    const mayBeInSync = state.tag === "declaring" ? state.asked : ["protected", "handingOver"].includes(state.tag);
+    const isLeased = "mode" in state && state.mode === "HighAvailability" && mayBeInSync;
+    const asksToRun = effects.some((effect) => effect.tag === "askQuorum" && effect.request.change.tag === "runAlone");
+    if (!isLeased || !asksToRun) {
+      return;
+    }
+    const order = effects.map(({ tag }) => tag);
+    const before = order.slice(0, order.indexOf("askQuorum"));
+    if (!before.includes("holdOutput") || !before.includes("pauseGuest")) {
+      this.#report(`the quorum is asked after a loss in ${state.tag} while the guest runs and its output passes`);
     }
   }
 

@@ -57,9 +57,10 @@ export class TraceCheck {
     for (const [guest, check] of this.#guests) {
       check.finish();
       this.#problems.push(...check.problems.map((problem) => `${guest}: ${problem}`));
-      const { processes, terms, takeovers, acks, releases } = check;
+      const { processes, terms, takeovers, acks, releases, leases } = check;
       const counts = `${takeovers} takeovers, ${acks} acknowledgements, ${releases} releases`;
-      lines.push(`${guest}: ${processes} engine processes, ${terms} terms, ${counts}`);
+      const leased = leases === 0 ? "" : `, ${leases} times by a lease`;
+      lines.push(`${guest}: ${processes} engine processes, ${terms} terms, ${counts}${leased}`);
     }
     if (this.#events === 0) {
       this.#problems.push("there is no trace to check: run the engines with a trace directory");

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { encodeTraceHead, parseTraceLine, TraceFailure } from "../../src/protocol/trace.ts";
 import { startSide, step } from "../../src/protocol/side.ts";
+import { type Effect, type SideEvent } from "../../src/protocol/side-state.ts";
 import { type StepFunction } from "./replay.ts";
 import { TraceCheck, type TraceReport } from "./trace-check.ts";
 import { World } from "../sim/world.ts";
@@ -53,6 +54,17 @@ describe("good traces", () => {
       const { traces } = new World(seed, { keepsTraces: true }).run();
       expect(listProblems(traces)).toMatch(/all accepted$/);
     }
+  });
+
+  test("of pairs of HighAvailability, and of both levels in turn, are accepted", () => {
+    let leases = 0;
+    for (let seed = 1; seed <= 40; seed += 1) {
+      const options = { keepsTraces: true, mode: "HighAvailability", changesMode: seed % 2 === 0 } as const;
+      const { traces } = new World(seed, options).run();
+      leases += `${traces.a}${traces.b}`.split('"leaseOutput"').length - 1;
+      expect(listProblems(traces)).toMatch(/all accepted$/);
+    }
+    expect(leases).toBeGreaterThan(40);
   });
 
   test("arrive in pieces of any size", () => {
@@ -131,6 +143,34 @@ describe("traces that are refused", () => {
       }
     }
     throw new Error("no seed released anything");
+  });
+
+  test.each([
+    {
+      when: "a lease of a pair that holds its output",
+      mode: "FaultTolerant",
+      change: ({ event }: { readonly event: SideEvent }, effects: readonly Effect[]): readonly Effect[] =>
+        event.tag === "captured" ? [...effects, { tag: "leaseOutput" }] : effects,
+      says: "output passes by a lease",
+    },
+    {
+      when: "a guest of HighAvailability that runs on while the quorum is asked",
+      mode: "HighAvailability",
+      change: (_: unknown, effects: readonly Effect[]): readonly Effect[] =>
+        effects.filter(({ tag }) => tag !== "pauseGuest"),
+      says: "the quorum is asked after a loss in protected while the guest runs",
+    },
+  ] as const)("of $when, although each engine replays", ({ mode, change, says }) => {
+    const broken: StepFunction = (side, event) => {
+      const stepped = step(side, event);
+      return { ...stepped, effects: change({ event }, stepped.effects) };
+    };
+    const rules = { ...new World(0).rules, step: broken };
+    const isSeen = Array.from({ length: 50 }, (_, index) => index + 1).some((seed) => {
+      const { traces } = new World(seed, { keepsTraces: true, mode, rules }).run();
+      return listProblems(traces, broken).includes(says);
+    });
+    expect(isSeen).toBe(true);
   });
 
   test("of a standby that takes a term over twice", () => {
