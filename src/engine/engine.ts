@@ -37,7 +37,7 @@ import { readStartTime } from "../memory/guest-process.ts";
 import { releaseOwnMemory } from "../memory/own-memory.ts";
 import { applyHole } from "../memory/sparse-file.ts";
 import { PageSet } from "../memory/page-runs.ts";
-import { QuorumConnection } from "../net/quorum-connection.ts";
+import { QuorumConnection, type QuorumOutcome } from "../net/quorum-connection.ts";
 import { QuorumSeats } from "../net/quorum-seats.ts";
 import { encodePeerUri } from "../net/peer-identity.ts";
 import { type TlsCredentials } from "../net/tls.ts";
@@ -99,6 +99,8 @@ export class Engine {
   #isStepping = false;
   #isOver = false;
   #retries = 0;
+  /** Why the last request was not decided. */
+  #undecidedWhy: string | undefined;
   #lostBy: LostBy = "closed";
   /** The peer was there after this moment. */
   #heardSinceMs = -Infinity;
@@ -427,14 +429,10 @@ export class Engine {
         return;
       case "askQuorum":
         void this.#quorum.ask(effect.request).then((outcome) => {
-          const tag = outcome.tag;
-          this.#retries = tag === "granted" || tag === "refused" ? 0 : this.#retries;
-          const plain =
-            outcome.tag === "unreachable"
-              ? { tag: outcome.tag }
-              : outcome.tag === "unknown"
-                ? { tag: outcome.tag }
-                : outcome;
+          const isDecided = outcome.tag === "granted" || outcome.tag === "refused";
+          this.#retries = isDecided ? 0 : this.#retries;
+          this.#undecidedWhy = isDecided ? undefined : sayUndecided(outcome);
+          const plain = isDecided ? outcome : { tag: outcome.tag };
           this.#post({ tag: "quorumAnswered", requestId: effect.request.requestId, outcome: plain });
         });
         return;
@@ -1151,14 +1149,23 @@ export class Engine {
   }
 
   #whenSwitchoverAsked(requestId: string): void {
-    if (stateName(this.#side) !== "protected") {
-      const message = `this side is ${stateName(this.#side)}; a switchover needs a protected guest: wait until it is in sync`;
+    const message = this.#whyNoSwitchover();
+    if (message !== undefined) {
       this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: false, message });
       return;
     }
     this.#switchovers.push(requestId);
     this.#options.sendToAgent({ tag: "switchoverAnswered", requestId, accepted: true, message: "handing over" });
     this.#post({ tag: "switchoverAsked" });
+  }
+
+  /** A guest that is handed over stands still until the quorum has answered. */
+  #whyNoSwitchover(): string | undefined {
+    if (stateName(this.#side) !== "protected") {
+      return `this side is ${stateName(this.#side)}; a switchover needs a protected guest: wait until it is in sync`;
+    }
+    const { problem } = this.#quorum;
+    return problem === undefined ? undefined : `a switchover needs the quorum, which does not answer: ${problem}`;
   }
 
   #openDiskWatch(): DiskWatch {
@@ -1294,7 +1301,7 @@ export class Engine {
       tracker: this.#guest?.tracker ?? "none",
       links: this.#links.figures().map((link) => ({ ...link, carriesData: link.name === this.#dataLink() })),
       quorums: this.#quorum.figures(),
-      quorumProblem: this.#quorum.problem,
+      quorumProblem: this.#quorum.problem ?? (this.#side.ask === null ? undefined : this.#undecidedWhy),
       takeoversCount: this.#takeoversCount,
       problems: this.#problems,
       diskFaults: this.#diskFaults.list(),
@@ -1312,6 +1319,10 @@ function openQuorum({ config, credentials, nonce }: EngineOptions): QuorumSeats 
     node: config.node,
     nonce,
   });
+}
+
+function sayUndecided(outcome: Extract<QuorumOutcome, { tag: "unreachable" | "unknown" }>): string {
+  return outcome.tag === "unreachable" ? outcome.failure.message : outcome.why;
 }
 
 /** Whether the quorum knows of a standby that could take over. */

@@ -36,7 +36,7 @@ export type EngineSnapshot = {
 
 export function planReport(snapshot: EngineSnapshot): EngineReport {
   const { side, figures, nowMs, oldestUnacknowledgedMs } = snapshot;
-  const inSync = side.state.tag === "protected" || side.state.tag === "holding";
+  const inSync = isInSync(side);
   return {
     role: snapshot.role,
     state: snapshot.state,
@@ -66,13 +66,21 @@ export function planReport(snapshot: EngineSnapshot): EngineReport {
   };
 }
 
+/** A standby whose primary has gone on alone keeps what it has, and may not go on from it. */
+function isInSync({ state, record }: Side): boolean {
+  return (
+    state.tag === "protected" || (state.tag === "holding" && (state.link !== null || record?.peerState === "InSync"))
+  );
+}
+
 function planResync({ state, resync }: EngineSnapshot): EngineReport["resync"] {
   return state === "syncing" && resync !== undefined
     ? { leftBytes: resync.leftBytes, secondsLeft: secondsLeftOf(resync) }
     : null;
 }
 
-function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): EngineCondition {
+function planInSync(snapshot: EngineSnapshot, inSync: boolean): EngineCondition {
+  const { state, problems } = snapshot;
   if (inSync) {
     return {
       type: "InSync",
@@ -87,11 +95,21 @@ function planInSync({ state, problems }: EngineSnapshot, inSync: boolean): Engin
     problems.get("refusal") ??
     problems.get("guest") ??
     (standby === undefined ? undefined : `the standby cannot follow: ${standby}`) ??
-    problems.get("sync");
+    problems.get("sync") ??
+    sayOwnerIsAway(snapshot);
   const message = why === undefined ? `this side is ${state}` : `this side is ${state}: ${why}`;
   // The quorum has still to be told that the copy is complete.
   const isSynchronising = state === "syncing" || state === "declaring";
   return { type: "InSync", status: "False", reason: isSynchronising ? "Synchronising" : "Unprotected", message };
+}
+
+/** For people: nobody can go on here, and why. */
+function sayOwnerIsAway({ role, side, links }: EngineSnapshot): string | undefined {
+  const isAlone = role === "standby" && links.every(({ alive }) => !alive);
+  const owner = side.record?.owner;
+  return isAlone && owner !== undefined && owner !== side.node
+    ? `the guest belongs to ${owner}, which cannot be reached; the copy here is not up to date and cannot go on: bring ${owner} back`
+    : undefined;
 }
 
 function planQuorum({ quorumProblem, state }: EngineSnapshot): EngineCondition {
