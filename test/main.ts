@@ -46,7 +46,7 @@ const jest = (...paths: string[]): string[] => [
 const root = resolve(import.meta.dirname, "..");
 
 /** Tests that start no guest: two at a time. All others have the machine to themselves. */
-const light = "(tidy|fault-table|golden|fuzz|sim|model|traces|scenario)";
+const light = "(tidy|fault-table|golden|fuzz|sim|model|traces|scenario|soak)";
 
 const kubernetes = "/test/(lab/kubernetes|chart)/";
 const endToEnd = "/test/e2e/";

@@ -1270,6 +1270,11 @@ export class Engine {
     this.#options.sendToAgent({ tag: "report", report: this.report() });
   }
 
+  /** Also of one that answers and cannot decide. */
+  get #quorumProblem(): string | undefined {
+    return this.#quorum.problem ?? (this.#side.ask === null ? undefined : this.#undecidedWhy);
+  }
+
   /** Every peer refuses it, but none of them can say whose mistake it is. */
   #noteOwnCertificate(): void {
     const problem = findCertificateProblem(this.#options.credentials, this.#config.node);
@@ -1301,7 +1306,7 @@ export class Engine {
       tracker: this.#guest?.tracker ?? "none",
       links: this.#links.figures().map((link) => ({ ...link, carriesData: link.name === this.#dataLink() })),
       quorums: this.#quorum.figures(),
-      quorumProblem: this.#quorum.problem ?? (this.#side.ask === null ? undefined : this.#undecidedWhy),
+      quorumProblem: this.#quorumProblem,
       takeoversCount: this.#takeoversCount,
       problems: this.#problems,
       diskFaults: this.#diskFaults.list(),

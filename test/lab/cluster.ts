@@ -194,6 +194,15 @@ export class Cluster {
       .sort((one, other) => one.atMs - other.atMs);
   }
 
+  /** What the engines of `guest` went through since a moment, on both hosts, by time. */
+  listTransitions(guest: string, sinceMs: number): readonly LoggedTransition[] {
+    this.readTransitions();
+    return pairHosts
+      .flatMap((host) => this.transitions[host].all)
+      .filter((step) => step.guest === guest && step.atMs >= sinceMs)
+      .sort((one, other) => one.atMs - other.atMs);
+  }
+
   /**
    * How `host` took `guest` over after `sinceMs`: when it asked the quorum (so long it took to notice), and when the guest ran
    * there. Undefined while it has not.
@@ -343,7 +352,6 @@ export class Cluster {
     return requestSwitchover(this.lab.runDirectory(host), guest);
   }
 
-  /** Asks the agents to end, then takes what they left running (QEMU is meant to outlive them). */
   /** As somebody would who edits the assignments of both nodes. */
   setMode(mode: AvailabilityMode): void {
     this.#mode = mode;
@@ -352,6 +360,7 @@ export class Cluster {
     });
   }
 
+  /** Asks the agents to end, then takes what they left running (QEMU is meant to outlive them). */
   async stop(): Promise<void> {
     await Promise.all([...pairHosts.map((host) => this.agents[host].stop("SIGKILL")), this.quorum.stop("SIGKILL")]);
   }
@@ -409,7 +418,8 @@ export class Cluster {
   #writeAssignments(host: PairHost): void {
     const guests = this.guests.map((guest) => this.#assign(host, guest));
     const path = join(this.lab.diskDirectory(host), "etc", "assignments.json");
-    writeFileSync(path, JSON.stringify({ guests }, null, 2));
+    writeFileSync(`${path}.new`, JSON.stringify({ guests }, null, 2));
+    renameSync(`${path}.new`, path);
   }
 
   #assign(host: PairHost, guest: PlacedGuest): AssignmentFile["guests"][number] {
@@ -443,7 +453,8 @@ export async function createCluster(lab: Lab, options: ClusterOptions): Promise<
 const isPrimary = (report: EngineReport | null | undefined): boolean => report?.role === "primary";
 const termOf = (status: GuestStatus | undefined): number => status?.report?.term ?? -1;
 
-const listWords = (side: GuestStatus | undefined): readonly string[] => [
+/** What a side says a person has to know: its conditions that do not hold, and its trouble. */
+export const listWords = (side: GuestStatus | undefined): readonly string[] => [
   ...(side?.trouble === null || side === undefined ? [] : [side.trouble]),
   ...(side?.report?.conditions ?? []).flatMap(({ status, message }) => (status === "True" ? [] : [message])),
 ];

@@ -9,59 +9,63 @@
  *                          \--file--> bad (blkdebug) --/      while it has errors
  */
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { closeSync, existsSync, openSync, renameSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assert } from "../../src/lib/assert.ts";
 import { QmpClient } from "../../src/qemu/qmp-client.ts";
-import { type Lab } from "./hosts.ts";
+import { type Lab, runCommand } from "./hosts.ts";
 import { type PairHost } from "./placement.ts";
 
 /** EIO, of a disk that is worn; ENOSPC, of a volume that is full. */
 export type DiskErrno = "EIO" | "ENOSPC";
 const NUMBERS: Readonly<Record<DiskErrno, number>> = { EIO: 5, ENOSPC: 28 };
 
-const START_MS = 10_000;
+const START_MS = 30_000;
 
 export class FaultyDisk {
   readonly path: string;
-  readonly #daemon: ChildProcess;
-  readonly #qmp: QmpClient;
+  readonly #lab: Lab;
+  readonly #host: PairHost;
+  #served: Served;
   #isBad = false;
 
-  private constructor(path: string, daemon: ChildProcess, qmp: QmpClient) {
+  private constructor(lab: Lab, host: PairHost, path: string, served: Served) {
+    this.#lab = lab;
+    this.#host = host;
     this.path = path;
-    this.#daemon = daemon;
-    this.#qmp = qmp;
+    this.#served = served;
   }
 
   /** Takes the disk at `path` over, before anybody has opened it. It goes with its host. */
   static async insert(lab: Lab, host: PairHost, path: string): Promise<FaultyDisk> {
-    const store = `${path}.store`;
     const { size } = statSync(path);
-    renameSync(path, store);
+    renameSync(path, storeOf(path));
     writeFileSync(path, "");
     truncateSync(path, size);
-    const socket = join(lab.runDirectory(host), `disk-${Date.now().toString(36)}.qmp`);
-    const log = openSync(join(lab.logDirectory, `faulty-disk-${host}.log`), "a");
-    // In the host's network namespace, so that it goes with it, but in our mount namespace, for everybody is to see the mount.
-    const enter = [`--net=/run/netns/${lab.namespaceOf(host)}`, "qemu-storage-daemon"];
-    const daemon = spawn("nsenter", [...enter, ...listArguments({ store, path, socket })], {
-      detached: true,
-      stdio: ["ignore", log, log],
-    });
-    closeSync(log);
-    const deadlineMs = Date.now() + START_MS;
-    while (!existsSync(socket) && Date.now() < deadlineMs) {
-      await sleep(20);
-    }
-    const qmp = await QmpClient.connect(socket, { connectTimeoutMs: START_MS });
-    // The monitor is there before the export is.
-    while (statSync(path).dev === statSync(store).dev) {
-      assert(Date.now() < deadlineMs, `${path} is not served after ${START_MS} ms: see ${lab.logDirectory}`);
-      await sleep(20);
-    }
-    return new FaultyDisk(path, daemon, qmp);
+    return new FaultyDisk(lab, host, path, await serveDisk(lab, host, path));
+  }
+
+  /** It is back with its host, and works. */
+  async serve(): Promise<void> {
+    runCommand(["umount", "--lazy", this.path]);
+    this.#isBad = false;
+    this.#served = await serveDisk(this.#lab, this.#host, this.path);
+  }
+
+  /** The file with what is on it. */
+  get storePath(): string {
+    return storeOf(this.path);
+  }
+
+  /** Of the process that serves it. */
+  get pid(): number {
+    return this.#served.daemon.pid ?? 0;
+  }
+
+  get #qmp(): QmpClient {
+    return this.#served.qmp;
   }
 
   /** Every write, or every read, fails from now on. */
@@ -92,11 +96,11 @@ export class FaultyDisk {
 
   /** It answers nothing, until `resume`. */
   freeze(): void {
-    this.#daemon.kill("SIGSTOP");
+    this.#served.daemon.kill("SIGSTOP");
   }
 
   resume(): void {
-    this.#daemon.kill("SIGCONT");
+    this.#served.daemon.kill("SIGCONT");
   }
 
   #putBelow(node: "good" | "bad"): Promise<unknown> {
@@ -104,6 +108,34 @@ export class FaultyDisk {
     // No command of the engine's, so its client has no type for it.
     return this.#qmp.execute("blockdev-reopen" as "stop", { options } as unknown as Record<string, never>);
   }
+}
+
+type Served = { readonly daemon: ChildProcess; readonly qmp: QmpClient };
+
+const storeOf = (path: string): string => `${path}.store`;
+
+async function serveDisk(lab: Lab, host: PairHost, path: string): Promise<Served> {
+  const store = storeOf(path);
+  const socket = join(lab.runDirectory(host), `disk-${randomUUID().slice(0, 8)}.qmp`);
+  const log = openSync(join(lab.logDirectory, `faulty-disk-${host}.log`), "a");
+  // In the host's network namespace, so that it goes with it, but in our mount namespace, for everybody is to see the mount.
+  const enter = [`--net=/run/netns/${lab.namespaceOf(host)}`, "qemu-storage-daemon"];
+  const daemon = spawn("nsenter", [...enter, ...listArguments({ store, path, socket })], {
+    detached: true,
+    stdio: ["ignore", log, log],
+  });
+  closeSync(log);
+  const deadlineMs = Date.now() + START_MS;
+  while (!existsSync(socket) && Date.now() < deadlineMs) {
+    await sleep(20);
+  }
+  const qmp = await QmpClient.connect(socket, { connectTimeoutMs: START_MS });
+  // The monitor is there before the export is.
+  while (statSync(path).dev === statSync(store).dev) {
+    assert(Date.now() < deadlineMs, `${path} is not served after ${START_MS} ms: see ${lab.logDirectory}`);
+    await sleep(20);
+  }
+  return { daemon, qmp };
 }
 
 type Places = { readonly store: string; readonly path: string; readonly socket: string };

@@ -19,6 +19,8 @@ export type WitnessOptions = {
   readonly thinkMs: number;
   /** Longer without a reply than any fault that is survived may take. */
   readonly stallMs: number;
+  /** Waits from here on are listed one by one. */
+  readonly gapMs?: number;
 };
 
 /** Connections that are never opened again, on every service the guest has. */

@@ -1,19 +1,21 @@
 /**
- * What can happen to a pair, and which of it a pair must survive in the state it is in.
+ * What can happen to a pair, one thing at a time, and which of it a pair must survive in the state it is in.
  *
  * In sync, any single fault is survived. While the standby is only being copied to, the guest lives on one host alone: then
  * nothing may happen to its QEMU or that host, but everything may to the standby, and to the engine and agent beside the guest.
  */
+import { readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { present } from "../../src/lib/assert.ts";
-import { type Random } from "../../src/lib/random.ts";
-import { type Cluster } from "../lab/cluster.ts";
-import { otherHost, type PairHost } from "../lab/placement.ts";
+import { type Cluster, type GuestView, listWords } from "../lab/cluster.ts";
+import { type DiskErrno } from "../lab/faulty-disk.ts";
+import { guestPorts } from "../lab/guests.ts";
+import { otherHost, pairHosts, type PairHost } from "../lab/placement.ts";
+import { type Fault, label, NobodyThere, type Situation, type Struck } from "./fault.ts";
+import { type PlacedDisk } from "./faulty-disks.ts";
 
-/** A fault of the table below, or one made from a fail point. */
-export type FaultName = string;
-
-type PlainFaultName =
+export type PlainFaultName =
   | "killPrimaryQemu"
   | "killStandbyQemu"
   | "killPrimaryEngine"
@@ -28,113 +30,282 @@ type PlainFaultName =
   | "isolatePrimary"
   | "isolateStandby"
   | "killQuorum"
+  | "stopQuorum"
+  | "powerOffQuorum"
+  | "fillQuorumVolume"
   | "cutQuorumFromPrimary"
-  | "switchOver";
+  | "cutQuorumFromStandby"
+  | "switchOver"
+  | "failPrimaryWrites"
+  | "failPrimaryReads"
+  | "fillPrimaryVolume"
+  | "slowPrimaryDisk"
+  | "hangPrimaryDisk"
+  | "failStandbyWrites"
+  | "failStandbyReads"
+  | "fillStandbyVolume"
+  | "slowStandbyDisk"
+  | "hangStandbyDisk"
+  | "pullPrimaryUplink"
+  | "pullStandbyUplink"
+  | "askFullResync"
+  | "lowerLevel";
 
-export type Situation = {
-  readonly cluster: Cluster;
-  readonly guest: string;
-  /** Who runs `guest` now. */
-  readonly primary: PairHost;
-  readonly random: Random;
-};
+const NOTICE_MS = 30_000;
+const MODE_MS = 60_000;
+const READ_MS = 90_000;
 
-export type FaultPlan = {
-  readonly weight: number;
-  /** Whether it is survived while the standby is not in sync yet. */
-  readonly duringCopy: boolean;
-  /** The host whose power it takes: every QEMU there dies, also that of another guest. */
-  readonly powersOff?: (primary: PairHost) => PairHost;
-  readonly says: (primary: PairHost) => string;
-  /** Does it, and undoes what does not heal by itself. Returns when it struck. */
-  readonly strike: (situation: Situation) => Promise<number>;
-};
+type Cut = readonly [network: "replication1" | "replication2" | "management", host?: PairHost];
 
-const label = (host: PairHost): string => host.toUpperCase();
-
-/** A cut or a host without power lasts so long: from shorter than any detection to much longer. */
-const lastSome = (random: Random): Promise<void> => sleep(random.between(50, 3000));
-
-async function cutLinks(
-  { cluster, random }: Situation,
-  cuts: readonly (readonly [network: "replication1" | "replication2" | "management", host?: PairHost])[],
-  lastMs?: number,
-): Promise<number> {
+function cutLinks({ cluster }: Situation, cuts: readonly Cut[]): Promise<Struck> {
   const atMs = Date.now();
   for (const [network, host] of cuts) {
     cluster.lab.cutLink(network, host);
   }
-  await (lastMs === undefined ? lastSome(random) : sleep(lastMs));
-  for (const [network, host] of cuts) {
-    cluster.lab.restoreLink(network, host);
-  }
-  return atMs;
+  const heal = (): void => {
+    for (const [network, host] of cuts) {
+      cluster.lab.restoreLink(network, host);
+    }
+  };
+  return Promise.resolve({ atMs, heal });
 }
 
-async function cyclePower({ cluster, random }: Situation, host: PairHost): Promise<number> {
-  const atMs = await cluster.powerOff(host);
-  await lastSome(random);
-  cluster.powerOn(host);
-  return atMs;
-}
-
-const isolate = (situation: Situation, host: PairHost): Promise<number> =>
+const isolate = (situation: Situation, host: PairHost): Promise<Struck> =>
   cutLinks(situation, [
     ["replication1", host],
     ["replication2", host],
     ["management", host],
   ]);
 
-const plainFaults: Readonly<Record<PlainFaultName, FaultPlan>> = {
+async function powerOff({ cluster, disks }: Situation, host: PairHost): Promise<Struck> {
+  const atMs = await cluster.powerOff(host);
+  return { atMs, heal: () => disks.powerOn(cluster, host) };
+}
+
+/** Of a process that may be away because of another fault at the same time. */
+async function kill(strike: () => Promise<number>): Promise<Struck> {
+  try {
+    return { atMs: await strike() };
+  } catch (cause) {
+    throw new NobodyThere(cause instanceof Error ? cause.message : String(cause), { cause });
+  }
+}
+
+/** Until the guest's sides have done something about a fault, or say that they know of it. */
+async function waitForNotice(cluster: Cluster, guest: string, sinceMs: number): Promise<void> {
+  const saysSo = ({ name, sides }: GuestView): boolean =>
+    name === guest &&
+    pairHosts.some((host) => listWords(sides[host]).some((words) => /disk disk\d+: .*failed/.test(words)));
+  await cluster.waitFor(
+    `somebody notices that a disk of ${guest} does not work`,
+    (views) => views.some(saysSo) || cluster.listTransitions(guest, sinceMs).length > 0,
+    NOTICE_MS,
+  );
+}
+
+type Failing = { readonly operation: "read" | "write"; readonly errno: DiskErrno; readonly on: PairHost };
+
+/** The guest's clients write all the time. */
+async function failWrites(situation: Situation, on: PairHost, errno: DiskErrno): Promise<Struck> {
+  const { cluster, disks, guest, random } = situation;
+  const struck = await failDisk(disks.choose(guest, random), { operation: "write", errno, on });
+  await waitForNotice(cluster, guest, struck.atMs);
+  return struck;
+}
+
+async function failDisk({ faulty }: PlacedDisk, { operation, errno, on }: Failing): Promise<Struck> {
+  const atMs = Date.now();
+  await faulty[on].fail(operation, errno);
+  return { atMs, heal: () => faulty[on].repair() };
+}
+
+/** What the guest reads past its page cache meanwhile comes in the end, and is right: it has seen nothing of the error. */
+async function failPrimaryReads(situation: Situation): Promise<Struck> {
+  const { cluster, disks, guest, primary, random } = situation;
+  const disk = disks.choose(guest, random);
+  const { atMs, heal } = await failDisk(disk, { operation: "read", errno: "EIO", on: primary });
+  const reading = readSectors(situation, disk.device);
+  await waitForNotice(cluster, guest, atMs);
+  const healAndRead = async (): Promise<void> => {
+    await heal?.();
+    const bytes = await Promise.race([reading, sleep(READ_MS, "nothing", { ref: false })]);
+    if (bytes !== "4096") {
+      throw new Error(`a read of 4096 bytes that met an error brought ${bytes}`);
+    }
+  };
+  return { atMs, heal: healAndRead };
+}
+
+async function readSectors({ cluster, guest }: Situation, device: string): Promise<string> {
+  const { address } = present(
+    cluster.guests.find(({ name }) => name === guest),
+    guest,
+  );
+  const script = `exec 3<>/dev/tcp/${address}/${guestPorts.sectors}; echo '${device} 0 8' >&3; wc -c <&3`;
+  return (await cluster.lab.execute("c", ["bash", "-c", script])).trim();
+}
+
+/** Slow, but far from an error: so many requests a second. */
+const SLOW = 5;
+
+async function slowDown({ disks, guest, random }: Situation, on: PairHost): Promise<Struck> {
+  const { faulty } = disks.choose(guest, random);
+  const atMs = Date.now();
+  await faulty[on].slowDown(SLOW);
+  return { atMs, heal: () => faulty[on].slowDown(0) };
+}
+
+function hang({ disks, guest, random }: Situation, on: PairHost): Promise<Struck> {
+  const { faulty } = disks.choose(guest, random);
+  const atMs = Date.now();
+  faulty[on].freeze();
+  const heal = (): void => {
+    faulty[on].resume();
+  };
+  return Promise.resolve({ atMs, heal });
+}
+
+function pullUplink({ cluster }: Situation, host: PairHost): Promise<Struck> {
+  const atMs = Date.now();
+  cluster.lab.pullCable("guest", host);
+  const heal = (): void => {
+    cluster.lab.plugCable("guest", host);
+  };
+  return Promise.resolve({ atMs, heal });
+}
+
+async function stopQuorum({ cluster }: Situation): Promise<Struck> {
+  const atMs = Date.now();
+  await cluster.quorum.stop("SIGKILL");
+  const heal = (): void => {
+    cluster.startQuorum();
+  };
+  return { atMs, heal };
+}
+
+async function powerOffQuorum({ cluster }: Situation): Promise<Struck> {
+  cluster.quorum.abandon();
+  const atMs = Date.now();
+  await cluster.lab.powerOff("q");
+  const heal = (): void => {
+    cluster.lab.powerOn("q");
+    cluster.startQuorum();
+  };
+  return { atMs, heal };
+}
+
+export const quorumVolumeBytes = 256 * 1024;
+export const quorumVolumeOf = (cluster: Pick<Cluster, "lab">): string => join(cluster.lab.diskDirectory("q"), "quorum");
+
+/** Records can be read then, and not be changed. */
+function fillQuorumVolume({ cluster }: Situation): Promise<Struck> {
+  const volume = quorumVolumeOf(cluster);
+  const isFiller = (name: string): boolean => name.startsWith("filler-");
+  const atMs = Date.now();
+  for (let bytes = quorumVolumeBytes; bytes >= 4096;) {
+    try {
+      writeFileSync(join(volume, `filler-${readdirSync(volume).length}`), Buffer.alloc(bytes, 1));
+    } catch {
+      bytes /= 2;
+    }
+  }
+  const heal = (): void => {
+    for (const name of readdirSync(volume).filter(isFiller)) {
+      rmSync(join(volume, name));
+    }
+  };
+  return Promise.resolve({ atMs, heal });
+}
+
+async function switchOver({ cluster, guest, primary }: Situation): Promise<Struck> {
+  const atMs = Date.now();
+  const answer = await cluster.switchOver(primary, guest);
+  if (!answer.accepted) {
+    throw new NobodyThere(`switchover of ${guest} refused: ${answer.message}`);
+  }
+  return { atMs };
+}
+
+let fullResyncsCount = 0;
+
+/** It strikes when something is being copied. */
+async function askFullResync({ cluster, guest }: Situation): Promise<Struck> {
+  fullResyncsCount += 1;
+  const atMs = Date.now();
+  cluster.reassign(guest, { checkpoint: {}, fullResync: `soak-${fullResyncsCount}` });
+  await cluster.waitFor(
+    `everything of ${guest} is being copied`,
+    () => cluster.listTransitions(guest, atMs).some(({ to }) => to === "syncing"),
+    NOTICE_MS,
+  );
+  return { atMs };
+}
+
+/** All guests, as long as it lasts. */
+async function lowerLevel({ cluster }: Situation): Promise<Struck> {
+  const setMode = async (mode: "FaultTolerant" | "HighAvailability", outputMode: string): Promise<void> => {
+    cluster.setMode(mode);
+    await cluster.waitFor(
+      `every guest is protected at the level ${mode}`,
+      (views) => views.every(({ isProtected, report }) => isProtected && report?.outputMode === outputMode),
+      MODE_MS,
+    );
+  };
+  const atMs = Date.now();
+  await setMode("HighAvailability", "leased");
+  return { atMs, heal: () => setMode("FaultTolerant", "held"), isHealedLast: true };
+}
+
+export const plainFaults: Readonly<Record<PlainFaultName, Fault>> = {
   killPrimaryQemu: {
     weight: 6,
     duringCopy: false,
     says: (primary) => `kill -9 of the primary's QEMU on ${label(primary)}`,
-    strike: ({ cluster, guest, primary }) => cluster.killQemu(primary, guest),
+    strike: ({ cluster, guest, primary }) => kill(() => cluster.killQemu(primary, guest)),
   },
   killStandbyQemu: {
     weight: 3,
     duringCopy: true,
     says: (primary) => `kill -9 of the standby's QEMU on ${label(otherHost(primary))}`,
-    strike: ({ cluster, guest, primary }) => cluster.killQemu(otherHost(primary), guest),
+    strike: ({ cluster, guest, primary }) => kill(() => cluster.killQemu(otherHost(primary), guest)),
   },
   killPrimaryEngine: {
     weight: 5,
     duringCopy: true,
     says: (primary) => `kill -9 of the primary's engine on ${label(primary)}`,
-    strike: ({ cluster, guest, primary }) => cluster.killEngine(primary, guest),
+    strike: ({ cluster, guest, primary }) => kill(() => cluster.killEngine(primary, guest)),
   },
   killStandbyEngine: {
     weight: 3,
     duringCopy: true,
     says: (primary) => `kill -9 of the standby's engine on ${label(otherHost(primary))}`,
-    strike: ({ cluster, guest, primary }) => cluster.killEngine(otherHost(primary), guest),
+    strike: ({ cluster, guest, primary }) => kill(() => cluster.killEngine(otherHost(primary), guest)),
   },
   killPrimaryAgent: {
     weight: 4,
     duringCopy: true,
     says: (primary) => `kill -9 of the agent on ${label(primary)}, the primary's`,
-    strike: ({ cluster, primary }) => Promise.resolve(cluster.killAgent(primary)),
+    strike: ({ cluster, primary }) => Promise.resolve({ atMs: cluster.killAgent(primary) }),
   },
   killStandbyAgent: {
     weight: 2,
     duringCopy: true,
     says: (primary) => `kill -9 of the agent on ${label(otherHost(primary))}, the standby's`,
-    strike: ({ cluster, primary }) => Promise.resolve(cluster.killAgent(otherHost(primary))),
+    strike: ({ cluster, primary }) => Promise.resolve({ atMs: cluster.killAgent(otherHost(primary)) }),
   },
   powerOffPrimary: {
     weight: 5,
     duringCopy: false,
     powersOff: (primary) => primary,
     says: (primary) => `power off of ${label(primary)}, the primary's host`,
-    strike: (situation) => cyclePower(situation, situation.primary),
+    strike: (situation) => powerOff(situation, situation.primary),
   },
   powerOffStandby: {
     weight: 3,
     duringCopy: true,
     powersOff: otherHost,
     says: (primary) => `power off of ${label(otherHost(primary))}, the standby's host`,
-    strike: (situation) => cyclePower(situation, otherHost(situation.primary)),
+    strike: (situation) => powerOff(situation, otherHost(situation.primary)),
   },
   cutOneLink: {
     weight: 2,
@@ -151,8 +322,9 @@ const plainFaults: Readonly<Record<PlainFaultName, FaultPlan>> = {
   cutBothLinksShortly: {
     weight: 2,
     duringCopy: true,
+    lastsMs: [20, 600],
     says: () => "both replication links cut for a moment",
-    strike: (situation) => cutLinks(situation, [["replication1"], ["replication2"]], situation.random.between(20, 600)),
+    strike: (situation) => cutLinks(situation, [["replication1"], ["replication2"]]),
   },
   isolatePrimary: {
     weight: 4,
@@ -170,7 +342,25 @@ const plainFaults: Readonly<Record<PlainFaultName, FaultPlan>> = {
     weight: 1,
     duringCopy: true,
     says: () => "kill -9 of the quorum",
-    strike: ({ cluster }) => Promise.resolve(cluster.killQuorum()),
+    strike: ({ cluster }) => Promise.resolve({ atMs: cluster.killQuorum() }),
+  },
+  stopQuorum: {
+    weight: 1,
+    duringCopy: true,
+    says: () => "the quorum is away for a while",
+    strike: stopQuorum,
+  },
+  powerOffQuorum: {
+    weight: 1,
+    duringCopy: true,
+    says: () => "power off of the quorum's host",
+    strike: powerOffQuorum,
+  },
+  fillQuorumVolume: {
+    weight: 1,
+    duringCopy: true,
+    says: () => "the quorum's volume is full",
+    strike: fillQuorumVolume,
   },
   cutQuorumFromPrimary: {
     weight: 1,
@@ -178,221 +368,105 @@ const plainFaults: Readonly<Record<PlainFaultName, FaultPlan>> = {
     says: (primary) => `${label(primary)}, the primary's host, cut off from the quorum`,
     strike: (situation) => cutLinks(situation, [["management", situation.primary]]),
   },
+  cutQuorumFromStandby: {
+    weight: 1,
+    duringCopy: true,
+    says: (primary) => `${label(otherHost(primary))}, the standby's host, cut off from the quorum`,
+    strike: (situation) => cutLinks(situation, [["management", otherHost(situation.primary)]]),
+  },
   switchOver: {
-    weight: 2,
+    weight: 3,
     duringCopy: false,
     says: (primary) => `planned switchover away from ${label(primary)}`,
-    strike: async ({ cluster, guest, primary }) => {
-      const atMs = Date.now();
-      const answer = await cluster.switchOver(primary, guest);
-      if (!answer.accepted) {
-        throw new Error(`switchover of ${guest} refused: ${answer.message}`);
-      }
-      return atMs;
-    },
+    strike: switchOver,
   },
-};
-
-/**
- * Deaths at a named step of the protocol (src/engine/fail-point.ts). `occasion` brings the step about where it does not come by
- * itself; it is chosen such that the pair survives by its rules: with the standby's help gone, the guest's QEMU is left alone.
- */
-type FailPoint = {
-  readonly side: "primary" | "standby";
-  readonly steps: readonly string[];
-  readonly victims: readonly ("engine" | "guest" | "both")[];
-  readonly occasion: Occasion;
-};
-
-type Occasion = "none" | "standbyLost" | "standbyStarts" | "linksCut" | "switchOver" | "primaryEngineLost";
-
-const failPoints: readonly FailPoint[] = [
-  {
-    side: "primary",
-    steps: ["captured", "releaseOutput", "received"],
-    victims: ["engine", "guest", "both"],
-    occasion: "none",
+  failPrimaryWrites: {
+    weight: 3,
+    duringCopy: false,
+    says: (primary) => `a disk of the primary on ${label(primary)} fails writes`,
+    strike: (situation) => failWrites(situation, situation.primary, "EIO"),
   },
-  {
-    side: "standby",
-    steps: ["epochHeld", "commitEpoch", "send"],
-    victims: ["engine", "guest", "both"],
-    occasion: "none",
+  failPrimaryReads: {
+    weight: 2,
+    duringCopy: false,
+    says: (primary) => `a disk of the primary on ${label(primary)} fails reads`,
+    strike: failPrimaryReads,
   },
-  {
-    side: "primary",
-    steps: ["linkDown", "askQuorum", "quorumAnswered", "openOutput", "beginSync", "copied", "startEpochs", "captured"],
-    victims: ["engine"],
-    occasion: "standbyLost",
-  },
-  {
-    side: "standby",
-    steps: ["startGuest", "guestReady", "linkUp", "beginReceiving", "epochHeld", "commitEpoch"],
-    victims: ["engine", "both"],
-    occasion: "standbyStarts",
-  },
-  { side: "primary", steps: ["linkDown", "askQuorum", "quorumAnswered"], victims: ["engine"], occasion: "linksCut" },
-  {
-    side: "primary",
-    steps: ["switchoverAsked", "captureFinal", "captured", "askQuorum", "quorumAnswered"],
-    victims: ["engine", "guest", "both"],
-    occasion: "switchOver",
-  },
-  { side: "standby", steps: ["linkDown", "askQuorum"], victims: ["engine", "both"], occasion: "primaryEngineLost" },
-];
-
-const strikeTimeoutMs = 20_000;
-
-function planFailPoint(point: FailPoint, step: string, victim: string): FaultPlan {
-  return {
+  fillPrimaryVolume: {
     weight: 1,
     duringCopy: false,
-    says: (primary) => {
-      const host = point.side === "primary" ? primary : otherHost(primary);
-      const occasion = point.occasion === "none" ? "" : ` (${occasionSays[point.occasion]})`;
-      return `${victim === "both" ? "engine and guest die" : `${victim} dies`} at ${step} of the ${point.side} on ${label(host)}${occasion}`;
-    },
-    strike: async (situation) => {
-      const { cluster, guest, primary, random } = situation;
-      const host = point.side === "primary" ? primary : otherHost(primary);
-      const before = await readLife(cluster, host, guest);
-      const skip = point.occasion === "none" ? random.below(5) : 0;
-      const arm = (): Promise<void> => cluster.armFailPoint(host, guest, `${step} ${victim} ${skip}`);
-      const atMs = await occasions[point.occasion](situation, arm);
-      // An engine that was killed to let the victim start counts as well.
-      const deathsCount = point.occasion === "standbyStarts" ? 2 : 1;
-      const expected = { host, guest, before, victim, deathsCount };
-      await waitForDeath(cluster, expected, `${step} of the ${point.side} never came`);
-      for (const network of ["replication1", "replication2"] as const) {
-        cluster.lab.restoreLink(network);
-      }
-      return atMs;
-    },
-  };
-}
-
-const occasionSays: Readonly<Record<Occasion, string>> = {
-  none: "",
-  standbyLost: "after its standby was killed",
-  standbyStarts: "while it starts anew",
-  linksCut: "after both links were cut",
-  switchOver: "during a switchover",
-  primaryEngineLost: "after the primary's engine was killed",
+    says: (primary) => `a volume of the primary on ${label(primary)} is full`,
+    strike: (situation) => failWrites(situation, situation.primary, "ENOSPC"),
+  },
+  slowPrimaryDisk: {
+    weight: 2,
+    duringCopy: true,
+    says: (primary) => `a disk of the primary on ${label(primary)} is slow`,
+    strike: (situation) => slowDown(situation, situation.primary),
+  },
+  hangPrimaryDisk: {
+    weight: 1,
+    duringCopy: true,
+    lastsMs: [100, 8000],
+    says: (primary) => `a disk of the primary on ${label(primary)} answers nothing`,
+    strike: (situation) => hang(situation, situation.primary),
+  },
+  failStandbyWrites: {
+    weight: 3,
+    duringCopy: true,
+    says: (primary) => `a disk of the standby on ${label(otherHost(primary))} fails writes`,
+    strike: (situation) => failWrites(situation, otherHost(situation.primary), "EIO"),
+  },
+  failStandbyReads: {
+    weight: 1,
+    duringCopy: true,
+    // Seen only while hashes are compared.
+    says: (primary) => `a disk of the standby on ${label(otherHost(primary))} fails reads`,
+    strike: ({ disks, guest, primary, random }) =>
+      failDisk(disks.choose(guest, random), { operation: "read", errno: "EIO", on: otherHost(primary) }),
+  },
+  fillStandbyVolume: {
+    weight: 2,
+    duringCopy: true,
+    says: (primary) => `a volume of the standby on ${label(otherHost(primary))} is full`,
+    strike: (situation) => failWrites(situation, otherHost(situation.primary), "ENOSPC"),
+  },
+  slowStandbyDisk: {
+    weight: 2,
+    duringCopy: true,
+    says: (primary) => `a disk of the standby on ${label(otherHost(primary))} is slow`,
+    strike: (situation) => slowDown(situation, otherHost(situation.primary)),
+  },
+  hangStandbyDisk: {
+    weight: 1,
+    duringCopy: true,
+    lastsMs: [100, 8000],
+    says: (primary) => `a disk of the standby on ${label(otherHost(primary))} answers nothing`,
+    strike: (situation) => hang(situation, otherHost(situation.primary)),
+  },
+  pullPrimaryUplink: {
+    weight: 2,
+    duringCopy: true,
+    lastsMs: [100, 6000],
+    says: (primary) => `the cable to the clients pulled out of ${label(primary)}, the primary's host`,
+    strike: (situation) => pullUplink(situation, situation.primary),
+  },
+  pullStandbyUplink: {
+    weight: 1,
+    duringCopy: true,
+    says: (primary) => `the cable to the clients pulled out of ${label(otherHost(primary))}, the standby's host`,
+    strike: (situation) => pullUplink(situation, otherHost(situation.primary)),
+  },
+  askFullResync: {
+    weight: 2,
+    duringCopy: false,
+    says: () => "a full copy asked for",
+    strike: askFullResync,
+  },
+  lowerLevel: {
+    weight: 2,
+    duringCopy: false,
+    says: () => "the level lowered to HighAvailability and raised again",
+    strike: lowerLevel,
+  },
 };
-
-/** Arms, then provokes; where the victim is a process that only starts, the other way round. Returns when it struck. */
-const occasions: Readonly<Record<Occasion, (situation: Situation, arm: () => Promise<void>) => Promise<number>>> = {
-  none: async (_, arm) => {
-    await arm();
-    return Date.now();
-  },
-  standbyLost: async ({ cluster, guest, primary }, arm) => {
-    await arm();
-    return cluster.killEngine(otherHost(primary), guest);
-  },
-  standbyStarts: async ({ cluster, guest, primary }, arm) => {
-    const atMs = await cluster.killEngine(otherHost(primary), guest);
-    await arm();
-    return atMs;
-  },
-  linksCut: async ({ cluster }, arm) => {
-    await arm();
-    const atMs = Date.now();
-    cluster.lab.cutLink("replication1");
-    cluster.lab.cutLink("replication2");
-    return atMs;
-  },
-  switchOver: async ({ cluster, guest, primary }, arm) => {
-    await arm();
-    const atMs = Date.now();
-    // Its answer may die with the engine that was to give it.
-    void cluster.switchOver(primary, guest).catch(() => undefined);
-    return atMs;
-  },
-  primaryEngineLost: async ({ cluster, guest, primary }, arm) => {
-    await arm();
-    return cluster.killEngine(primary, guest);
-  },
-};
-
-/** What changes when somebody dies. */
-type Life = { readonly engineRestarts: number; readonly qemu: number | null };
-
-async function readLife(cluster: Cluster, host: PairHost, guest: string): Promise<Life> {
-  const side = (await cluster.readGuest(guest)).sides[host];
-  return { engineRestarts: side?.engineRestartsCount ?? 0, qemu: side?.qemu?.pid ?? null };
-}
-
-type ExpectedDeath = {
-  readonly host: PairHost;
-  readonly guest: string;
-  readonly before: Life;
-  readonly victim: string;
-  readonly deathsCount: number;
-};
-
-/** A fail point that never strikes would look like a pair that survives it. */
-async function waitForDeath(cluster: Cluster, expected: ExpectedDeath, otherwise: string): Promise<void> {
-  const { host, guest, before, victim, deathsCount } = expected;
-  const deadlineMs = Date.now() + strikeTimeoutMs;
-  for (;;) {
-    const now = await readLife(cluster, host, guest);
-    const hasStruck =
-      victim === "guest" ? now.qemu !== before.qemu : now.engineRestarts >= before.engineRestarts + deathsCount;
-    if (hasStruck && !cluster.isFailPointArmed(host, guest)) {
-      return;
-    }
-    if (Date.now() > deadlineMs) {
-      throw new Error(`fail point not reached: ${otherwise}`);
-    }
-    await sleep(50);
-  }
-}
-
-const failPointFaults: Readonly<Record<string, FaultPlan>> = Object.fromEntries(
-  failPoints.flatMap((point) =>
-    point.steps.flatMap((step) =>
-      point.victims.map((victim) => [
-        ["at", point.side, step, victim, ...(point.occasion === "none" ? [] : [point.occasion])].join("-"),
-        planFailPoint(point, step, victim),
-      ]),
-    ),
-  ),
-);
-
-export const plainFaultNames: readonly FaultName[] = Object.keys(plainFaults);
-export const failPointNames: readonly FaultName[] = Object.keys(failPointFaults);
-export const faultNames: readonly FaultName[] = [...plainFaultNames, ...failPointNames];
-
-export function findFault(name: FaultName): FaultPlan {
-  return present({ ...plainFaults, ...failPointFaults }[name], `a fault named ${name}`);
-}
-
-/** One of `names` by weight. */
-export function chooseFault(random: Random, names: readonly FaultName[]): FaultName {
-  let left = random.below(names.reduce((sum, name) => sum + findFault(name).weight, 0));
-  const chosen = names.find((name) => {
-    left -= findFault(name).weight;
-    return left < 0;
-  });
-  return present(chosen, "a fault");
-}
-
-/** Every fail point once, in an order of its own, before any comes again. */
-export class FailPointDeck {
-  readonly #random: Random;
-  readonly #names: readonly FaultName[];
-  #left: FaultName[] = [];
-
-  constructor(random: Random, names: readonly FaultName[]) {
-    this.#random = random;
-    this.#names = names;
-  }
-
-  draw(): FaultName {
-    if (this.#left.length === 0) {
-      this.#left = [...this.#names];
-    }
-    return present(this.#left.splice(this.#random.below(this.#left.length), 1)[0], "a fail point");
-  }
-}

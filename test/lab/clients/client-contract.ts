@@ -1,6 +1,6 @@
 /**
- * How a client process is spoken with: options as JSON in its first argument; over Node's IPC channel it sends `progress` every
- * second, takes the message `"stop"`, sends one `result` or `failed`, and ends. It also ends when the channel closes, for then
+ * How a client process is spoken with: options as JSON in its first argument; over Node's IPC channel it sends `progress` four
+ * times a second, takes the message `"stop"`, sends one `result` or `failed`, and ends. It also ends when the channel closes, for then
  * nobody is left to tell.
  */
 import { type Conversation, type ConversationProgress, type ConversationResult } from "./conversation.ts";
@@ -9,6 +9,8 @@ export type ClientMessage =
   | { readonly tag: "progress"; readonly progress: ConversationProgress }
   | { readonly tag: "result"; readonly result: ConversationResult }
   | { readonly tag: "failed"; readonly message: string };
+
+const PROGRESS_MS = 250;
 
 /** The main of a client process. `plan` gets the options as they were sent. */
 export async function runClientProcess<Reply>(plan: (options: unknown) => Conversation<Reply>): Promise<void> {
@@ -21,7 +23,7 @@ export async function runClientProcess<Reply>(plan: (options: unknown) => Conver
   });
   const timer = setInterval(() => {
     send({ tag: "progress", progress: conversation.progress });
-  }, 1000);
+  }, PROGRESS_MS);
   try {
     send({ tag: "result", result: await conversation.run() });
   } catch (cause) {
