@@ -115,7 +115,7 @@ lab-mend-link: ## The same link is whole again
 lab-api-outage: ## The API server is away for SECONDS=60
 	@$(LAB) api-outage $(or $(SECONDS),60)
 
-soak: for-hosts ## Kill processes, hosts and links at random, KILLS=30 of them; SEED= repeats a run's choices
+soak: for-hosts ## Faults of every kind at random, two at once too, KILLS=30 of them; SEED= repeats a run's choices
 	@$(NODEJS) test/soak/main.ts --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 demo: $(or $(NEEDS_$(CHAPTER)),for-lab) ## A node loses power, clients notice nothing; CHAPTER=hosts, maintenance...

@@ -407,7 +407,7 @@ export const plainFaults: Readonly<Record<PlainFaultName, Fault>> = {
   hangPrimaryDisk: {
     weight: 1,
     duringCopy: true,
-    lastsMs: [100, 8000],
+    lastsMs: [1000, 10_000],
     says: (primary) => `a disk of the primary on ${label(primary)} answers nothing`,
     strike: (situation) => hang(situation, situation.primary),
   },
@@ -440,14 +440,14 @@ export const plainFaults: Readonly<Record<PlainFaultName, Fault>> = {
   hangStandbyDisk: {
     weight: 1,
     duringCopy: true,
-    lastsMs: [100, 8000],
+    lastsMs: [1000, 10_000],
     says: (primary) => `a disk of the standby on ${label(otherHost(primary))} answers nothing`,
     strike: (situation) => hang(situation, otherHost(situation.primary)),
   },
   pullPrimaryUplink: {
     weight: 2,
     duringCopy: true,
-    lastsMs: [100, 6000],
+    lastsMs: [500, 8000],
     says: (primary) => `the cable to the clients pulled out of ${label(primary)}, the primary's host`,
     strike: (situation) => pullUplink(situation, situation.primary),
   },
