@@ -1,7 +1,7 @@
 /**
  * How a client process is spoken with: options as JSON in its first argument; over Node's IPC channel it sends `progress` four
- * times a second, takes the message `"stop"`, sends one `result` or `failed`, and ends. It also ends when the channel closes, for then
- * nobody is left to tell.
+ * times a second, takes the message `"stop"`, sends one `result` or `failed`, and ends. It also ends when the channel closes,
+ * for then nobody is left to tell.
  */
 import { type Conversation, type ConversationProgress, type ConversationResult } from "./conversation.ts";
 
