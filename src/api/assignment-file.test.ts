@@ -25,6 +25,15 @@ test("defaults are filled in, and the result is what the agent hands to engines"
   });
 });
 
+test.each([
+  { when: "it is FaultTolerant", guest: {}, ms: 500 },
+  { when: "a mistake would cost it its memory", guest: { mode: "HighAvailability" }, ms: 2_000 },
+  { when: "the user says so", guest: { mode: "HighAvailability", failover: { detectionTimeoutMs: 300 } }, ms: 300 },
+])("the other side counts as lost after $ms ms of silence when $when", ({ guest, ms }) => {
+  const [parsed] = parseAssignments({ guests: [{ ...calm, ...guest }] }, "file");
+  expect(parsed?.failover).toEqual({ detectionTimeoutMs: ms });
+});
+
 test.each<{ when: string; guest?: object; file?: unknown; says: RegExp }>([
   {
     when: "a field is missing",

@@ -14,7 +14,7 @@
  *         binary: /usr/bin/qemu-system-x86_64
  *         args: ["-machine", "q35", ...]          # without -S, -incoming and -qmp
  *       checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000 }     # these are the defaults
- *       failover: { detectionTimeoutMs: 500 }
+ *       failover: { detectionTimeoutMs: 500 }     # 2000 in HighAvailability
  *       tracker: auto
  *       fullResync: "2026-11-27"                # left out; another word than before: copy everything once more
  *
@@ -23,7 +23,7 @@
  */
 import { z } from "zod";
 import { parseInput } from "./checked-input.ts";
-import { checkpointContract, detectionTimeoutMs } from "./fault-tolerance.ts";
+import { checkpointContract, decideDetectionMs, detectionTimeoutMs } from "./fault-tolerance.ts";
 import { NAME_LENGTH_MAX, NAME_PATTERN } from "./fields.ts";
 
 const name = (what: string): z.ZodString =>
@@ -82,7 +82,7 @@ const qemuArgs = z
     });
   });
 
-const guest = object("a guest", {
+const anyGuest = object("a guest", {
   guest: name("the name of the guest").refine((given) => !given.endsWith(".sock"), {
     message: "must not end in .sock, for it names a directory beside the agent's socket",
   }),
@@ -102,7 +102,9 @@ const guest = object("a guest", {
     args: qemuArgs,
   }),
   checkpoint: checkpointContract.strict().prefault({}),
-  failover: object("an object with detectionTimeoutMs", { detectionTimeoutMs }).prefault({}),
+  failover: object("an object with detectionTimeoutMs", {
+    detectionTimeoutMs: detectionTimeoutMs.optional(),
+  }).prefault({}),
   tracker: z
     .enum(["auto", "userfaultfd", "softDirty", "comparison"], "auto, userfaultfd, softDirty or comparison")
     .default("auto"),
@@ -111,6 +113,10 @@ const guest = object("a guest", {
   refuseRepeated(context, "links", assignment.links, ["name", "peerHost"]);
   refuseRepeated(context, "disks", assignment.disks, ["id", "path"]);
 });
+const guest = anyGuest.transform((given) => ({
+  ...given,
+  failover: { detectionTimeoutMs: decideDetectionMs(given) },
+}));
 
 export const assignmentFile = object("an object with the field guests", {
   guests: z.array(guest, "the list of guests, [] for none").superRefine((guests, context) => {

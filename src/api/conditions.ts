@@ -132,7 +132,7 @@ export type GuestReason =
   | "WithinBound"
   /** LatencyWithinBound: they waited longer. */
   | "BoundExceeded"
-  /** LatencyWithinBound: the guest has sent nothing yet. */
+  /** LatencyWithinBound: nothing that the guest sent was held back yet. */
   | "NoOutput"
   /** DisksHealthy, LinksHealthy: nothing has failed. */
   | "Healthy"

@@ -1,4 +1,4 @@
-/** The latency contract and the failover timing of a FaultTolerant guest, for the agent's file and for the resources alike. */
+/** The latency contract and the timing of a failover, for the agent's file and for the resources alike. */
 import { struct, wholeNumber } from "./fields.ts";
 import { withRule } from "./structural.ts";
 
@@ -33,6 +33,21 @@ export const checkpointContract = withRule(
   ({ minIntervalMs, maxIntervalMs }) => minIntervalMs <= maxIntervalMs,
 ).describe("How often the guest's state goes to the standby.");
 
-export const detectionTimeoutMs = wholeNumber(50, 60_000)
-  .default(500)
-  .describe("The silence on every link, in milliseconds, after which the other side counts as lost.");
+/**
+ * Where the user sets none. To take a busy host for a lost one costs a FaultTolerant guest a moment, and one of HighAvailability
+ * all that it had in memory.
+ */
+export const DETECTION_MS = { FaultTolerant: 500, HighAvailability: 2_000 } as const;
+
+export const detectionTimeoutMs = wholeNumber(50, 60_000).describe(
+  "The silence on every link, in milliseconds, after which the other side counts as lost; left out: " +
+    `${DETECTION_MS.FaultTolerant} in FaultTolerant, ${DETECTION_MS.HighAvailability} in HighAvailability.`,
+);
+
+type Wish = {
+  readonly mode: keyof typeof DETECTION_MS;
+  readonly failover: { readonly detectionTimeoutMs?: number | undefined };
+};
+
+export const decideDetectionMs = ({ mode, failover }: Wish): number =>
+  failover.detectionTimeoutMs ?? DETECTION_MS[mode];

@@ -24,7 +24,7 @@ import { parseInput } from "./checked-input.ts";
 import { condition, GUEST_CONDITION_TYPES } from "./conditions.ts";
 import { ageColumn, type CustomResource, objectOf } from "./custom-resource.ts";
 import { seenFault } from "./fault.ts";
-import { checkpointContract, detectionTimeoutMs } from "./fault-tolerance.ts";
+import { checkpointContract, DETECTION_MS, detectionTimeoutMs } from "./fault-tolerance.ts";
 import {
   counter,
   listByKey,
@@ -143,7 +143,9 @@ const anySpec = withRule(
       ),
     port: port.describe("The port on which the engines of this guest listen, on every link."),
     checkpoint: checkpointContract,
-    failover: struct({ detectionTimeoutMs }).describe("How the loss of a side is noticed."),
+    failover: struct({ detectionTimeoutMs: detectionTimeoutMs.default(DETECTION_MS.FaultTolerant) }).describe(
+      "How the loss of a side is noticed.",
+    ),
     fullResync: text(253)
       .optional()
       .describe("Whenever it becomes another text, everything is copied to the standby once more."),

@@ -88,7 +88,7 @@ const storage = struct({
 }).describe("What the volumes of the sides are made of. Volumes that exist already are left as they are.");
 
 const failover = struct({
-  detectionTimeoutMs,
+  detectionTimeoutMs: detectionTimeoutMs.optional(),
   reprotect: oneOf(["Automatic", "Manual"])
     .default("Automatic")
     .describe(

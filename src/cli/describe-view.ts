@@ -1,4 +1,5 @@
 /** What `describe` says of a ProtectedVM, in the manner of kubectl describe. */
+import { decideDetectionMs } from "../api/fault-tolerance.ts";
 import { writeAge, writeAgeOf } from "./duration.ts";
 import { listEventColumns, sortEvents } from "./event-view.ts";
 import { type Known, type KubeCondition, type KubeEvent } from "./kube-objects.ts";
@@ -80,10 +81,13 @@ function listPlacementFields({ spec = {} }: ShownVm): readonly Field[] {
     ["Nodes", placement?.nodes?.join(", ")],
     ["Node selector", labels.length === 0 ? undefined : labels.join(", ")],
     ["Reprotect", failover?.reprotect],
-    ["Detection", failover && `${failover.detectionTimeoutMs} ms of silence`],
+    ["Detection", writeDetection(spec)],
     ["Latency bound", checkpoint && `${checkpoint.maxAddedLatencyMs} ms`],
   ];
 }
+
+const writeDetection = ({ mode, failover }: NonNullable<ShownVm["spec"]>): string | undefined =>
+  mode && failover && `${decideDetectionMs({ mode, failover })} ms of silence`;
 
 function listFigureFields({ status }: ShownVm): readonly Field[] {
   const checkpoint = status?.checkpoint;

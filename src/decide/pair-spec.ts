@@ -1,4 +1,5 @@
 /** The GuestPair that both agents work by: made once for a guest, then only changed where something asks for it. */
+import { decideDetectionMs } from "../api/fault-tolerance.ts";
 import { type GuestPair } from "../api/guest-pair.ts";
 import {
   FULL_RESYNC_ANNOTATION,
@@ -80,7 +81,7 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       port: frame.port,
       ...(frame.quorum === undefined ? {} : { quorum: frame.quorum }),
       checkpoint: spec.checkpoint,
-      failover: { detectionTimeoutMs: spec.failover.detectionTimeoutMs },
+      failover: { detectionTimeoutMs: decideDetectionMs(spec) },
       ...(fullResync === undefined ? {} : { fullResync }),
     },
   };

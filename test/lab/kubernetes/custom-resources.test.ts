@@ -106,7 +106,7 @@ const kinds = [
       placement: { nodes: ["node-a", "node-b"] },
       storage: { first: side, second: side },
       checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1_000 },
-      failover: { detectionTimeoutMs: 500, reprotect: "Automatic", isolateAfterFaults: 3 },
+      failover: { reprotect: "Automatic", isolateAfterFaults: 3 },
     });
     expect(kubectl("explain", "protectedvm.spec.checkpoint.maxAddedLatencyMs")).toContain("in milliseconds");
   });
