@@ -8,7 +8,7 @@ import {
   type StalledReason,
 } from "../api/conditions.ts";
 import { type Fault } from "../api/fault.ts";
-import { type ProtectedVmStatus } from "../api/protected-vm.ts";
+import { type ProtectedVmSpec, type ProtectedVmStatus } from "../api/protected-vm.ts";
 import { isSameJson, readText } from "../lib/json-merge.ts";
 import { type PairReport } from "./cluster-objects.ts";
 import { judgeComponents, listFaultEvents } from "./fault-report.ts";
@@ -91,8 +91,13 @@ function decideReadyOf(view: PairView, primary: SideView, findings: Findings): V
   if (isCold(primary)) {
     return decideReadyCold(view, primary, findings);
   }
+  if (view.isInSync && isBeingRaised(view, primary)) {
+    const message = `the guest runs on ${primary.node}; its standby has its disks and receives its memory as well`;
+    return { status: "False", reason: "Synchronising", message };
+  }
   if (view.isInSync) {
-    const message = `the guest runs on ${primary.node}, and ${peerOf(view, primary).node} could go on at any moment`;
+    const could = boots(view.pair.spec.mode) ? "boot it from its disks" : "go on";
+    const message = `the guest runs on ${primary.node}, and ${peerOf(view, primary).node} could ${could} at any moment`;
     return { status: "True", reason: "Protected", message };
   }
   const found = primary.report?.conditions.find(({ type }) => type === "InSync");
@@ -103,6 +108,13 @@ function decideReadyOf(view: PairView, primary: SideView, findings: Findings): V
   }
   return decideAlone(primary, findings, found?.message);
 }
+
+/** The higher level is asked for, and output still passes as in the lower one. */
+const isBeingRaised = ({ pair }: PairView, { report }: SideView): boolean =>
+  !boots(pair.spec.mode) && report?.outputMode === "leased";
+
+/** What becomes of a guest whose side is lost. */
+const boots = (mode: ProtectedVmSpec["mode"]): boolean => mode === "HighAvailability";
 
 function decideAlone({ node }: SideView, findings: Findings, found: string | undefined): Verdict<ReadyReason> {
   const why = findings.stalled?.message ?? sayWaiting(findings) ?? found;
@@ -282,12 +294,12 @@ const READY_EVENTS: { readonly [Reason in ReadyReason]?: PlannedEvent["type"] } 
 
 /** What changed since the last status, as far as somebody wants to read about it. */
 export function planStatusEvents(
-  previous: ProtectedVmStatus | undefined,
+  { previous, protectedVm }: Pick<Observed, "previous" | "protectedVm">,
   status: ProtectedVmStatus,
 ): readonly PlannedEvent[] {
   return [
     ...listFaultEvents(previous?.faults ?? [], status.faults ?? []),
-    ...listSideEvents(previous, status),
+    ...listSideEvents(previous, status, protectedVm.spec.mode),
     ...listReadyEvents(findIn(previous, "Ready"), findIn(status, "Ready")),
     ...listStalledEvents(findIn(previous, "Stalled"), findIn(status, "Stalled")),
   ];
@@ -317,9 +329,10 @@ function listStalledEvents(before: Condition | undefined, now: Condition | undef
 function listSideEvents(
   previous: ProtectedVmStatus | undefined,
   { lastFailover, primary }: ProtectedVmStatus,
+  mode: ProtectedVmSpec["mode"],
 ): readonly PlannedEvent[] {
   if (lastFailover !== undefined && !isSameJson(lastFailover, previous?.lastFailover)) {
-    const message = sayFailover(lastFailover, primary?.node ?? "the standby");
+    const message = sayFailover(lastFailover, primary?.node ?? "the standby", mode);
     return [{ type: "Warning", reason: "TookOver", message }];
   }
   const [before, now] = [readText(previous, "primary", "node"), primary?.node];
@@ -327,7 +340,14 @@ function listSideEvents(
   return hasMoved ? [{ type: "Normal", reason: "ChangedSides", message: `the guest runs on ${now} now` }] : [];
 }
 
-function sayFailover({ durationMs, cause }: NonNullable<ProtectedVmStatus["lastFailover"]>, node: string): string {
+function sayFailover(
+  { durationMs, cause }: NonNullable<ProtectedVmStatus["lastFailover"]>,
+  node: string,
+  mode: ProtectedVmSpec["mode"],
+): string {
+  if (boots(mode)) {
+    return `${node} boots the guest from its disks: ${cause}`;
+  }
   const stood = durationMs === undefined ? "" : `, after the guest stood still for ${durationMs} ms`;
   return `${node} took over${stood}: ${cause}`;
 }

@@ -101,7 +101,7 @@ function conclude(
     actions: limitActions([...clear.actions, ...actions]),
     status,
     events: [...clear.events, ...events],
-    changes: planStatusEvents(observed.previous, status),
+    changes: planStatusEvents(observed, status),
     recheckAfterMs: decideRecheck(findings),
   };
 }

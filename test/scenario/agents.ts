@@ -17,6 +17,10 @@ type Record = {
   peer: string;
   isInSync: boolean;
   syncSeconds: number;
+  /** Of the session with the standby. */
+  mode: GuestPair["spec"]["mode"];
+  /** For so long memory has been copied to a standby that had none. */
+  raisedSeconds: number;
   seat?: QuorumSeat;
   override?: OverrideRequest;
 };
@@ -208,15 +212,18 @@ export class SimulatedAgents {
     side.wanted = undefined;
     if (isFirst) {
       const peer = pair.spec.sides.find((each) => each.node !== node)?.node ?? "";
-      this.#records.set(pair.spec.guest, { term: 1, owner: node, peer, isInSync: false, syncSeconds: 0 });
+      this.#records.set(pair.spec.guest, {
+        ...{ term: 1, owner: node, peer, isInSync: false, syncSeconds: 0 },
+        ...{ mode: pair.spec.mode, raisedSeconds: 0 },
+      });
       this.#start(pair, node, side);
     }
   }
 
-  #start(pair: GuestPair, node: string, side: Side): void {
+  #start(pair: GuestPair, node: string, side: Side, says = "runs the guest"): void {
     Object.assign(side, { role: "primary", state: "alone", hasGuest: true, wanted: undefined });
     this.#take(pair, node);
-    this.#cluster.say(node, "runs the guest");
+    this.#cluster.say(node, says);
   }
 
   #own(pair: GuestPair, { node, side, record }: { node: string; side: Side; record: Record }): void {
@@ -248,6 +255,7 @@ export class SimulatedAgents {
     if (record.peer !== peer) {
       Object.assign(record, { peer, isInSync: false, syncSeconds: 0 });
     }
+    this.#followMode(pair, node, record);
     if (!this.#canTakeOver(pair, peer)) {
       if (record.isInSync) {
         this.#cluster.say(node, "goes on alone");
@@ -267,6 +275,23 @@ export class SimulatedAgents {
     }
   }
 
+  /** Memory is copied beside what goes on; without it the standby is synchronised anew, by the difference. */
+  #followMode(pair: GuestPair, node: string, record: Record): void {
+    if (!record.isInSync || record.mode === pair.spec.mode) {
+      record.mode = pair.spec.mode;
+      record.raisedSeconds = 0;
+    } else if (pair.spec.mode === "HighAvailability") {
+      this.#cluster.say(node, "gives the copy of the memory up");
+      Object.assign(record, { mode: pair.spec.mode, isInSync: false, syncSeconds: 0 });
+    } else {
+      record.raisedSeconds += 1;
+      if (record.raisedSeconds > SYNC_SECONDS) {
+        this.#cluster.say(node, "has copied the guest's memory as well");
+        record.mode = pair.spec.mode;
+      }
+    }
+  }
+
   #obey(pair: GuestPair, { node, peer, record }: { node: string; peer: string; record: Record }): void {
     if (pair.metadata.annotations?.[requestAnnotations.failoverFrom] === node) {
       this.#kill(pair, node);
@@ -281,7 +306,8 @@ export class SimulatedAgents {
     Object.assign(record, { term: record.term + 1, peer: record.owner, owner: next, isInSync: false, syncSeconds: 0 });
     const [old, side] = [this.#sideOf(pair, record.peer), this.#sideOf(pair, next)];
     Object.assign(old, { hasGuest: false, role: "fenced", state: "fenced" });
-    this.#start(pair, next, side);
+    const isBoot = cause !== undefined && record.mode === "HighAvailability";
+    this.#start(pair, next, side, isBoot ? "boots the guest from its disks" : undefined);
     side.takeover = {
       cause: cause ?? PLANNED,
       at: this.#cluster.iso(),
@@ -323,7 +349,7 @@ export class SimulatedAgents {
       ...(this.refusals.has(node) ? { trouble: this.refusals.get(node) } : {}),
       ...this.#sayOfQuorums(pair, node, record),
       syncPercent: record?.isInSync === true ? 100 : 50,
-      outputMode: "held",
+      outputMode: outputModeOf(record),
       tracker: "userfaultfd",
       disks: pair.spec.disks.map((disk) => ({
         id: qemuDeviceOf(disk),
@@ -371,3 +397,5 @@ export class SimulatedAgents {
     ].map((condition) => ({ ...condition, lastTransitionTime: "2026-11-27T12:00:00Z" }));
   }
 }
+
+const outputModeOf = (record: Record | undefined): string => (record?.mode === "HighAvailability" ? "leased" : "held");

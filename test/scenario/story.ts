@@ -7,7 +7,7 @@
  *   blind NODE SEAT, sees NODE SEAT              a node does not reach that quorum, or does again
  *   force NAME NODE [certain]                    a person overrides the quorum
  *   label NODE LABEL [VALUE]                     without a value the label goes
- *   apply NAME nodes=A,B | select=label=value | sites=NAME | ref=VM | reprotect=Manual | secret ...
+ *   apply NAME nodes=A,B | select=label=value | sites=NAME | ref=VM | reprotect=Manual | mode=HighAvailability | secret ...
  *   spec NAME JSON                               merges a patch into the spec
  *   annotate NAME ANNOTATION VALUE
  *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
@@ -270,7 +270,8 @@ export class Story {
   }
 
   #apply(name: string, options: readonly string[]): void {
-    const given = new Map(options.map((option) => [option.split("=")[0] ?? "", option.split("=").slice(1)]));
+    const all = ["mode=FaultTolerant", ...options];
+    const given = new Map(all.map((option) => [option.split("=")[0] ?? "", option.split("=").slice(1)]));
     const [label = "", value = ""] = given.get("select") ?? [];
     const nodes = given.get("nodes")?.[0]?.split(",");
     const sites = given.get("sites")?.[0];
@@ -307,7 +308,7 @@ export class Story {
       kind: "ProtectedVM",
       metadata: { namespace: NAMESPACE, name },
       spec: {
-        mode: "FaultTolerant",
+        mode: given.get("mode")?.[0],
         ...(ref === undefined ? { virtualMachineTemplate: template } : { virtualMachineRef: { name: ref } }),
         placement: nodes === undefined ? selected : { nodes },
         ...(given.has("reprotect") ? { failover: { reprotect: given.get("reprotect")?.[0] } } : {}),
