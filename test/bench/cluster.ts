@@ -1,6 +1,7 @@
 /**
  * What a user of the cluster gets: how long it takes from `kubectl apply` to Ready, what protection of an idle guest costs there,
- * and how long a client waits when a node loses power, with the API server and without it, and when its guest is handed over.
+ * how long a client waits when a node loses power, with the API server and without it, and when its guest is handed over, and how
+ * long a guest of HighAvailability takes to start anew.
  *
  * On the lab's three nodes, Twinrun installed by its chart with etcd. KubeVirt is the lab's stand-in: its controllers and
  * virt-handler's part run in this process, its launchers in their pods.
@@ -22,6 +23,7 @@ import { type Client, startClient } from "../lab/clients/client-process.ts";
 import { round } from "../lab/clients/figures.ts";
 import { findRemedy } from "../lab/kubernetes/programs.ts";
 import { type Bench } from "./bench.ts";
+import { measureBoots } from "./boots.ts";
 import { readClusterProcessor } from "./cluster-processor.ts";
 import { type Figure, quantilesOf } from "./row.ts";
 import { readClientSamples, type TimedSample } from "./samples.ts";
@@ -63,9 +65,22 @@ export async function measureCluster(bench: Bench): Promise<Figure[]> {
     const idle = await measureIdle(bench, platform, before);
     bench.say(`  idle, per guest: ${JSON.stringify(idle.row.detail?.["perGuest"])}`);
     const gaps = await measureSwitchovers(bench, platform);
-    return [summarizeApply(applied), idle, gaps, ...(await measureFailovers(bench, platform))];
+    const losses = await measureFailovers(bench, platform);
+    await removeGuests(platform);
+    return [summarizeApply(applied), idle, gaps, ...losses, await measureBoots(bench, platform)];
   } finally {
     await platform.stop();
+  }
+}
+
+async function removeGuests(platform: Platform): Promise<void> {
+  for (const guest of guests) {
+    await platform.cluster.remove({ kind: kinds.vm, namespace: tenantNamespace, name: guest });
+  }
+  for (const guest of guests) {
+    while ((await platform.readProtectedVm(guest)) !== undefined) {
+      await sleep(200);
+    }
   }
 }
 

@@ -1,4 +1,5 @@
 /** ProtectedVMs of the lab's guests, as a user writes them. */
+import { ALLOW_RESTART_ANNOTATION } from "../../src/decide/adoption.ts";
 import { type KubeObject } from "../../src/kube/kube-object.ts";
 import { defaultDiskBytes, defaultOptions, type GuestKind } from "../lab/guests.ts";
 import { containerDiskImage, kernelImageOf, kernelPaths } from "../lab/kubernetes/kubevirt/launcher-image.ts";
@@ -15,6 +16,9 @@ export type GuestWish = {
   /** `pod`: a containerDisk in place of a volume, with cloud-init and an emptyDisk beside it. */
   readonly disks?: "volume" | "pod";
   readonly detectionTimeoutMs?: number;
+  readonly mode?: "FaultTolerant" | "HighAvailability";
+  /** The serial line tells when the kernel starts; left out it is silent until the guest's services are there. */
+  readonly isVerbose?: boolean;
 };
 
 /** As most KubeVirt guests in examples are. */
@@ -25,20 +29,34 @@ const podVolumes = [
 ];
 
 export function buildProtectedGuest(wish: GuestWish): KubeObject {
-  const { name, placement, detectionTimeoutMs } = wish;
+  return buildProtectedVm(wish, { virtualMachineTemplate: { spec: buildMachineSpec(wish) } });
+}
+
+function buildProtectedVm(
+  { name, placement, mode = "FaultTolerant", detectionTimeoutMs }: ProtectionWish,
+  source: object,
+  marks: { readonly annotations?: Readonly<Record<string, string>> } = {},
+): KubeObject {
   // They are hurt on purpose, and often.
-  const failover = {
-    failover: { isolateAfterFaults: 16, ...(detectionTimeoutMs === undefined ? {} : { detectionTimeoutMs }) },
-  };
+  const failover = { isolateAfterFaults: 16, ...(detectionTimeoutMs === undefined ? {} : { detectionTimeoutMs }) };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
     kind: "ProtectedVM",
-    metadata: { name, namespace: tenantNamespace },
-    spec: {
-      ...{ mode: "FaultTolerant", placement, storage, ...failover },
-      virtualMachineTemplate: { spec: buildMachineSpec(wish) },
-    },
+    metadata: { name, namespace: tenantNamespace, ...marks },
+    spec: { mode, placement, storage, failover, ...source },
   } as KubeObject;
+}
+
+export type ProtectionWish = Pick<GuestWish, "name" | "placement" | "mode" | "detectionTimeoutMs">;
+
+/** Of a VirtualMachine that is there, which may be restarted for it. */
+export function buildProtection(wish: ProtectionWish): KubeObject {
+  const { name } = wish;
+  return buildProtectedVm(
+    wish,
+    { virtualMachineRef: { name } },
+    { annotations: { [ALLOW_RESTART_ANNOTATION]: "true" } },
+  );
 }
 
 /** The same guest without Twinrun. */
@@ -54,7 +72,7 @@ export function buildMachine(wish: Omit<GuestWish, "placement">): KubeObject {
 const storage = { first: { storageClassName: "lab-local" }, second: { storageClassName: "lab-local" } };
 
 function buildMachineSpec(wish: Omit<GuestWish, "placement">): object {
-  const { name, kind, address, graceSeconds = 0, disks = "volume" } = wish;
+  const { name, kind, address, graceSeconds = 0, disks = "volume", isVerbose = false } = wish;
   const volumes = disks === "pod" ? podVolumes : [{ name: "disk", dataVolume: { name: `${name}-disk` } }];
   const root = kind === "debian" ? "root=/dev/vda rw fsck.mode=skip net.ifnames=1" : "rdinit=/init";
   const source = kind === "debian" ? { http: { url: "lab://debian" } } : { blank: {} };
@@ -76,7 +94,7 @@ function buildMachineSpec(wish: Omit<GuestWish, "placement">): object {
           firmware: {
             kernelBoot: {
               container: { image: kernelImageOf(kind), ...kernelPaths },
-              kernelArgs: `console=ttyS0 quiet panic=1 random.trust_cpu=on ${root} twinrun.ip=${address}/24`,
+              kernelArgs: `console=ttyS0 ${isVerbose ? "" : "quiet "}panic=1 random.trust_cpu=on ${root} twinrun.ip=${address}/24`,
             },
           },
           devices: {

@@ -6,35 +6,17 @@ import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
-import { qemuEnvironment } from "../../../src/api/vmi-contract.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { defaultDiskBytes } from "../../lab/guests.ts";
 import { compareDisks } from "../../lab/disk-comparison.ts";
 import { emptyDiskPathOf, overlayPathOf } from "../../lab/kubernetes/kubevirt/vmi.ts";
 import { type Platform, startPlatform } from "../platform.ts";
+import { rootOf } from "../side-files.ts";
 import { describeOnCluster, say, setUpMsMax, Witness } from "../witness.ts";
 
 const guest = "picture";
 const address = "10.77.0.70";
 const patienceMs = 400_000;
-
-/** The root of the pod whose QEMU is a side of the guest on this node. Nodes are of this machine. */
-function rootOf(name: string, node: string): string {
-  const isQemu = (pid: string): boolean => {
-    try {
-      const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
-      return (
-        environment.includes(`${qemuEnvironment.guest}=${name}`) &&
-        environment.includes(`${qemuEnvironment.node}=${node}`) &&
-        readFileSync(`/proc/${pid}/comm`, "utf8").startsWith("qemu-system")
-      );
-    } catch {
-      return false; // It has ended, or belongs to the kernel.
-    }
-  };
-  const pid = readdirSync("/proc").find((entry) => /^\d+$/.test(entry) && isQemu(entry));
-  return `/proc/${present(pid, `a QEMU of ${name} on ${node}`)}/root`;
-}
 
 const diskPaths = [overlayPathOf("disk"), emptyDiskPathOf("scratch")].map((path) => `${path}.twinrun`);
 const settingsPath = (root: string): string => {
