@@ -60,3 +60,19 @@ describe("a standby whose primary is away", () => {
     expect(conditionOf("InSync", change, { links })).toMatchObject({ status: "True" });
   });
 });
+
+describe("the latency that protection adds", () => {
+  test.each([
+    { when: "nothing was held yet", outputMode: "held", addedMs: [], status: "Unknown" },
+    { when: "packets waited a little", outputMode: "held", addedMs: [3, 5], status: "True" },
+    { when: "packets waited longer than allowed", outputMode: "held", addedMs: [3, 51], status: "False" },
+    { when: "output passes", outputMode: "leased", addedMs: [], status: "True" },
+    { when: "output passes, and what waited before took long", outputMode: "leased", addedMs: [51], status: "True" },
+  ] as const)("is judged when $when: $status", ({ outputMode, addedMs, status }) => {
+    const figures = new Figures();
+    addedMs.forEach((ms) => {
+      figures.addLatency(ms);
+    });
+    expect(conditionOf("LatencyWithinBound", {}, { outputMode, figures })).toMatchObject({ status });
+  });
+});

@@ -29,7 +29,7 @@ const KERNEL_MS_MAX = 20_000;
 const SERVICES_MS_MAX = 120_000;
 /** Of a client whose guest boots anew: what it was not told by then it will not be told. */
 const STALL_MS = 15_000;
-/** The guest stands still from the standby's last word until the quorum has spoken: the detection time, and what a busy machine adds. */
+/** It stands still from the standby's last word until the quorum has spoken: a detection time, and what a busy machine adds. */
 const ALONE_MS_MAX = 10_000;
 
 const protectedVms = kindOf("twinrun.dev/v1alpha1", "ProtectedVM");
