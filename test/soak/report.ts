@@ -97,6 +97,7 @@ export function listLines(report: SoakReport, results: readonly WitnessResult[])
   return shown.map(({ kind, count, survived, longestWaitMs }) => {
     const how = Object.entries(survived).map(([survival, times]) => `${survival} ${times}`);
     const wait = longestWaitMs < GAP_MS ? `below ${GAP_MS} ms` : `${(longestWaitMs / 1000).toFixed(1)} s`;
-    return `${kind.padEnd(38)} ${String(count).padStart(4)} x  ${how.join(", ").padEnd(44)} longest wait ${wait}`;
+    const waited = survived.booted === count ? "its clients are others" : `longest wait ${wait}`;
+    return `${kind.padEnd(38)} ${String(count).padStart(4)} x  ${how.join(", ").padEnd(44)} ${waited}`;
   });
 }

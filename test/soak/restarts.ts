@@ -41,7 +41,10 @@ const ownerIsAway = /the guest belongs to host-[ab], which cannot be reached.*br
 async function powerOffBoth({ cluster, disks }: Situation, isPeerFirst: boolean, primary: PairHost): Promise<Struck> {
   const peer = otherHost(primary);
   const atMs = Date.now();
+  // One goes a moment before the other, which is not to become the owner in that moment.
+  cluster.lab.cutLink("management", "q");
   await Promise.all([cluster.powerOff(primary), cluster.powerOff(peer)]);
+  cluster.lab.restoreLink("management", "q");
   if (isPeerFirst) {
     await disks.powerOn(cluster, peer);
     return { atMs, heal: () => disks.powerOn(cluster, primary) };

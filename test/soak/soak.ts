@@ -246,7 +246,8 @@ export class Soak {
     clients.start();
     await clients.goOn(bootTimeoutMs);
     const faults = level === undefined ? restart.faults : ["lowerLevel", ...restart.faults];
-    return { faults, says: restart.says(primary), atMs, survival: "booted" };
+    const done = { faults, says: restart.says(primary), atMs };
+    return restart.returnsTo === undefined ? done : { ...done, survival: "booted" };
   }
 
   /** Of what the guest has to lose before anything may heal. */
