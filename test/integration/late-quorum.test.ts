@@ -1,6 +1,6 @@
 /**
- * No quorum from the start: nobody knows where the guest belongs, so it runs nowhere until the quorum says so. No quorum later: a pair
- * goes on, and is not handed over, for nobody could say when that is done.
+ * No quorum from the start: nobody knows where the guest belongs, so it runs nowhere until the quorum says so. No quorum later: a
+ * pair goes on, and is not handed over, for nobody could say when that is done.
  */
 import { expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
