@@ -211,7 +211,7 @@ async function waitForPolicies(): Promise<void> {
 
   test("the API server finds nothing wrong with the expressions of the policies", async () => {
     for (const name of [
-      ...["agent-reports", "crd-deletion", "guest-devices", "guest-marks", "guest-migrations"],
+      ...["agent-reports", "crd-deletion", "guest-devices", "guest-marks", "guest-migrations", "guest-snapshots"],
       ...["one-protection", "guest-records"],
     ]) {
       let policy: Json = {};
@@ -585,6 +585,82 @@ async function waitForPolicies(): Promise<void> {
       expectDone(await send(administrator, "DELETE", `${vmis(shop)}/web-d`));
       expectDone(await send(administrator, "DELETE", `${vmis(shop)}/plain-d`));
     });
+
+    test("changes processors or memory of a protected guest; others may be", async () => {
+      const size = (sockets: number, guest: string): Json => ({
+        spec: { domain: { cpu: { sockets, cores: 1 }, memory: { guest } } },
+      });
+      const small = size(1, "1Gi");
+      expectDone(await send(operator, "POST", vmis(shop), { body: { ...vmi("web-s", guestMarks), ...small } }));
+      expectDone(await send(administrator, "POST", vmis(shop), { body: { ...vmi("plain-s"), ...small } }));
+      for (const body of [size(2, "1Gi"), size(1, "2Gi")]) {
+        const call = { body, type: jsonMergePatch };
+        const says = "processors and memory of a guest cannot be changed while Twinrun protects it";
+        expectRefused(await send(virtController, "PATCH", `${vmis(shop)}/web-s`, call), says);
+        expectDone(await send(virtController, "PATCH", `${vmis(shop)}/plain-s`, call));
+      }
+      expectDone(await send(administrator, "DELETE", `${vmis(shop)}/web-s`));
+      expectDone(await send(administrator, "DELETE", `${vmis(shop)}/plain-s`));
+    });
+
+    test("changes what would be plugged in of a VirtualMachine that is protected; the rest of it may be, and others", async () => {
+      const spec = { volumes: [{ name: "a" }], domain: { cpu: { sockets: 1 } } };
+      for (const name of ["web-m", "plain-m"]) {
+        const made = { ...vm(name), spec: { runStrategy: "Manual", template: { metadata: {}, spec } } };
+        expectDone(await send(administrator, "POST", vms, { body: made }));
+      }
+      const adopt = { body: { spec: { template: { metadata: guestMarks } } }, type: jsonMergePatch };
+      expectDone(await send(operator, "PATCH", `${vms}/web-m`, adopt));
+      const change = (caller: Caller, name: string, changed: Json): Promise<ApiAnswer> =>
+        send(caller, "PATCH", `${vms}/${name}`, {
+          body: { spec: { template: { spec: changed } } },
+          type: jsonMergePatch,
+        });
+      const plugged = { volumes: [{ name: "a" }, { name: "b" }] };
+      const larger = { domain: { cpu: { sockets: 2 } } };
+      const virtApi = { user: "system:serviceaccount:kubevirt:kubevirt-apiserver", groups: ["system:masters"] };
+      for (const caller of [administrator, virtApi]) {
+        expectRefused(await change(caller, "web-m", plugged), "no volume can be plugged into a guest");
+        expectRefused(await change(caller, "web-m", larger), "processors and memory of a guest cannot be changed");
+      }
+      expectDone(await change(administrator, "web-m", { terminationGracePeriodSeconds: 5 }));
+      expectDone(await change(operator, "web-m", plugged));
+      expectDone(await change(administrator, "plain-m", plugged));
+      expectDone(await change(administrator, "plain-m", larger));
+      expectDone(await send(administrator, "DELETE", `${vms}/web-m`));
+      expectDone(await send(administrator, "DELETE", `${vms}/plain-m`));
+    });
+
+    test.each([
+      ["a snapshot", "snapshot.kubevirt.io/v1beta1", "VirtualMachineSnapshot", "source"],
+      ["a restore", "snapshot.kubevirt.io/v1beta1", "VirtualMachineRestore", "target"],
+      ["a backup", "backup.kubevirt.io/v1alpha1", "VirtualMachineBackup", "source"],
+      ["a clone", "clone.kubevirt.io/v1beta1", "VirtualMachineClone", "source"],
+    ])(
+      "makes %s of a VirtualMachine that is protected; of others they may be made",
+      async (_, apiVersion, kind, field) => {
+        const own = `${twinrun}/namespaces/${shop}/protectedvms`;
+        const ref = { virtualMachineTemplate: undefined, virtualMachineRef: { name: "books" } };
+        await ask("POST", own, { ...buildProtectedVm(ref), metadata: { name: "shelf", namespace: shop } });
+        const path = `/apis/${apiVersion}/namespaces/${shop}/${kind.toLowerCase()}s?dryRun=All`;
+        const offer = (name: string): Promise<ApiAnswer> => {
+          const subject = { apiGroup: "kubevirt.io", kind: "VirtualMachine", name };
+          const body = { apiVersion, kind, metadata: { name: "one" }, spec: { [field]: subject } };
+          return send(administrator, "POST", path, { body });
+        };
+        const says =
+          /VirtualMachine books is protected by Twinrun \(ProtectedVM shelf\).*kubectl twinrun export shelf --live/;
+        // The policy sees a new ProtectedVM a moment later.
+        let answer = await offer("books");
+        while (answer.status < 300) {
+          await sleep(100);
+          answer = await offer("books");
+        }
+        expectRefused(answer, says);
+        expectDone(await offer("others"));
+        await ask("DELETE", `${own}/shelf`);
+      },
+    );
 
     test("deletes the definitions while a guest is protected", async () => {
       const says = "guest shop.web is protected: delete every ProtectedVM first";
