@@ -1,18 +1,19 @@
 /**
  * A record of a fault, as it stands in the status of GuestPairs (what an agent has seen) and of ProtectedVMs (what became of it).
  *
- * A component is a part of a side of the guest: `host`, `agent`, `engine`, `qemu`, `disk/NAME`, `link/NAME`, `uplink/NAME`.
+ * A component is a part of a side of the guest: `host`, `agent`, `engine`, `qemu`, `devices`, `disk/NAME`, `link/NAME`,
+ * `uplink/NAME`.
  */
 import { type z } from "zod";
 import { counter, oneOf, sequence, shortName, struct, text, time } from "./fields.ts";
 
-export const COMPONENT_PATTERN = /^(host|agent|engine|qemu|(disk|link|uplink)\/[^\s]+)$/;
+export const COMPONENT_PATTERN = /^(host|agent|engine|qemu|devices|(disk|link|uplink)\/[^\s]+)$/;
 
 const shared = {
   node: shortName().describe("The node that the component belongs to."),
   component: text(300, "a component such as host or disk/NAME")
-    .regex(COMPONENT_PATTERN, "host, agent, engine, qemu, disk/NAME, link/NAME or uplink/NAME")
-    .describe("What failed: host, agent, engine, qemu, disk/NAME, link/NAME or uplink/NAME."),
+    .regex(COMPONENT_PATTERN, "host, agent, engine, qemu, devices, disk/NAME, link/NAME or uplink/NAME")
+    .describe("What failed: host, agent, engine, qemu, devices, disk/NAME, link/NAME or uplink/NAME."),
   code: text(64)
     .regex(/^[A-Z][A-Za-z0-9]*$/, "a code in PascalCase")
     .describe("How it failed, for programs."),

@@ -38,6 +38,12 @@ export const FAULTS: Readonly<Record<FaultCode, FaultEntry>> = {
     remedy: "see why QEMU ended: the log of the virt-launcher pod, and the node's kernel log for lack of memory",
     endsWith: "working",
   },
+  DevicesChanged: {
+    done: "the guest goes on with the devices that both sides have, where there are such two; else it runs on without protection",
+    remedy:
+      "unprotect the guest, change its VirtualMachine, restart it, protect it again: plug in nothing while it is protected",
+    endsWith: "inSync",
+  },
   DiskFailed: {
     done: "the guest goes on with the other side's disk and has not seen the error; this disk is copied anew",
     remedy: "see to the volume and the device below it; if it goes on failing, replace the volume of this side",

@@ -131,6 +131,10 @@ export class Engine {
   readonly #toldAtMs = new Map<string, number>();
   /** The guest that was asked to end, or whose end is known already: that its QEMU ends is no fault of its own. */
   #endingGuest: Guest | undefined;
+  /** Its kernel said so through a panic device, and has not started anew since. */
+  #hasPanicked = false;
+  /** Told once, however often it is seen. */
+  #toldChange: string | undefined;
   readonly #diskFaults: DiskFaults;
   readonly #diskStop: DiskStop;
   #diskWatch = this.#openDiskWatch();
@@ -221,6 +225,7 @@ export class Engine {
       setInterval(() => {
         this.#syncDisks();
         void this.#watchDisks();
+        void this.#watchDevices();
       }, SYNC_MS),
     );
     const { found } = this.#options;
@@ -757,6 +762,7 @@ export class Engine {
     const guest = await Guest.attach(found, this.#config, listener, this.#log);
     this.#problems.delete("guest");
     this.#guest = guest;
+    this.#hasPanicked = false;
     this.#lacking = new PageSet(guest.pageCount);
     if (guest.isIncoming) {
       this.#standbyDisks = await Promise.all(guest.disks.map((place) => StandbyDisk.open(place, applyHole)));
@@ -834,6 +840,11 @@ export class Engine {
   }
 
   #whenQemuFailed(why: string): void {
+    if (this.#hasPanicked && !this.#isOver) {
+      this.#log.warn({ why }, "the guest has panicked, and its QEMU is gone");
+      this.#post({ tag: "guestShutDown" });
+      return;
+    }
     if (this.#guest !== undefined && this.#guest !== this.#endingGuest && !this.#isOver) {
       this.#tellFault({ component: "qemu", code: "QemuDied", message: why });
     }
@@ -852,9 +863,19 @@ export class Engine {
 
   #whenGuestEvent(event: GuestEvent): void {
     switch (event.tag) {
+      case "shapeChanged":
+        void this.#watchDevices();
+        return;
+      case "panicked":
+        this.#whenPanicked(event.action);
+        return;
+      case "reset":
+        this.#hasPanicked = false;
+        this.#log.info(event, "the guest starts anew");
+        return;
       case "shutDown":
         this.#endingGuest = this.#guest;
-        if (event.byGuest) {
+        if (event.byGuest || this.#hasPanicked) {
           this.#post({ tag: "guestShutDown" });
         } else if (stateName(this.#side) === "protected") {
           // Somebody ends QEMU in order. Its mirrors would end first, and look like a standby that is lost: the quorum would
@@ -871,6 +892,16 @@ export class Engine {
       default:
         this.#log.info(event, "the guest reports");
     }
+  }
+
+  /**
+   * The guest's own affair, and on its other side it would be in the same state: it is not taken over. What becomes of it is for
+   * whoever runs QEMU to say (`-action panic=`, libvirt's on_crash): where that ends QEMU the guest has ended, as if it had switched
+   * itself off; where it is left to stand it stands; a guest that resets itself never gets here.
+   */
+  #whenPanicked(action: string): void {
+    this.#hasPanicked = action !== "run";
+    this.#log.warn({ action }, "the guest's kernel has panicked");
   }
 
   #noteDiskFault(id: string, fault: Pick<DiskFault, "message" | "isFull">): void {
@@ -921,6 +952,39 @@ export class Engine {
     }
   }
 
+  async #keepsDevices(guest: Guest): Promise<boolean> {
+    const change = await guest.findDeviceChange();
+    if (change !== undefined && this.#guest === guest && !this.#isOver) {
+      this.#whenDevicesChanged(change);
+    }
+    return change === undefined;
+  }
+
+  /**
+   * Somebody plugged something into QEMU, or out of it, past everything that refuses it. The state of such a machine cannot be
+   * loaded at the other side: the guest goes on there from the last epoch of the machine that both have. Without a standby the
+   * next engine takes the machine for what it is, and its standby is refused until it is the same.
+   *
+   * In HighAvailability no state is loaded: the other side boots, without that device.
+   */
+  #whenDevicesChanged(change: string): void {
+    const message = `${change} while the guest runs; its other side has other devices`;
+    const { state } = this.#side;
+    if (this.#toldChange !== message) {
+      this.#toldChange = message;
+      this.#tellFault({ component: "devices", code: "DevicesChanged", message });
+      this.#log.error({}, message);
+    }
+    if ("mode" in state && state.mode === "HighAvailability") {
+      return;
+    }
+    if (mayGoOnElsewhere(this.#side)) {
+      this.#whenGuestDied(message);
+    } else {
+      this.#end({ tag: "exit", reason: "restart", message });
+    }
+  }
+
   async #command(command: "stop" | "cont"): Promise<void> {
     try {
       await this.#guest?.qmp.execute(command, {});
@@ -961,6 +1025,7 @@ export class Engine {
         this.#problems.set("sync", why);
         this.#links.closeLink(link);
       },
+      keepsDevices: () => this.#keepsDevices(guest),
     };
     try {
       await this.#mirrorsReady;
@@ -1198,6 +1263,19 @@ export class Engine {
       }
     } catch (error) {
       this.#log.debug({ error }, "QEMU does not tell how long its disks take");
+    }
+  }
+
+  /** What checkpoints do not show: those of a guest that has none, and what has no state of its own. */
+  async #watchDevices(): Promise<void> {
+    const guest = this.#guest;
+    if (guest === undefined || guest.obstacles.length > 0 || this.#isActivating) {
+      return;
+    }
+    try {
+      await this.#keepsDevices(guest);
+    } catch (error) {
+      this.#log.debug({ error }, "QEMU does not tell which devices it has");
     }
   }
 

@@ -15,7 +15,14 @@ import { TapInput } from "../memory/tap-input.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
 import { releaseWriter } from "../qemu/held-pipe.ts";
 import { type GuestEvent, watchGuest } from "../qemu/guest-events.ts";
-import { listObstacles, type Machine, readMachine } from "../qemu/machine.ts";
+import {
+  countModels,
+  describeDeviceChange,
+  listObstacles,
+  type Machine,
+  readDevices,
+  readMachine,
+} from "../qemu/machine.ts";
 import { parseFilterIndex, removeLeftoverMirrors } from "../qemu/mirror.ts";
 import { QmpClient } from "../qemu/qmp-client.ts";
 import { Standby } from "../qemu/standby.ts";
@@ -214,7 +221,13 @@ export class Guest {
       machine: this.machine.type,
       ramBlocks: (this.#parts?.memory.blocks ?? []).map(({ name, bytes }) => ({ name, bytes })),
       disks,
+      devices: countModels(this.machine.devices),
     };
+  }
+
+  /** What was plugged in or taken out since this QEMU was attached to; undefined when nothing was. */
+  async findDeviceChange(): Promise<string | undefined> {
+    return describeDeviceChange(this.machine.devices, await readDevices(this.qmp));
   }
 
   /** Lets QEMU be; it goes on as it is. */

@@ -44,6 +44,7 @@ import { GRANULE_BYTES } from "./dirty-map.ts";
 import { type Figures } from "./figures.ts";
 import { type Guest } from "./guest.ts";
 import { observeEpoch, type PacingState, planCapture, startPacing } from "./pacing.ts";
+import { readLastSection } from "../qemu/device-state.ts";
 import { isBootBlock } from "../qemu/standby.ts";
 import { type DiskStream, type PrimaryDisks } from "./primary-disks.ts";
 import { RamCopy, splitZeroPages } from "./ram-copy.ts";
@@ -105,6 +106,11 @@ export type ReplicationEvents = {
   readonly onBroken: () => void;
   /** The guest cannot be checkpointed any more. */
   readonly onFailed: (why: string) => void;
+  /**
+   * Whether the guest has the devices it had when its QEMU was attached to. Asked when a checkpoint gives reason to; that one is not
+   * shipped if it has others, for the standby could not load it.
+   */
+  readonly keepsDevices: () => Promise<boolean>;
 };
 
 export class Replication implements DiskStream {
@@ -157,6 +163,9 @@ export class Replication implements DiskStream {
   #pace = freshPace;
   #hasGuestWritten = false;
   #copiedBytes = 0;
+  /** What tells that a device was plugged in, as of the last checkpoint. */
+  #lastSection: number | undefined;
+  #mappingsCount: number | undefined;
   /** Whether `lacking` may hold pages; what is added to it later is for the next session. */
   #isLacking = true;
 
@@ -510,6 +519,9 @@ export class Replication implements DiskStream {
         throw new Error("the guest was not copied");
       }
       this.#notePhases(phases, captured, { intervalMs, packetCount: this.#countPackets() });
+      if (this.#mayHaveOtherDevices(slot.state, stateBytes) && !(await this.#events.keepsDevices())) {
+        throw new Error("the guest has other devices than it began with");
+      }
       this.#isCapturing = false;
       this.#ship(captured, slot, stateBytes, final);
       this.#schedule();
@@ -518,6 +530,16 @@ export class Replication implements DiskStream {
       this.#isCapturing = false;
       this.#whenCaptureFailed(error, slot, copied[0]);
     }
+  }
+
+  /** At the first checkpoint of a session in any case. */
+  #mayHaveOtherDevices(state: Buffer, stateBytes: number): boolean {
+    const lastSection = readLastSection(state, stateBytes);
+    const { mappingsCount } = this.#guest.shim;
+    const isSame = lastSection === this.#lastSection && mappingsCount === this.#mappingsCount;
+    this.#lastSection = lastSection;
+    this.#mappingsCount = mappingsCount;
+    return !isSame;
   }
 
   /** Runs while the guest stands still: nothing here may wait or allocate more than it must. */

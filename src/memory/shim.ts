@@ -34,6 +34,8 @@ export interface Shim {
   setQuiet(on: boolean): void;
   /** While on, libvirt shuts the guest down by its power button, which QEMU tells of, and never through the agent in the guest. */
   setButtonOnly(on: boolean): void;
+  /** Changes when QEMU maps one more block than it ever had: memory, or a device with memory of its own, is plugged in. */
+  readonly mappingsCount: number;
   /** Events swallowed so far. */
   readonly quietedEvents: number;
   /** Leaves mode and ring as they are: what is held stays held. */
@@ -113,6 +115,10 @@ class OpenShim implements Shim {
 
   setButtonOnly(on: boolean): void {
     Atomics.store(this.#words, WORD.buttonOnly, on ? 1 : 0);
+  }
+
+  get mappingsCount(): number {
+    return Atomics.load(this.#words, WORD.mappingCount) >>> 0;
   }
 
   get quietedEvents(): number {

@@ -9,7 +9,7 @@
 /** Part of a side of a guest, on the node that is named beside it; after the stroke the name that an assignment gives it. */
 export type FaultComponent =
   /** The node itself, or every way to it: from outside these look alike. */
-  "host" | "agent" | "engine" | "qemu" | `disk/${string}` | `link/${string}` | `uplink/${string}`;
+  "host" | "agent" | "engine" | "qemu" | "devices" | `disk/${string}` | `link/${string}` | `uplink/${string}`;
 
 export type FaultCode =
   /** host: its agent fell silent on every link at once, without a word. */
@@ -22,6 +22,8 @@ export type FaultCode =
   | "EngineFailed"
   /** qemu: it ended, or its monitor did, and nobody had asked for it. */
   | "QemuDied"
+  /** devices: somebody plugged one into the guest, or took one out, that its other side has not or still has. */
+  | "DevicesChanged"
   /** disk: an error of the volume below it. */
   | "DiskFailed"
   /** disk: the volume below it has no room left. */

@@ -16,7 +16,7 @@ export function compareShapes(primary: MachineShape, standby: MachineShape): Sha
       message: `${says}: device state is only safe between equal versions; upgrade one`,
     };
   }
-  return compareRam(primary, standby) ?? compareDisks(primary, standby);
+  return compareRam(primary, standby) ?? compareDevices(primary, standby) ?? compareDisks(primary, standby);
 }
 
 function compareRam(primary: MachineShape, standby: MachineShape): ShapeRefusal | undefined {
@@ -32,6 +32,22 @@ function compareRam(primary: MachineShape, standby: MachineShape): ShapeRefusal 
     side.ramBlocks.find((block) => block.name === name)?.bytes.toString() ?? "no";
   const says = `RAM block ${name} has ${bytes(primary)} bytes on the primary and ${bytes(standby)} on the standby`;
   return { code: "RamMismatch", message: `${says}: give both sides the same memory and devices` };
+}
+
+/** Somebody plugged one into a side that runs, or out of it, or started the two differently. */
+function compareDevices(primary: MachineShape, standby: MachineShape): ShapeRefusal | undefined {
+  const countOf = ({ devices }: MachineShape, wanted: string): number =>
+    devices.find(({ model }) => model === wanted)?.count ?? 0;
+  const differs = [...primary.devices, ...standby.devices].find(
+    ({ model }) => countOf(primary, model) !== countOf(standby, model),
+  );
+  if (differs === undefined) {
+    return undefined;
+  }
+  const [here, there] = [countOf(primary, differs.model), countOf(standby, differs.model)];
+  const says = `the guest has ${here.toString()} devices ${differs.model}, the standby's QEMU ${there.toString()}`;
+  const remedy = "plug in nothing while it runs: take out what was, or start the guest anew";
+  return { code: "MachineMismatch", message: `${says}; ${remedy}` };
 }
 
 function compareDisks(primary: MachineShape, standby: MachineShape): ShapeRefusal | undefined {

@@ -21,7 +21,13 @@ const hello = {
   guest: "web",
   node: "host-a",
   term: 3,
-  shape: { qemuVersion: "7.2.0", machine: "pc-q35-7.2", ramBlocks: [{ name: "pc.ram", bytes: 2 ** 30 }], disks: [] },
+  shape: {
+    qemuVersion: "7.2.0",
+    machine: "pc-q35-7.2",
+    ramBlocks: [{ name: "pc.ram", bytes: 2 ** 30 }],
+    disks: [],
+    devices: [],
+  },
 };
 const welcome = { tag: "welcome", version: 1, node: "host-b", term: 3, holds: null, disksKnown: false };
 const begin = { tag: "syncBegin", session: "3-1", ram: { tag: "full" }, disks: { tag: "hashes" } };

@@ -154,6 +154,7 @@ const aShape = anObject<MachineShape>({
   machine: aName,
   ramBlocks: aList(anObject({ name: aName, bytes: aNumber })),
   disks: aList(anObject({ id: aName, bytes: orNull(aNumber) })),
+  devices: aList(anObject({ model: aName, count: aNumber })),
 });
 
 const aBasis = aVariant<SyncBasis>({

@@ -17,7 +17,7 @@
  */
 
 /** A frame format or a meaning changed: other numbers do not talk to one another. */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 
 /** What a failure costs the guest: nothing at all, or a boot on the other node. */
 export type AvailabilityMode = "FaultTolerant" | "HighAvailability";
@@ -33,6 +33,8 @@ export type MachineShape = {
   readonly ramBlocks: readonly { readonly name: string; readonly bytes: number }[];
   /** The standby's disk may be larger, not smaller; null is a standby's that takes the size of the primary's. */
   readonly disks: readonly { readonly id: string; readonly bytes: number | null }[];
+  /** Device models of QEMU's and how many there are of each, in a fixed order: state of one that a side lacks cannot be loaded. */
+  readonly devices: readonly { readonly model: string; readonly count: number }[];
 };
 
 /** A complete state that a living standby engine has: the basis of a delta. */

@@ -24,6 +24,7 @@ function sideIn(state: PrimaryState): Side {
     machine: "q35",
     ramBlocks: [],
     disks: [],
+    devices: [],
   };
   const side = startSide({
     guest: "web",

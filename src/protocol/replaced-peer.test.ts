@@ -8,7 +8,7 @@ const record: QuorumRecord = {
   ...{ guest: "web", version: 4, term: 2, owner: "a", peer: "b", peerState: "Stale" },
   ...{ epoch: 7, lastRequestId: "x" },
 } as const;
-const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [] };
+const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [], devices: [] };
 
 function start(node: string, peer: string, found: "running" | "none", stored: QuorumRecord): Side {
   const events: readonly SideEvent[] = [

@@ -78,6 +78,17 @@ const ROOM_SHARE = 0.8;
 /** "QEVM": how every QEMU migration stream begins. */
 const STREAM_MAGIC = 0x5145564d;
 const STREAM_END = 0;
+const SECTION_FOOTER = 0x7e;
+const FOOTER_BYTES = 5;
+
+/**
+ * Number of the section that a state ends with; QEMU counts them up and lays the newest device's last, so another number says that a
+ * device may have come or gone. 0 where a machine is too old to write section footers.
+ */
+export function readLastSection(state: Buffer, stateBytes: number): number {
+  const footer = stateBytes - 1 - FOOTER_BYTES;
+  return footer > 0 && state[footer] === SECTION_FOOTER ? state.readUInt32BE(footer + 1) : 0;
+}
 
 /** One command under way, and how far QEMU and the pool's thread have got with it. */
 class Attempt {

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FakeQemu } from "../../test/build/guest-qemu-fake.ts";
-import { parseDisks, parseNics, parseRamBlocks, readMachine } from "./machine.ts";
+import { countModels, describeDeviceChange, parseDisks, parseNics, parseRamBlocks, readMachine } from "./machine.ts";
 import { QmpClient } from "./qmp-client.ts";
 
 const RAM_7_2 = `              Block Name    PSize              Offset               Used              Total
@@ -117,4 +117,27 @@ test("a QEMU without a command that is needed is an obstacle that names the comm
     fake.close();
     rmSync(directory, { recursive: true });
   }
+});
+
+describe("devices", () => {
+  const disk = { path: "/machine/peripheral/disk0", model: "virtio-blk-pci" };
+  const card = { path: "/machine/peripheral-anon/device[0]", model: "virtio-net-pci" };
+  const same = { ...card, path: disk.path };
+
+  test.each([
+    ["nothing", [disk, card], [card, disk], undefined],
+    ["one more", [disk], [disk, card], "virtio-net-pci device[0] was plugged in"],
+    ["one less", [disk, card], [card], "virtio-blk-pci disk0 was taken out"],
+    ["another of that name", [disk], [same], "virtio-net-pci disk0 was plugged in, virtio-blk-pci disk0 was taken out"],
+  ])("%s has changed", (_, before, after, says) => {
+    expect(describeDeviceChange(before, after)).toBe(says);
+  });
+
+  test("are counted by what they are, not by what they are called", () => {
+    const other = { path: "/machine/peripheral/ua-disk", model: disk.model };
+    expect(countModels([card, disk, other])).toEqual([
+      { model: "virtio-blk-pci", count: 2 },
+      { model: "virtio-net-pci", count: 1 },
+    ]);
+  });
 });

@@ -48,6 +48,7 @@ export type MachineNic = {
   readonly type: string;
   readonly queues: number;
 };
+export type MachineDevice = { readonly path: string; readonly model: string };
 export type Machine = {
   readonly qemuVersion: string;
   readonly type: string;
@@ -56,6 +57,8 @@ export type Machine = {
   readonly ramBlocks: readonly ListedRamBlock[];
   readonly disks: readonly MachineDisk[];
   readonly nics: readonly MachineNic[];
+  /** All that were asked for when QEMU was started, and what was plugged in since. */
+  readonly devices: readonly MachineDevice[];
   /** Every obstacle but those that depend on how output is held; see listObstacles. */
   readonly obstacles: readonly Obstacle[];
 };
@@ -86,6 +89,7 @@ export async function readMachine(qmp: QmpClient): Promise<Machine> {
   const disks = parseDisks(blockDevices);
   const ramText = await qmp.execute("human-monitor-command", { "command-line": "info ramblock" });
   const nics = parseNics(await qmp.execute("human-monitor-command", { "command-line": "info network" }));
+  const devices = await readDevices(qmp);
   const { major, minor, micro } = qmp.version;
   return {
     qemuVersion: `${major}.${minor}.${micro}`,
@@ -95,9 +99,10 @@ export async function readMachine(qmp: QmpClient): Promise<Machine> {
     ramBlocks: parseRamBlocks(ramText, disks),
     disks,
     nics,
+    devices,
     obstacles: [
       ...(await listMissingCommands(qmp)),
-      ...(await listDeviceObstacles(qmp)),
+      ...(await listDeviceObstacles(qmp, devices)),
       ...(await listMigrationBlockers(qmp, status)),
       ...listDiskObstacles(disks),
     ],
@@ -188,20 +193,57 @@ async function listMissingCommands(qmp: QmpClient): Promise<readonly Obstacle[]>
   return obstacles;
 }
 
-async function listDeviceObstacles(qmp: QmpClient): Promise<readonly Obstacle[]> {
-  const obstacles: Obstacle[] = [];
-  for (const path of ["/machine/peripheral", "/machine/peripheral-anon"]) {
-    for (const { name, type } of await qmp.execute("qom-list", { path })) {
-      const device = /^child<(.+)>$/.exec(type)?.[1] ?? "";
-      if (OUTSIDE_WRITER.test(device)) {
-        const message = `${device} ${name}: another process writes guest memory unseen; use a virtio device of QEMU's own`;
-        obstacles.push({ code: "DeviceWritesMemoryFromOutside", message });
-      } else if (HOST_DEVICE.test(device)) {
-        const message = `${device} ${name} is hardware of this host and cannot follow to another; remove it`;
-        obstacles.push({ code: "DeviceIsOfTheHost", message });
+/** Nothing tells when one is plugged in: QEMU has an event for what is taken out only. */
+export async function readDevices(qmp: QmpClient): Promise<readonly MachineDevice[]> {
+  const devices: MachineDevice[] = [];
+  for (const parent of ["/machine/peripheral", "/machine/peripheral-anon"]) {
+    for (const { name, type } of await qmp.execute("qom-list", { path: parent })) {
+      const model = /^child<(.+)>$/.exec(type)?.[1];
+      if (model !== undefined) {
+        devices.push({ path: `${parent}/${name}`, model });
       }
-      obstacles.push(...(await listVhost(qmp, `${path}/${name}`, device)));
     }
+  }
+  return devices;
+}
+
+/** What was plugged in or taken out, for people; undefined when nothing was. */
+export function describeDeviceChange(
+  before: readonly MachineDevice[],
+  after: readonly MachineDevice[],
+): string | undefined {
+  const list = (these: readonly MachineDevice[], those: readonly MachineDevice[]): readonly string[] =>
+    these
+      .filter(({ path, model }) => !those.some((other) => other.path === path && other.model === model))
+      .map(({ path, model }) => `${model} ${path.slice(path.lastIndexOf("/") + 1)}`);
+  const parts = [
+    { devices: list(after, before), verb: "plugged in" },
+    { devices: list(before, after), verb: "taken out" },
+  ];
+  const said = parts
+    .filter(({ devices }) => devices.length > 0)
+    .map(({ devices, verb }) => `${devices.join(", ")} was ${verb}`);
+  return said.length === 0 ? undefined : said.join(", ");
+}
+
+/** How many there are of each model, sorted: what has to be equal on both sides, whatever each calls them. */
+export function countModels(devices: readonly MachineDevice[]): readonly { model: string; count: number }[] {
+  const models = devices.map(({ model }) => model).sort();
+  return [...new Set(models)].map((model) => ({ model, count: models.filter((other) => other === model).length }));
+}
+
+async function listDeviceObstacles(qmp: QmpClient, devices: readonly MachineDevice[]): Promise<readonly Obstacle[]> {
+  const obstacles: Obstacle[] = [];
+  for (const { path, model } of devices) {
+    const name = path.slice(path.lastIndexOf("/") + 1);
+    if (OUTSIDE_WRITER.test(model)) {
+      const message = `${model} ${name}: another process writes guest memory unseen; use a virtio device of QEMU's own`;
+      obstacles.push({ code: "DeviceWritesMemoryFromOutside", message });
+    } else if (HOST_DEVICE.test(model)) {
+      const message = `${model} ${name} is hardware of this host and cannot follow to another; remove it`;
+      obstacles.push({ code: "DeviceIsOfTheHost", message });
+    }
+    obstacles.push(...(await listVhost(qmp, path, model)));
   }
   return obstacles;
 }

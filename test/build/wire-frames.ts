@@ -26,6 +26,7 @@ const shape: fc.Arbitrary<MachineShape> = record({
   machine: name,
   ramBlocks: fc.array(record({ name, bytes: wide }), { maxLength: 6 }),
   disks: fc.array(record({ id: name, bytes: wide }), { maxLength: 6 }),
+  devices: fc.array(record({ model: name, count: wide }), { maxLength: 6 }),
 });
 
 const basis: fc.Arbitrary<SyncBasis> = fc.oneof(

@@ -7,9 +7,10 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Checkpointer } from "../../src/qemu/device-state.ts";
+import { Checkpointer, readLastSection } from "../../src/qemu/device-state.ts";
 import { watchGuest } from "../../src/qemu/guest-events.ts";
 import { releaseWriter } from "../../src/qemu/held-pipe.ts";
+import { describeDeviceChange, readDevices } from "../../src/qemu/machine.ts";
 import { connectWithRetry } from "../../src/qemu/qmp-client.ts";
 import { readMachineType, Standby } from "../../src/qemu/standby.ts";
 import { copyBlocks, copyMemory, GuestQemu, provideQemuBuilds, readMemory } from "../build/guest-qemu.ts";
@@ -108,6 +109,28 @@ describe.each(builds)("$name", (build) => {
       await Promise.all(answers);
       await guest.waitForTick(guest.lastTick() + 2);
     }
+  });
+
+  test("a checkpoint shows that a device was plugged in, and QEMU tells which", async () => {
+    const guest = await start({ build, machine: "pc" });
+    await guest.waitForTick(5);
+    const checkpointer = await openCheckpointer(guest);
+    const state = Buffer.alloc(STATE_BYTES_MAX);
+    const capture = async (): Promise<number> => {
+      const { stateBytes } = await checkpointer.capture(() => undefined, state);
+      return readLastSection(state, stateBytes);
+    };
+    const before = await readDevices(guest.qmp);
+    const last = await capture();
+    expect(last).toBeGreaterThan(0);
+    await guest.waitForTick(guest.lastTick() + 5);
+    expect(await capture()).toBe(last);
+    const plug = { "command-line": "device_add virtio-balloon-pci,id=plugged" };
+    expect(await guest.qmp.execute("human-monitor-command", plug)).toBe("");
+    expect(await capture()).toBeGreaterThan(last);
+    expect(describeDeviceChange(before, await readDevices(guest.qmp))).toBe(
+      "virtio-balloon-pci plugged was plugged in",
+    );
   });
 
   test("300 checkpoints in a row: the guest goes on, own stops are not reported", async () => {

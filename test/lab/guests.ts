@@ -8,7 +8,8 @@
  * without vhost, disks are raw files whose block node carries the id the engine is told, an I/O error stops the guest instead
  * of reaching it. Devices that are not needed are left out: each adds to the device state that every checkpoint saves.
  */
-import { assert } from "../../src/lib/assert.ts";
+import { dirname, join } from "node:path";
+import { assert, present } from "../../src/lib/assert.ts";
 
 export type GuestImage = {
   readonly kernel: string;
@@ -21,6 +22,9 @@ export type GuestNic = { readonly tap: string; readonly mac: string; readonly ad
 export type GuestDisk = { readonly id: string; readonly path: string; readonly sizeBytes: number };
 
 export type GuestKind = "busybox" | "debian";
+
+/** What a guest of KubeVirt has besides, each of which does something of its own under protection. */
+export type GuestDevice = "agent" | "balloon" | "panic" | "panic-pauses";
 
 export type GuestOptions = {
   readonly vcpuCount: number;
@@ -38,6 +42,7 @@ export type GuestOptions = {
   readonly directDisk: boolean;
   /** A monitor for somebody else, as libvirt has one: the serial log's path and `.qmp`. */
   readonly secondMonitor: boolean;
+  readonly devices: readonly GuestDevice[];
 };
 
 export type GuestSpec = {
@@ -56,7 +61,10 @@ export const qemuBinary = "qemu-system-x86_64";
 export const guestNetworkBits = 24;
 
 /** Ports of the services inside the guests (test/lab/images). */
-export const guestPorts = { synced: 7000, burn: 7100, echo: 7200, sectors: 7300, redis: 6379, postgres: 5432 } as const;
+export const guestPorts = {
+  ...{ synced: 7000, burn: 7100, echo: 7200, sectors: 7300, acts: 7400 },
+  ...{ redis: 6379, postgres: 5432 },
+} as const;
 
 /** How the synced service lays its numbers out on the disk; see test/lab/images/busybox/serve-synced.sh. */
 export const syncedLayout = { connectionsMax: 16, sectorsEach: 16_384, sectorBytes: 512 } as const;
@@ -65,9 +73,10 @@ const MIB = 1024 * 1024;
 
 export const defaultDiskBytes: Readonly<Record<GuestKind, number>> = { busybox: 128 * MIB, debian: 3072 * MIB };
 
+const plain = { vcpuCount: 1, display: false, ioeventfd: true, directDisk: false, secondMonitor: false, devices: [] };
 export const defaultOptions: Readonly<Record<GuestKind, GuestOptions>> = {
-  busybox: { vcpuCount: 1, memoryMiB: 128, display: false, ioeventfd: true, directDisk: false, secondMonitor: false },
-  debian: { vcpuCount: 1, memoryMiB: 768, display: false, ioeventfd: true, directDisk: false, secondMonitor: false },
+  busybox: { ...plain, memoryMiB: 128 },
+  debian: { ...plain, memoryMiB: 768 },
 };
 
 /** The whole argument list of QEMU for `guest`, without what the agent adds. */
@@ -86,6 +95,7 @@ export function listGuestArguments(guest: GuestSpec): string[] {
     ...["-chardev", `file,id=serial0,path=${guest.serialLog},append=on`, "-serial", "chardev:serial0"],
     ...(options.secondMonitor ? listMonitorArguments(secondMonitorOf(guest)) : []),
     ...(options.display ? ["-vga", "std"] : ["-vga", "none"]),
+    ...options.devices.flatMap((device) => listDeviceArguments(device, guest)),
     ...listFirmwareArguments(options),
     ...["-kernel", guest.image.kernel, "-initrd", guest.image.initrd, "-append", kernelCommandLine(guest)],
     ...guest.nics.flatMap((nic, index) => listNicArguments(nic, index, options)),
@@ -94,6 +104,27 @@ export function listGuestArguments(guest: GuestSpec): string[] {
 }
 
 export const secondMonitorOf = ({ serialLog }: GuestSpec): string => `${serialLog}.qmp`;
+
+/** The channel to the agent in the guest, as libvirt names it. */
+export const agentChannelOf = ({ disks }: GuestSpec): string =>
+  join(dirname(present(disks[0], "a disk").path), "org.qemu.guest_agent.0");
+
+function listDeviceArguments(device: GuestDevice, guest: GuestSpec): string[] {
+  switch (device) {
+    case "agent":
+      return [
+        ...["-device", "virtio-serial-pci,id=serial-bus"],
+        ...["-chardev", `socket,id=agent,path=${agentChannelOf(guest)},server=on,wait=off`],
+        ...["-device", "virtserialport,bus=serial-bus.0,chardev=agent,name=org.qemu.guest_agent.0"],
+      ];
+    case "balloon":
+      return ["-device", "virtio-balloon-pci,id=balloon0"];
+    case "panic":
+      return ["-device", "pvpanic"];
+    case "panic-pauses": // As libvirt has it, which then does what its domain says of that.
+      return ["-device", "pvpanic", "-action", "panic=pause"];
+  }
+}
 
 function kernelCommandLine({ kind, nics }: GuestSpec): string {
   const addresses = nics.map(

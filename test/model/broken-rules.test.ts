@@ -172,7 +172,7 @@ const brokenRules: readonly Broken[] = [
   },
 ];
 
-const noShape = { qemuVersion: "", machine: "", ramBlocks: [], disks: [] };
+const noShape = { qemuVersion: "", machine: "", ramBlocks: [], disks: [], devices: [] };
 
 describe("the model finds that", () => {
   test.each(brokenRules)("$rule", (broken) => {

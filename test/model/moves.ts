@@ -53,7 +53,7 @@ export type Move = {
 /** Elsewhere it changes nothing. The last one is kept for the end, which is in `alone`. */
 const RELEASED_FROM: ReadonlySet<string> = new Set(["alone", "syncing", "declaring", "protected"]);
 
-const SHAPE = { qemuVersion: "", machine: "", ramBlocks: [], disks: [] };
+const SHAPE = { qemuVersion: "", machine: "", ramBlocks: [], disks: [], devices: [] };
 
 /** The worlds one move away. */
 export function listMoves(world: World, faults: ReadonlySet<Fault>): Move[] {

@@ -39,6 +39,7 @@ const SHAPE: MachineShape = {
   machine: "q35",
   ramBlocks: [{ name: "pc.ram", bytes: 28_672 }],
   disks: [{ id: "root", bytes: 20_480 }],
+  devices: [],
 };
 const FIRST_PAUSE_MS = 50;
 const LAST_PAUSE_MS = 1_000;

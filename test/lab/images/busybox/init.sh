@@ -1,10 +1,11 @@
 #!/bin/busybox sh
 # PID 1 of the small guest. Reads its addresses from the kernel command line (twinrun.ip=ADDRESS/BITS for eth0,
-# twinrun.ip1= for eth1), starts the services and says "twinrun: guest ready" on the serial line.
+# twinrun.ip1= for eth1 and so on), starts the services and says "twinrun: guest ready" on the serial line.
 #
 # One port per connection, because busybox has no server that takes several: nc -l takes one, then the loop listens again.
 #   7000+i  synced lines (serve-synced), 16 of them     7200+i  echo from memory, 16 of them
 #   7100    counting work (serve-burn), 4 of them        7300    sectors of a disk (serve-sectors), 2 of them
+#   7400    what a guest does to itself (serve-acts)
 /bin/busybox mkdir -p /bin /dev /proc /sys /tmp
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -19,7 +20,11 @@ ip link set lo up
 for argument in $(cat /proc/cmdline); do
   case $argument in
     twinrun.ip=*) ip link set eth0 up; ip address add "${argument#*=}" dev eth0 ;;
-    twinrun.ip1=*) ip link set eth1 up; ip address add "${argument#*=}" dev eth1 ;;
+    twinrun.ip[1-9]=*)
+      card=eth${argument%%=*} card=eth${card#ethtwinrun.ip}
+      ip link set "$card" up
+      ip address add "${argument#*=}" dev "$card"
+      ;;
   esac
 done
 
@@ -36,6 +41,7 @@ while [ $i -lt 16 ]; do
   [ $i -lt 2 ] && listen $((7300 + i)) -e /bin/serve-sectors.sh &
   i=$((i + 1))
 done
+listen 7400 -e /bin/serve-acts.sh &
 for channel in /sys/class/virtio-ports/*; do
   [ "$(cat "$channel/name" 2>/dev/null)" = org.qemu.guest_agent.0 ] && serve-agent.sh "/dev/${channel##*/}" &
 done

@@ -41,7 +41,7 @@ install -m 0755 "$here/init.sh" "$root/init"
 install -m 0755 "$here"/serve-*.sh "$root/bin/"
 # The order matters: each needs the ones before it (there is no depmod in there).
 order=(virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover
-  virtio_net virtio_blk virtio_console button evdev)
+  virtio_net virtio_blk virtio_console virtio_balloon pvpanic pvpanic-mmio button evdev)
 for module in "${order[@]}"; do
   file=$(find "$work/kernel/lib/modules" -name "$module.ko*" -print -quit)
   [ -n "$file" ] || { echo "module $module is not in $kernel" >&2; exit 1; }

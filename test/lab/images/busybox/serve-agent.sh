@@ -1,12 +1,16 @@
 #!/bin/busybox sh
-# The agent in the guest, as far as it takes one to shut the guest down: says a number back (guest-sync), which is how libvirt finds
-# that it is there, and switches off (guest-shutdown). serve-agent.sh PORT, where PORT is the device of the channel.
+# The agent in the guest, as far as it takes one to shut the guest down and to stop its writes: says a number back (guest-sync), which
+# is how libvirt finds that it is there, switches off (guest-shutdown), freezes the file system that serve-acts mounted and thaws it.
+# serve-agent.sh PORT, where PORT is the device of the channel.
 while :; do
   while read -r line; do
     case $line in
       *'"guest-sync"'*) id=${line##*:} && echo "{\"return\": ${id%%\}*}}" ;;
       *'"guest-shutdown"'*) poweroff -f ;;
-      *) echo '{"error": {"class": "CommandNotFound", "desc": "there is guest-sync and guest-shutdown"}}' ;;
+      *'"guest-fsfreeze-freeze"'*) fsfreeze -f /files && >/tmp/frozen && echo '{"return": 1}' ;;
+      *'"guest-fsfreeze-thaw"'*) fsfreeze -u /files && rm /tmp/frozen && echo '{"return": 1}' ;;
+      *'"guest-fsfreeze-status"'*) [ -e /tmp/frozen ] && echo '{"return": "frozen"}' || echo '{"return": "thawed"}' ;;
+      *) echo '{"error": {"class": "CommandNotFound", "desc": "see serve-agent.sh"}}' ;;
     esac
   done <>"$1" >&0
   sleep 1 # Nobody has the other end open.
