@@ -7,8 +7,8 @@ while :; do
     case $line in
       *'"guest-sync"'*) id=${line##*:} && echo "{\"return\": ${id%%\}*}}" ;;
       *'"guest-shutdown"'*) poweroff -f ;;
-      *'"guest-fsfreeze-freeze"'*) fsfreeze -f /files && >/tmp/frozen && echo '{"return": 1}' ;;
-      *'"guest-fsfreeze-thaw"'*) fsfreeze -u /files && rm /tmp/frozen && echo '{"return": 1}' ;;
+      *'"guest-fsfreeze-freeze"'*) fsfreeze --freeze /files && >/tmp/frozen && echo '{"return": 1}' ;;
+      *'"guest-fsfreeze-thaw"'*) fsfreeze --unfreeze /files && rm /tmp/frozen && echo '{"return": 1}' ;;
       *'"guest-fsfreeze-status"'*) [ -e /tmp/frozen ] && echo '{"return": "frozen"}' || echo '{"return": "thawed"}' ;;
       *) echo '{"error": {"class": "CommandNotFound", "desc": "see serve-agent.sh"}}' ;;
     esac
