@@ -37,6 +37,8 @@ export type Vmi = ClusterObject & {
     readonly phase?: string | undefined;
     readonly nodeName?: string | undefined;
     readonly evacuationNodeName?: string | undefined;
+    /** `frozen` while its file systems are, by the agent in the guest; absent once they are thawed. */
+    readonly fsFreezeStatus?: string | undefined;
     readonly conditions?: readonly ObjectCondition[] | undefined;
   };
 };

@@ -110,6 +110,8 @@ export type Action =
       /** For the log. */
       readonly why: string;
     }
+  /** Has the file systems of the guest in this instance thawed. */
+  | { readonly tag: "thawInstance"; readonly name: ObjectName }
   /** Every Secret and ConfigMap that was copied for the guest. */
   | { readonly tag: "deleteCopies"; readonly guest: string }
   /** The quorum's record. Nobody asks for it any more, for the guest is gone. */
@@ -148,6 +150,7 @@ export type EventReason =
   | "Reprotecting"
   | "Evacuating"
   | "Renewing"
+  | "Thawed"
   | "Released"
   | "SwitchedOver"
   | "SwitchoverRefused"

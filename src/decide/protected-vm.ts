@@ -46,6 +46,7 @@ import {
 import { type Findings, planStatus, planStatusEvents } from "./protected-vm-status.ts";
 import { deleteInstance, planSideInstance } from "./side-instance.ts";
 import { type SidePlan } from "./side-recipe.ts";
+import { planThaw } from "./thaw.ts";
 import { type GuestIdentity } from "./twin-recipe.ts";
 import { listSideVolumes, planVolumeGarbage } from "./volumes.ts";
 
@@ -179,6 +180,7 @@ function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): Part
   const { work, replacement } = handBackTo === undefined ? planMoves(subject, view) : noMoves;
   const rolePlan = planRoles(observed, view, { handBackTo, leaves: findWhyToLeave(work) });
   const renewal = planRenewal(work);
+  const thaw = planThaw(view, observed.nowMs);
   const desired = encodePair(subject, view, { rolePlan, intent: "Protect", replacement, work });
   const kept = view.sides.filter(({ node }) => node !== replacement?.lost.node);
   const sides = kept.map((side) => planSide(subject, view, side));
@@ -194,6 +196,7 @@ function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): Part
       ...kept.flatMap((side) => planMarks(subject, side)),
       ...renewal.actions,
       ...planLeftovers(subject, view, desired),
+      ...thaw.actions,
     ],
     findings: {
       stalled,
@@ -205,6 +208,7 @@ function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): Part
       ...rolePlan.events,
       ...(replacement === undefined ? [] : [sayReplacement(replacement)]),
       ...renewal.events,
+      ...thaw.events,
     ],
   };
 }

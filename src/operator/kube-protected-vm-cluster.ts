@@ -199,6 +199,8 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
         return this.#patch(action);
       case "deleteObject":
         return this.#delete(action, observed);
+      case "thawInstance":
+        return this.#thaw(action.name);
       case "deleteCopies":
         return this.#deleteCopies(action.guest);
       case "deleteRecord":
@@ -228,6 +230,12 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
   ): Promise<void> {
     const patch = { metadata: { annotations } };
     await ignore("NotFound", this.#options.cluster.patch({ kind: kinds.protectedVm, namespace, name }, patch));
+  }
+
+  /** An instance that is going takes its guest along; the guest's other side is thawed when it goes on there. */
+  async #thaw(name: ObjectName): Promise<void> {
+    const kind = { ...kinds.vmi, apiVersion: "subresources.kubevirt.io/v1" };
+    await ignore("NotFound", this.#options.cluster.putSubresource({ kind, ...name }, "unfreeze", {}));
   }
 
   async #deleteRecord({ guest, quorums }: Extract<Action, { tag: "deleteRecord" }>): Promise<void> {

@@ -185,6 +185,8 @@ export function describe(action: Action): Description {
       return { action: "patch", object: `${action.kind} ${sayName(action.name)}` };
     case "deleteObject":
       return { action: "delete", object: `${action.kind} ${sayName(action.name)} (${action.why})` };
+    case "thawInstance":
+      return { action: "thaw", object: `VirtualMachineInstance ${sayName(action.name)}` };
     case "copyReference":
       return { action: "copy", object: `${action.kind} ${action.source.name} to ${sayName(action.target)}` };
     case "applyPair":
