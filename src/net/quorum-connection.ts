@@ -9,7 +9,8 @@
  *
  * Endpoints are several replicas of one quorum on one store, in order of preference. The first healthy one is asked; when
  * it has not answered after `hedgeMs`, or its answer got lost, the next one is asked the same: when a host dies, the
- * replica on it dies too, and a takeover must not wait for the discovery of that. The requestId makes it harmless that
+ * replica on it dies too, and a takeover must not wait for the discovery of that. One that owes an answer for longer than
+ * that is not asked first. The requestId makes it harmless that
  * two replicas carry out one request: the second finds it done. A request whose answers were all lost is repeated
  * until the time is up.
  */
@@ -41,7 +42,7 @@ export const QUORUM_TIMING: QuorumTiming = {
   askTimeoutMs: 2_000,
   answerTimeoutMs: 1_000,
   connectTimeoutMs: 1_000,
-  hedgeMs: 100,
+  hedgeMs: 20,
   healthEveryMs: 2_000,
 };
 
@@ -187,8 +188,8 @@ export class QuorumConnection {
   }
 
   #inOrder(): QuorumLink[] {
-    const up = this.#links.filter((link) => link.isUp);
-    return [...up.filter((link) => link.isHealthy), ...up.filter((link) => !link.isHealthy)];
+    const rank = ({ isHealthy, isLate }: QuorumLink): number => (isHealthy ? (isLate ? 1 : 0) : 2);
+    return this.#links.filter((link) => link.isUp).sort((one, other) => rank(one) - rank(other));
   }
 
   /** Some link changed, or the time is up. */

@@ -54,6 +54,8 @@ export type QuorumLinkOptions = {
   readonly onChanged: () => void;
 };
 
+type Asked = { readonly atMs: number; readonly settle: (reply: QuorumReply) => void };
+
 const PAUSE_FIRST_MS = 50;
 const PAUSE_LAST_MS = 1_000;
 const SETTLED_AFTER_MS = 2_000;
@@ -61,7 +63,7 @@ const SETTLED_AFTER_MS = 2_000;
 export class QuorumLink {
   readonly #options: QuorumLinkOptions;
   readonly #stop = new AbortController();
-  readonly #calls = new Map<number, (reply: QuorumReply) => void>();
+  readonly #calls = new Map<number, Asked>();
   readonly #health: NodeJS.Timeout;
   #connection: FrameConnection<unknown> | undefined;
   #isUp = false;
@@ -88,6 +90,12 @@ export class QuorumLink {
   /** Up, and its store answers. */
   get isHealthy(): boolean {
     return this.#isHealthy;
+  }
+
+  /** Something was asked longer ago than an answer should take: ask another one first. */
+  get isLate(): boolean {
+    const [oldest] = this.#calls.values();
+    return oldest !== undefined && performance.now() - oldest.atMs >= this.#options.timing.hedgeMs;
   }
 
   /** Why it is not healthy, once that is known. */
@@ -131,7 +139,7 @@ export class QuorumLink {
         this.#calls.delete(id);
         resolve(reply);
       };
-      this.#calls.set(id, settle);
+      this.#calls.set(id, { atMs: performance.now(), settle });
       connection.send([encodeQuorumMessage({ version: QUORUM_WIRE_VERSION, id, call })]);
     });
   }
@@ -191,7 +199,7 @@ export class QuorumLink {
   #takeAnswer(connection: FrameConnection<unknown>, message: unknown): void {
     try {
       const { id, answer } = parseAnswerMessage(message);
-      this.#calls.get(id)?.({ tag: "answered", answer });
+      this.#calls.get(id)?.settle({ tag: "answered", answer });
     } catch (error) {
       if (!(error instanceof QuorumWireFailure)) {
         throw error;
@@ -202,7 +210,7 @@ export class QuorumLink {
 
   #end(failure?: NetFailure): void {
     this.#connection = undefined;
-    for (const settle of [...this.#calls.values()]) {
+    for (const { settle } of [...this.#calls.values()]) {
       settle({ tag: "lost" });
     }
     this.#change(false, false, failure);

@@ -51,7 +51,7 @@ const ATTEMPT_TIMEOUT_MS = 400;
 const TIMEOUT_MS = 900;
 const PAUSE_MS = 20;
 /** A healthy member answers within its disk's and the network's time; then the next is asked as well. */
-const HEDGE_MS = 80;
+const HEDGE_MS = 30;
 const RELOAD_EVERY_MS = 60_000;
 const WHYS_MAX = 4;
 const ANSWER_BYTES_MAX = 1024 * 1024;

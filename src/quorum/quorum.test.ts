@@ -453,6 +453,29 @@ describe("what the client makes of faults", () => {
     await until(() => a.reachable, "reachable again");
   });
 
+  test("a replica that owes an answer is not asked first", async () => {
+    const store = await newStore();
+    let isHung = false;
+    let hungCount = 0;
+    const read: RecordStore["read"] = (guest) => {
+      if (!isHung) {
+        return store.read(guest);
+      }
+      hungCount += guest === "guest" ? 1 : 0;
+      return new Promise(() => undefined);
+    };
+    const hung = await serve({ read, compareAndSet: store.compareAndSet.bind(store), close: () => store.close() });
+    const good = await serve(store);
+    const slowly = { hedgeMs: 300, answerTimeoutMs: 60_000, healthEveryMs: 60_000 };
+    const a = ask("a", [hung.port, good.port], { timing: slowly });
+    await until(() => a.latencyMs !== undefined, "reachable");
+    expect(await reading(a)).toBeUndefined();
+    isHung = true;
+    expect(await reading(a)).toBeUndefined();
+    expect(await reading(a)).toBeUndefined();
+    expect(hungCount).toBe(1);
+  });
+
   test("stopping: what was asked is answered, then the connection ends", async () => {
     const store = new WilfulStore(await newStore());
     store.beforeSet = () => new Promise((resolve) => setTimeout(resolve, 100));
