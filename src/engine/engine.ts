@@ -43,7 +43,7 @@ import { encodePeerUri } from "../net/peer-identity.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { type GuestEvent } from "../qemu/guest-events.ts";
 import { readRequestTotals } from "../qemu/request-totals.ts";
-import { type Activation, type ResizedNode, type Standby } from "../qemu/standby.ts";
+import { type Activation, announceGuest, type ResizedNode, type Standby } from "../qemu/standby.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
 import { type Log } from "../telemetry/log.ts";
 import { type DiskFault, DiskFaults, sayDiskFault } from "./disk-faults.ts";
@@ -501,6 +501,9 @@ export class Engine {
       case "resumeGuest":
         void this.#command("cont");
         return;
+      case "announceGuest":
+        this.#announce();
+        return;
       case "openOutput":
       case "releaseOutput":
       case "holdOutput":
@@ -599,6 +602,17 @@ export class Engine {
     const gate = this.#guest?.gate;
     if (gate !== undefined && gate.mode !== "closed") {
       gate.setMode("held");
+    }
+  }
+
+  #announce(): void {
+    const guest = this.#guest;
+    if (guest?.standby !== undefined) {
+      guest.announceStandby();
+    } else if (guest !== undefined) {
+      announceGuest(guest.qmp).catch((error: unknown) => {
+        this.#log.warn({ error }, "the guest could not be announced");
+      });
     }
   }
 
@@ -1158,8 +1172,8 @@ export class Engine {
   /** Takeover: everything acknowledged is on disk and in memory; load the state, run, and let it be seen. */
   async #activate(epoch: number): Promise<void> {
     const guest = this.#guest;
-    const reception = this.#lastReception;
-    if (this.#isActivating || guest?.standby === undefined || reception === undefined) {
+    const [standby, reception] = [guest?.standby, this.#lastReception];
+    if (this.#isActivating || guest === undefined || standby === undefined || reception === undefined) {
       this.#post({ tag: "activateFailed" });
       return;
     }
@@ -1169,19 +1183,16 @@ export class Engine {
     try {
       await Promise.all(this.#standbyDisks.map((disk) => disk.settle()));
       guest.shim.gate.setMode("held");
-      const phases = await this.#bringToLife(guest.standby, reception);
+      const phases = await this.#bringToLife(standby, reception);
+      guest.standby = undefined;
       this.#takeoversCount += 1;
       this.#log.info({ epoch, ...phases, totalMs: monotonicMs() - startedAtMs }, "the guest runs here now");
       this.#reception?.end();
       this.#reception = undefined;
       this.#post({ tag: "activated" });
-      void guest.standby.tellSizes(this.#listResized(guest)).catch((error: unknown) => {
+      void standby.tellSizes(this.#listResized(guest)).catch((error: unknown) => {
         this.#log.warn({ error }, "a disk's device was not told its size");
       });
-      void guest.standby.announce().catch((error: unknown) => {
-        this.#log.warn({ error }, "the guest could not be announced");
-      });
-      guest.standby = undefined;
       await guest.openCheckpointer();
       await this.#openPrimaryDisks(guest);
       await Promise.all(this.#standbyDisks.map((disk) => disk.sync().then(() => disk.close())));

@@ -11,7 +11,7 @@ import { type NotedMapping, type PlacedBlock, planRamBlocks } from "../memory/ra
 import { applyNice, findThread, type GuestProcess, listThreads, openGuestProcess } from "../memory/guest-process.ts";
 import { type OutputGate } from "../memory/output-gate.ts";
 import { type Shim, ShimFailure, openShim } from "../memory/shim.ts";
-import { TapInput } from "../memory/tap-input.ts";
+import { StandbyTaps } from "../memory/standby-taps.ts";
 import { Checkpointer } from "../qemu/device-state.ts";
 import { releaseWriter } from "../qemu/held-pipe.ts";
 import { type GuestEvent, watchGuest } from "../qemu/guest-events.ts";
@@ -62,7 +62,7 @@ export class Guest {
   standby: Standby | undefined;
   readonly #held: Held | ShimFailure;
   /** Of a QEMU that waits for its state. */
-  #input: TapInput | undefined;
+  #taps: StandbyTaps | undefined;
   #closed = false;
   /** The stat files of the threads that run virtual CPUs. */
   #cpuFds: number[] = [];
@@ -125,7 +125,7 @@ export class Guest {
     if (machine.runState === "inmigrate") {
       const toOwn = (path: string): string => files.own(path);
       guest.standby = await Standby.prepare(qmp, files.shared("incoming.sock").inQemu, toOwn);
-      guest.#input = TapInput.open(found.pid);
+      guest.#taps = StandbyTaps.open(found.pid);
     } else {
       await guest.openCheckpointer();
     }
@@ -197,13 +197,18 @@ export class Guest {
 
   /** Of a standby: throws away what has come in for the guest, which the other side has got too. */
   discardInput(): void {
-    this.#input?.discard();
+    this.#taps?.discard();
+  }
+
+  /** Of a standby, before it asks for the guest: what clients send from now on waits here. */
+  announceStandby(): void {
+    this.#taps?.announce(this.machine.nics);
   }
 
   /** What comes in from now on is the guest's. */
   keepInput(): void {
-    this.#input?.close();
-    this.#input = undefined;
+    this.#taps?.close();
+    this.#taps = undefined;
   }
 
   async openCheckpointer(): Promise<void> {

@@ -60,7 +60,7 @@ export function enterOwner(draft: Draft, found: FoundGuestState): Draft {
 
 /** The guest runs here, the quorum knows that no other may, and a standby is wanted. */
 export function enterAlone(draft: Draft, last: LastHeld | null): Draft {
-  return greetAll(draft.becomePrimary({ tag: "alone", last }).add({ tag: "openOutput" }));
+  return greetAll(draft.becomePrimary({ tag: "alone", last }).add({ tag: "openOutput" }, { tag: "announceGuest" }));
 }
 
 export function stepPrimary(side: PrimarySide, event: SideEvent): Draft {
@@ -278,6 +278,7 @@ function whenAnsweredWhileHeld(draft: Draft, event: Answer, state: In<"syncing">
     case "granted":
       draft.forgetAsk().becomePrimary({ ...state, held: false });
       // The first epoch may be in the making: what opens now would stay open after its stop. It will be released soon.
+      draft.add({ tag: "announceGuest" });
       return state.copied ? draft : draft.add({ tag: "openOutput" });
     case "refused":
       return ownsStill(draft) ? askToRunAlone(draft) : fence(draft);
@@ -326,6 +327,7 @@ function whenDeclareAnswered(draft: Draft, event: Answer, state: In<"declaring">
       const { version } = event.outcome.record;
       const next = { tag: "protected", session, link, mode, epochs } as const;
       draft.forgetAsk().becomePrimary(next).send(link, { tag: "inSync", session, epoch: epochs.acked, version });
+      draft.add({ tag: "announceGuest" });
       return followMode(draft, next);
     }
     case "refused":

@@ -215,6 +215,11 @@ export type Effect =
   | { readonly tag: "releaseOutput"; readonly throughEpoch: number }
   /** Throw away what is held; nothing leaves any more. */
   | { readonly tag: "discardOutput" }
+  /**
+   * Tell switches that the guest's addresses are here. A standby does it before it asks for the guest, so that what clients send
+   * meanwhile waits at its taps; a primary whenever it stays the owner, in case the standby did.
+   */
+  | { readonly tag: "announceGuest" }
   /** Copy memory and disks on `link`, answered by `copied`. */
   | {
       readonly tag: "beginSync";

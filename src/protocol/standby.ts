@@ -243,7 +243,7 @@ function whenLinkLost(draft: Draft, event: Extract<SideEvent, { tag: "linkDown" 
   if (event.link === state.link) {
     draft.becomeStandby({ ...state, link: null }).add({ tag: "discardStaged" });
   }
-  return draft.side.links.length === 0 ? draft.arm("grace") : draft;
+  return draft.side.links.length === 0 ? draft.arm("grace").add({ tag: "announceGuest" }) : draft;
 }
 
 function whenToldWhileHolding(draft: Draft, link: string, message: Message, state: In<"holding">): Draft {
@@ -251,13 +251,13 @@ function whenToldWhileHolding(draft: Draft, link: string, message: Message, stat
     case "syncBegin":
       return whenSyncBegins(draft, link, message);
     case "guestDied":
-      return beginAsking(draft, state);
+      return beginAsking(draft.add({ tag: "announceGuest" }), state);
     case "handOver": {
       if (message.session !== state.session || message.epoch !== state.epoch) {
         return draft;
       }
       // The grant is certain. The record is read for its version, on which the next requests are made.
-      return activate(draft, message.term, state).add({ tag: "readRecord" });
+      return activate(draft.add({ tag: "announceGuest" }), message.term, state).add({ tag: "readRecord" });
     }
     default:
       return draft;

@@ -72,8 +72,12 @@ describe("RAM blocks", () => {
 
 test("network cards: a line for each queue, hubs left out", () => {
   expect(parseNics(NETWORK)).toEqual([
-    { netdev: "t0", type: "tap", queues: 2 },
-    { netdev: "u0", type: "user", queues: 1 },
+    { netdev: "t0", type: "tap", queues: 2, mac: "52:54:00:12:34:57", fd: undefined, interfaceName: "tap0" },
+    { netdev: "u0", type: "user", queues: 1, mac: "52:54:00:12:34:58", fd: undefined, interfaceName: undefined },
+  ]);
+  const passed = "net0: index=0,type=nic,model=e1000,macaddr=52:54:00:12:34:59\n \\ hostnet0: index=0,type=tap,fd=30\n";
+  expect(parseNics(passed)).toEqual([
+    { netdev: "hostnet0", type: "tap", queues: 1, mac: "52:54:00:12:34:59", fd: 30, interfaceName: undefined },
   ]);
 });
 

@@ -47,6 +47,11 @@ export type MachineNic = {
   readonly netdev: string;
   readonly type: string;
   readonly queues: number;
+  /** Of the card that it serves. */
+  readonly mac: string | undefined;
+  /** Of a tap's first queue, by how it was given: QEMU's descriptor, or the name of the interface. */
+  readonly fd: number | undefined;
+  readonly interfaceName: string | undefined;
 };
 export type MachineDevice = { readonly path: string; readonly model: string };
 export type Machine = {
@@ -172,15 +177,26 @@ export function parseDisks(devices: readonly BlockDevice[]): readonly MachineDis
   });
 }
 
+const NET_CLIENT = /^\s*(?:\\ )?(\S+): index=\d+,type=([a-z-]+)(.*)$/gm;
+
 /** `info network`: one line for each queue, those of a card's peer begin with a backslash. */
 export function parseNics(text: string): readonly MachineNic[] {
   const nics = new Map<string, MachineNic>();
-  for (const [, netdev = "", type = ""] of text.matchAll(/^\s*(?:\\ )?(\S+): index=\d+,type=([a-z-]+)/gm)) {
-    if (type !== "nic") {
-      nics.set(netdev, { netdev, type, queues: (nics.get(netdev)?.queues ?? 0) + 1 });
+  let mac: string | undefined;
+  for (const [, netdev = "", type = "", rest = ""] of text.matchAll(NET_CLIENT)) {
+    if (type === "nic") {
+      mac = /macaddr=([0-9a-f:]{17})/.exec(rest)?.[1];
+      continue;
     }
+    const first = nics.get(netdev) ?? { netdev, type, queues: 0, mac, ...parseTap(rest) };
+    nics.set(netdev, { ...first, queues: first.queues + 1 });
   }
   return [...nics.values()];
+}
+
+function parseTap(description: string): Pick<MachineNic, "fd" | "interfaceName"> {
+  const fd = /\bfd=(\d+)/.exec(description)?.[1];
+  return { fd: fd === undefined ? undefined : Number(fd), interfaceName: /\bifname=([^,]+)/.exec(description)?.[1] };
 }
 
 async function listMissingCommands(qmp: QmpClient): Promise<readonly Obstacle[]> {

@@ -49,12 +49,12 @@ export type StateFile = { readonly own: string; readonly inQemu: string };
 export type ResizedNode = { readonly node: string; readonly bytes: number };
 
 const LOAD_TIMEOUT_MS = 10_000;
+/** Five announcements within half a second: switches learn the new place of the guest's addresses from the first. */
+const ANNOUNCE = { initial: 20, max: 200, rounds: 5, step: 50 };
 const HEADER_BYTES = 8;
 const SECTION_CONFIGURATION = 0x07;
-/** Five announcements within half a second: switches learn the new place of the guest's addresses from the first. */
 /** Memory of the guest, or of its display, is at least that; firmware, ROMs and tables are less. */
 const BOOT_BLOCK_BYTES_MAX = 16 * 1024 * 1024;
-const ANNOUNCE = { initial: 20, max: 200, rounds: 5, step: 50 };
 
 /** Whether a machine that is switched on needs what its primary has in this RAM block. */
 export function isBootBlock({ bytes }: { readonly bytes: number }): boolean {
@@ -168,11 +168,11 @@ export class Standby {
       await this.#qmp.execute("block_resize", { "node-name": node, size: bytes });
     }
   }
+}
 
-  /** Tells the network where the guest is now. Apart from activate, because output is opened between the two. */
-  async announce(): Promise<void> {
-    await this.#qmp.execute("announce-self", ANNOUNCE);
-  }
+/** Tells the network where the guest is. Not before it runs: QEMU keeps the packets until then. */
+export async function announceGuest(qmp: QmpClient): Promise<void> {
+  await qmp.execute("announce-self", ANNOUNCE);
 }
 
 /** The machine type with its version, such as pc-q35-7.2. */

@@ -12,7 +12,7 @@ import { watchGuest } from "../../src/qemu/guest-events.ts";
 import { releaseWriter } from "../../src/qemu/held-pipe.ts";
 import { describeDeviceChange, readDevices } from "../../src/qemu/machine.ts";
 import { connectWithRetry } from "../../src/qemu/qmp-client.ts";
-import { readMachineType, Standby } from "../../src/qemu/standby.ts";
+import { announceGuest, readMachineType, Standby } from "../../src/qemu/standby.ts";
 import { copyBlocks, copyMemory, GuestQemu, provideQemuBuilds, readMemory } from "../build/guest-qemu.ts";
 
 const STATE_BYTES_MAX = 2 << 20;
@@ -254,7 +254,7 @@ describe.each(builds)("$name", (build) => {
     const startedAtMs = performance.now();
     await standby.activate(state.subarray(0, stateBytes));
     const tookMs = performance.now() - startedAtMs;
-    await standby.announce();
+    await announceGuest(standbyQemu.qmp);
     await standbyQemu.waitForTick(captured + 5);
     // From one dot for each count, the first at most one before the capture.
     const dots = standbyQemu.serialText().length;

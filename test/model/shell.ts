@@ -227,6 +227,8 @@ export class Shell {
         return this.release(host, guest?.past.length ?? 0, "gate");
       case "releaseOutput":
         return this.#releaseOutput(host, effect);
+      case "announceGuest":
+        return undefined; // Where switches send what is for the guest is not modelled.
       case "discardOutput":
         return this.changeGuest(host, { gate: "closed", gone: guest?.past.length ?? 0 });
       default:

@@ -293,6 +293,8 @@ export class SimEngine {
       case "openOutput":
         this.guest?.open();
         return;
+      case "announceGuest":
+        return; // Simulated clients reach the guest wherever it is.
       case "holdOutput":
         this.guest?.hold();
         return;

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
 import { execFileSync } from "node:child_process";
 import { FakeGuest } from "./fake-guest.ts";
-import { TapInput } from "./tap-input.ts";
+import { StandbyTaps } from "./standby-taps.ts";
 
 let guest: FakeGuest;
 
@@ -24,20 +24,34 @@ const sendToGuest = (count: number): void => {
 };
 
 test("what came in is thrown away, on a tap that is full too, and what comes then is there", () => {
-  const input = TapInput.open(guest.pid);
-  input.discard();
+  const taps = StandbyTaps.open(guest.pid);
+  taps.discard();
   sendToGuest(1_200);
-  const kept = input.discard();
+  const kept = taps.discard();
   expect(kept).toBeGreaterThan(900);
   expect(kept).toBeLessThan(1_200);
   sendToGuest(3);
-  expect(input.discard()).toBe(3);
-  expect(input.discard()).toBe(0);
-  input.close();
+  expect(taps.discard()).toBe(3);
+  expect(taps.discard()).toBe(0);
+  taps.close();
 });
 
 test("a process without taps has nothing to throw away", () => {
-  const input = TapInput.open(process.pid);
-  expect(input.discard()).toBe(0);
-  input.close();
+  const taps = StandbyTaps.open(process.pid);
+  expect(taps.discard()).toBe(0);
+  taps.close();
+});
+
+test("announced on a tap by its descriptor or its name, switches look for the card's address there; without a tap nowhere", () => {
+  const taps = StandbyTaps.open(guest.pid);
+  runBeside("ip link add br0 type bridge; ip link set br0 up; ip link set tap0 master br0");
+  const learned = (): string =>
+    execFileSync("nsenter", ["-t", String(guest.pid), "-n", "bridge", "fdb", "show", "br", "br0"], {
+      encoding: "utf8",
+    });
+  const byName = { mac: "52:54:00:00:00:07", fd: undefined, interfaceName: "tap0" };
+  expect(learned()).not.toContain(byName.mac);
+  expect(taps.announce([byName, { ...byName, interfaceName: "tap7" }])).toBe(1);
+  expect(learned()).toContain(`${byName.mac} dev tap0`);
+  taps.close();
 });

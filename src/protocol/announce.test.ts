@@ -1,0 +1,77 @@
+/** Who tells switches where the guest is: what clients send while nobody runs it has to wait where it will be read. */
+import { describe, expect, test } from "@jest/globals";
+import { present } from "../lib/assert.ts";
+import { type Message, PROTOCOL_VERSION } from "./messages.ts";
+import { decideQuorumRequest, type QuorumRecord } from "./quorum-record.ts";
+import { startSide, step } from "./side.ts";
+import { type Effect, type Side, type SideEvent, type SideState } from "./side-state.ts";
+
+const session = "2.n.1";
+const record: QuorumRecord = {
+  ...{ guest: "web", version: 4, term: 2, owner: "a", peer: "b", peerState: "InSync" },
+  ...{ epoch: 7, lastRequestId: "x" },
+} as const;
+
+function sideIn(node: string, state: SideState, links: readonly string[]): Side {
+  const peer = node === "a" ? "b" : "a";
+  const fresh = startSide({ guest: "web", node, peer, createsRecord: false, mode: "FaultTolerant", nonce: "n" });
+  const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [] };
+  return { ...fresh, record, shape, links, epoch: 7, sessionCount: 1, state };
+}
+
+function effectsOf(side: Side, event: SideEvent): readonly Effect["tag"][] {
+  return step(side, event).effects.map(({ tag }) => tag);
+}
+
+describe("a standby that may have to take over", () => {
+  const holding = (links: readonly string[]): Side =>
+    sideIn("b", { role: "standby", tag: "holding", session, term: 2, epoch: 7, link: "one" }, links);
+  const lost = (link: string): SideEvent => ({ tag: "linkDown", link, by: "silent" });
+  const told = (message: Message): SideEvent => ({ tag: "received", link: "one", message });
+
+  test("announces the guest when the last link is gone, before it asks", () => {
+    const effects = effectsOf(holding(["one"]), lost("one"));
+    expect(effects).toContain("announceGuest");
+    expect(effects).not.toContain("readRecord");
+  });
+
+  test("not while the other side is heard on another link", () => {
+    expect(effectsOf(holding(["one", "two"]), lost("one"))).not.toContain("announceGuest");
+  });
+
+  test.each<Message>([
+    { tag: "guestDied", epoch: 7 },
+    { tag: "handOver", session, epoch: 7, term: 3 },
+  ])("announces it at once when told $tag", (message) => {
+    const effects = effectsOf(holding(["one", "two"]), told(message));
+    expect(effects).toContain("announceGuest");
+    expect(effects.indexOf("announceGuest")).toBeLessThan(effects.findIndex((tag) => /activate|readRecord/.test(tag)));
+  });
+});
+
+describe("a primary that stays the owner", () => {
+  const lose = (side: Side): Side => step(side, { tag: "linkDown", link: "one", by: "silent" }).side;
+  const epochs = { first: 5, captured: 7, acked: 7 };
+  const state = { role: "primary", tag: "protected", session, link: "one", mode: "FaultTolerant", epochs } as const;
+  const arbitrating = lose(sideIn("a", state, ["one"]));
+  const grant = (side: Side): SideEvent => {
+    const request = present(side.ask, "a question").request;
+    const decision = decideQuorumRequest(record, request);
+    return { tag: "quorumAnswered", requestId: request.requestId, outcome: decision };
+  };
+
+  test("takes the guest's addresses back when it may go on alone", () => {
+    const effects = effectsOf(arbitrating, grant(arbitrating));
+    expect(effects.indexOf("announceGuest")).toBeGreaterThan(effects.indexOf("openOutput"));
+    expect(effects).toContain("openOutput");
+  });
+
+  test("and when the standby is back before the quorum has answered", () => {
+    const up = step(arbitrating, { tag: "linkUp", link: "one" }).side;
+    const holds = { session, epoch: 7 };
+    const message: Message = { tag: "welcome", version: PROTOCOL_VERSION, node: "b", term: 2, holds, disksKnown: true };
+    const back = step(up, { tag: "received", link: "one", message }).side;
+    expect(back.state).toMatchObject({ tag: "syncing", held: true });
+    expect(effectsOf(back, grant(back))).toContain("announceGuest");
+  });
+});
