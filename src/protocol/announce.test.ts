@@ -15,7 +15,7 @@ const record: QuorumRecord = {
 function sideIn(node: string, state: SideState, links: readonly string[]): Side {
   const peer = node === "a" ? "b" : "a";
   const fresh = startSide({ guest: "web", node, peer, createsRecord: false, mode: "FaultTolerant", nonce: "n" });
-  const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [] };
+  const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [], devices: [] };
   return { ...fresh, record, shape, links, epoch: 7, sessionCount: 1, state };
 }
 

@@ -171,6 +171,7 @@ const isShape = isObjectOf({
   machine: isText,
   ramBlocks: isListOf(isObjectOf({ name: isText, bytes: isCount }), 64),
   disks: isListOf(isObjectOf({ id: isText, bytes: isNullOr(isCount) }), 64),
+  devices: isListOf(isObjectOf({ model: isText, count: isCount }), 64),
 });
 
 const isRefusal = isOneOf("VersionMismatch", "NoRecord", "RecordExists", "NotOwner", "NotPeer", "PeerStale", "Moved");
