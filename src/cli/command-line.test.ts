@@ -66,9 +66,9 @@ describe("the ProtectedVM of a command line", () => {
         failover: { detectionTimeoutMs: 1_000 },
       },
     });
-    expect(draft("protect web --selector rack=1,disk=ssd --name safe").object).toMatchObject({
+    expect(draft("protect web --selector rack=1,disk=ssd --name safe --mode HighAvailability").object).toMatchObject({
       metadata: { name: "safe" },
-      spec: { placement: { nodeSelector: { rack: "1", disk: "ssd" } } },
+      spec: { mode: "HighAvailability", placement: { nodeSelector: { rack: "1", disk: "ssd" } } },
     });
   });
 
@@ -84,6 +84,7 @@ describe("the ProtectedVM of a command line", () => {
       line: "protect web --nodes a,b --detection-timeout 1ms",
       says: "spec.failover.detectionTimeoutMs: must be a whole number from 50",
     },
+    { line: "protect web --nodes a,b --mode ha", says: "spec.mode: must be FaultTolerant or HighAvailability" },
     { line: "protect Web --nodes a,b", says: "metadata.name: must be the name of an object" },
   ])("$line", ({ line, says }) => {
     expect(() => draft(line)).toThrow(says);

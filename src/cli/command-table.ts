@@ -61,8 +61,9 @@ const flagTable = {
   },
   "detection-timeout": {
     kind: { tag: "duration" },
-    says: "the silence after which a side counts as lost (500ms unless told)",
+    says: "the silence after which a side counts as lost (500ms unless told, 2s in HighAvailability)",
   },
+  mode: { kind: text("LEVEL"), says: "FaultTolerant (unless told), or HighAvailability" },
   "allow-restart": { kind: aSwitch, says: "restart a running VM, once, so that it can be protected" },
   force: { kind: aSwitch, says: "go on although a check failed" },
   "dry-run": { kind: aSwitch, says: "only check, and print what would be made" },
@@ -165,7 +166,7 @@ const commandTable = {
     takes: "VM",
     arguments: { min: 1, max: 1, completes: "virtualMachine" },
     flags: [
-      ...(["nodes", "selector", "name", "max-added-latency", "detection-timeout", "allow-restart"] as const),
+      ...(["nodes", "selector", "name", "mode", "max-added-latency", "detection-timeout", "allow-restart"] as const),
       ...(["force", "dry-run", "wait", "timeout"] as const),
     ],
     details: [

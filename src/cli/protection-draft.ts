@@ -27,7 +27,7 @@ export function parseDraft({ names, texts, numbers, switches }: Invocation, name
       ...(switches.has("allow-restart") ? { annotations: { [ALLOW_RESTART_ANNOTATION]: "true" } } : {}),
     },
     spec: {
-      mode: "FaultTolerant",
+      mode: texts.get("mode") ?? "FaultTolerant",
       virtualMachineRef: { name: virtualMachine },
       placement: parsePlacement(texts.get("nodes"), texts.get("selector")),
       ...(maxAddedLatencyMs === undefined ? {} : { checkpoint: { maxAddedLatencyMs } }),
