@@ -571,15 +571,17 @@ async function waitForPolicies(): Promise<void> {
         send(virtController, "PATCH", `${vmis(shop)}/${name}`, { body, type: jsonMergePatch });
       const [plugged, taken] = [spec(["a", "b"], [lan]), spec([], [lan])];
       const moved = { spec: { volumes: [{ name: "a", persistentVolumeClaim: { claimName: "elsewhere" } }] } };
+      const backup = { spec: { utilityVolumes: [{ name: "backup", claimName: "scratch" }] } };
       const [card, unplugged] = [spec(["a"], [lan, { name: "dmz" }]), spec(["a"], [{ ...lan, state: "absent" }])];
       expectRefused(await change("web-d", plugged), "no volume can be plugged into a guest");
       expectRefused(await change("web-d", taken), "no volume can be plugged into a guest");
       expectRefused(await change("web-d", moved), "no volume can be plugged into a guest");
+      expectRefused(await change("web-d", backup), "no volume can be plugged into a guest");
       expectRefused(await change("web-d", card), "no network card can be plugged into a guest or out of it");
       expectRefused(await change("web-d", unplugged), "no network card can be plugged into a guest or out of it");
       expectDone(await change("web-d", { status: { phase: "Running" } }));
       expectDone(await change("web-d", { spec: { terminationGracePeriodSeconds: 5 } }));
-      for (const body of [plugged, taken, moved, card, unplugged]) {
+      for (const body of [plugged, taken, moved, backup, card, unplugged]) {
         expectDone(await change("plain-d", body));
       }
       expectDone(await send(administrator, "DELETE", `${vmis(shop)}/web-d`));
