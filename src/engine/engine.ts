@@ -131,8 +131,8 @@ export class Engine {
   readonly #toldAtMs = new Map<string, number>();
   /** The guest that was asked to end, or whose end is known already: that its QEMU ends is no fault of its own. */
   #endingGuest: Guest | undefined;
-  /** Its kernel said so through a panic device, and has not started anew since. */
-  #hasPanicked = false;
+  /** A panic device or a watchdog said so, and it has not started anew since. */
+  #hasCrashed = false;
   /** Told once, however often it is seen. */
   #toldChange: string | undefined;
   readonly #diskFaults: DiskFaults;
@@ -592,8 +592,7 @@ export class Engine {
 
   /** Not of a side that is about to run the guest: what comes in now is for it. */
   #discardInput(): void {
-    const name = stateName(this.#side);
-    if (name !== "asking" && name !== "activating") {
+    if (!isTakingOver(this.#side)) {
       this.#guest?.discardInput();
     }
   }
@@ -776,7 +775,7 @@ export class Engine {
     const guest = await Guest.attach(found, this.#config, listener, this.#log);
     this.#problems.delete("guest");
     this.#guest = guest;
-    this.#hasPanicked = false;
+    this.#hasCrashed = false;
     this.#lacking = new PageSet(guest.pageCount);
     if (guest.isIncoming) {
       this.#standbyDisks = await Promise.all(guest.disks.map((place) => StandbyDisk.open(place, applyHole)));
@@ -854,8 +853,8 @@ export class Engine {
   }
 
   #whenQemuFailed(why: string): void {
-    if (this.#hasPanicked && !this.#isOver) {
-      this.#log.warn({ why }, "the guest has panicked, and its QEMU is gone");
+    if (this.#hasCrashed && !this.#isOver) {
+      this.#log.warn({ why }, "the guest has crashed, and its QEMU is gone");
       this.#post({ tag: "guestShutDown" });
       return;
     }
@@ -881,15 +880,18 @@ export class Engine {
         void this.#watchDevices();
         return;
       case "panicked":
-        this.#whenPanicked(event.action);
+        this.#whenCrashed("its kernel has panicked", event.action !== "run");
+        return;
+      case "watchdogFired":
+        this.#whenCrashed("its watchdog has fired", ["poweroff", "shutdown"].includes(event.action));
         return;
       case "reset":
-        this.#hasPanicked = false;
+        this.#hasCrashed = false;
         this.#log.info(event, "the guest starts anew");
         return;
       case "shutDown":
         this.#endingGuest = this.#guest;
-        if (event.byGuest || this.#hasPanicked) {
+        if (event.byGuest || this.#hasCrashed) {
           this.#post({ tag: "guestShutDown" });
         } else if (stateName(this.#side) === "protected") {
           // Somebody ends QEMU in order. Its mirrors would end first, and look like a standby that is lost: the quorum would
@@ -909,13 +911,13 @@ export class Engine {
   }
 
   /**
-   * The guest's own affair, and on its other side it would be in the same state: it is not taken over. What becomes of it is for
-   * whoever runs QEMU to say (`-action panic=`, libvirt's on_crash): where that ends QEMU the guest has ended, as if it had switched
-   * itself off; where it is left to stand it stands; a guest that resets itself never gets here.
+   * The guest's own affair, and on its other side it would be in the same state: it is not taken over, for ever and ever. What
+   * becomes of it is for whoever runs QEMU to say (`-action panic=`, libvirt's on_crash, a watchdog's action): where that ends QEMU
+   * the guest has ended, as if it had switched itself off; where it is left to stand it stands; a reset is one of many.
    */
-  #whenPanicked(action: string): void {
-    this.#hasPanicked = action !== "run";
-    this.#log.warn({ action }, "the guest's kernel has panicked");
+  #whenCrashed(what: string, isEnding: boolean): void {
+    this.#hasCrashed = isEnding;
+    this.#log.warn({ isEnding }, `the guest has crashed: ${what}`);
   }
 
   #noteDiskFault(id: string, fault: Pick<DiskFault, "message" | "isFull">): void {
@@ -959,6 +961,9 @@ export class Engine {
    * shipped any more; what was answered before was captured before.
    */
   #whenPowerButtonPressed(): void {
+    if (this.#hasCrashed) {
+      return; // It is its watchdog's.
+    }
     if (mayGoOnElsewhere(this.#side)) {
       this.#whenGuestDied("somebody asked it to shut down, by its power button");
     } else {
@@ -1280,7 +1285,7 @@ export class Engine {
   /** What checkpoints do not show: those of a guest that has none, and what has no state of its own. */
   async #watchDevices(): Promise<void> {
     const guest = this.#guest;
-    if (guest === undefined || guest.obstacles.length > 0 || this.#isActivating) {
+    if (guest === undefined || guest.obstacles.length > 0 || isTakingOver(this.#side)) {
       return;
     }
     try {
@@ -1423,6 +1428,11 @@ function sayUndecided(outcome: Extract<QuorumOutcome, { tag: "unreachable" | "un
 function mayGoOnElsewhere(side: Side): boolean {
   const name = stateName(side);
   return name === "protected" || name === "handingOver";
+}
+
+/** Whether it is about to run the guest, or nearly so. */
+function isTakingOver(side: Side): boolean {
+  return ["asking", "activating"].includes(stateName(side));
 }
 
 /** Whether nothing but its disk keeps this side's guest from running. */

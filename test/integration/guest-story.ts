@@ -13,7 +13,7 @@ import { secondMonitorOf } from "../lab/guests.ts";
 import { type Lab, withLab } from "../lab/hosts.ts";
 import { provideImage } from "../lab/images.ts";
 import { isFlawless, startWitnesses, stopWitnesses, sumVerdicts, waitForReplies } from "../lab/load.ts";
-import { placeGuest, type GuestRequest, type PairHost, type PlacedGuest } from "../lab/placement.ts";
+import { pairHosts, placeGuest, type GuestRequest, type PairHost, type PlacedGuest } from "../lab/placement.ts";
 
 export const patienceMs = 180_000;
 /** What is looked at here is not how fast a fault is noticed. */
@@ -99,4 +99,33 @@ export async function plugDisk({ guest }: Story, monitor: QmpClient): Promise<vo
     "command-line": "device_add virtio-blk-pci,drive=plugged,id=plugged",
   });
   expect(said).toBe("");
+}
+
+/** Both sides' serial lines together: a guest goes on writing where it goes on. */
+export const countBoots = ({ specs }: PlacedGuest): number =>
+  pairHosts
+    .map((host) => specs[host].serialLog)
+    .flatMap((path) => (existsSync(path) ? (readFileSync(path, "latin1").match(/twinrun: guest ready/g) ?? []) : []))
+    .length;
+
+export async function waitForBoots(guest: PlacedGuest, count: number): Promise<void> {
+  const deadlineMs = Date.now() + patienceMs;
+  while (countBoots(guest) < count) {
+    if (Date.now() > deadlineMs) {
+      throw new Error(`the guest has come up ${countBoots(guest)} times, not ${count}`);
+    }
+    await sleep(100);
+  }
+  expect(countBoots(guest)).toBe(count);
+}
+
+/** The guest has ended by itself: on both sides, and on none does it start again. */
+export async function expectEnd({ cluster, guest }: Story, bootsCount = 1): Promise<void> {
+  const [view] = await cluster.waitFor(
+    "both sides rest",
+    ([now]) => pairHosts.every((host) => now?.sides[host]?.supervision === "ended"),
+    patienceMs,
+  );
+  expect(pairHosts.map((host) => view?.sides[host]?.qemu ?? null)).toEqual([null, null]);
+  expect(countBoots(guest)).toBe(bootsCount);
 }

@@ -26,7 +26,6 @@ const firmware = ["_4M", ""]
   .map((code) => ({ code, variables: code.replace("CODE", "VARS") }));
 
 const varieties: readonly Variety[] = [
-  { name: "a VGA display", request: { options: { display: true } } },
   { name: "full comparison as its tracker", options: { tracker: "comparison" } },
   {
     name: "UEFI and its variables",

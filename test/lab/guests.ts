@@ -24,7 +24,7 @@ export type GuestDisk = { readonly id: string; readonly path: string; readonly s
 export type GuestKind = "busybox" | "debian";
 
 /** What a guest of KubeVirt has besides, each of which does something of its own under protection. */
-export type GuestDevice = "agent" | "balloon" | "panic" | "panic-pauses";
+export type GuestDevice = "agent" | "balloon" | "panic" | "panic-pauses" | "watchdog";
 
 export type GuestOptions = {
   readonly vcpuCount: number;
@@ -123,6 +123,8 @@ function listDeviceArguments(device: GuestDevice, guest: GuestSpec): string[] {
       return ["-device", "pvpanic"];
     case "panic-pauses": // As libvirt has it, which then does what its domain says of that.
       return ["-device", "pvpanic", "-action", "panic=pause"];
+    case "watchdog":
+      return ["-device", "i6300esb", "-action", "watchdog=poweroff"];
   }
 }
 
