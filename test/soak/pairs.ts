@@ -4,8 +4,7 @@
  * Those of `survivedPairs` must go by without a client waiting for long. Those of `heldPairs` must stop the guest safely: nobody
  * can go on by the rules, a person is told why, and when one of the two is over everything goes on, open connections included.
  */
-import { type PairHost } from "../lab/placement.ts";
-import { otherHost } from "../lab/placement.ts";
+import { otherHost, type PairHost } from "../lab/placement.ts";
 import { type PlainFaultName } from "./faults.ts";
 
 export type FaultPair = {
@@ -13,6 +12,8 @@ export type FaultPair = {
   readonly second: PlainFaultName;
   /** The second strikes when the first has cost the guest its standby. */
   readonly whenAlone?: true;
+  /** The second strikes another guest. */
+  readonly onOther?: true;
 };
 
 export type HeldPair = FaultPair & {
@@ -65,6 +66,17 @@ export const survivedPairs: readonly FaultPair[] = [
       ...["pullPrimaryUplink", "cutQuorumFromPrimary", "killQuorum", "isolateStandby", "askFullResync"],
     ] as const
   ).map(pairOf("lowerLevel")),
+  // Guests share their hosts, links and quorum.
+  ...(
+    [
+      ["killPrimaryQemu", "killPrimaryQemu"],
+      ["killPrimaryQemu", "switchOver"],
+      ["killPrimaryEngine", "killPrimaryQemu"],
+      ["failPrimaryWrites", "killStandbyQemu"],
+      ["askFullResync", "failPrimaryWrites"],
+      ["switchOver", "switchOver"],
+    ] as const
+  ).map(([first, second]) => ({ first, second, onOther: true }) as const),
 ];
 
 const noQuorum = /the quorum does not answer: .*no failover is possible; check the quorum service/;
@@ -87,4 +99,5 @@ export const heldPairs: readonly HeldPair[] = [
   })),
 ];
 
-export const nameOfPair = ({ first, second }: FaultPair): string => `${first}+${second}`;
+export const nameOfPair = ({ first, second, onOther }: FaultPair): string =>
+  `${first}+${second}${onOther === true ? "@other" : ""}`;

@@ -187,10 +187,11 @@ export class Soak {
   }
 
   async #strikeBoth(
-    { first, second, whenAlone }: FaultPair,
+    { first, second, whenAlone, onOther }: FaultPair,
     situation: Situation,
   ): Promise<Done & { readonly struck: readonly Struck[] }> {
     const { guest, primary } = situation;
+    const where = onOther === true ? await this.#findOther(situation) : situation;
     const before = await plainFaults[first].strike(situation);
     if (whenAlone === true) {
       await this.#options.cluster.waitFor(
@@ -200,11 +201,22 @@ export class Soak {
       );
     }
     await sleep(this.#random.between(0, 300));
-    const then = await strikeIfThere(() => plainFaults[second].strike(situation));
-    const says = `${plainFaults[first].says(primary)}, and ${plainFaults[second].says(primary)}`;
+    const then = await strikeIfThere(() => plainFaults[second].strike(where));
+    const ofOther = onOther === true ? ` (${where.guest})` : "";
+    const says = `${plainFaults[first].says(primary)}, and ${plainFaults[second].says(where.primary)}${ofOther}`;
     return then === undefined
       ? { faults: [first], says: `${says}, too late`, atMs: before.atMs, struck: [before] }
       : { faults: [first, second], says, atMs: before.atMs, struck: [before, then] };
+  }
+
+  /** The same for another guest, which is protected too. */
+  async #findOther(situation: Situation): Promise<Situation> {
+    const views = await this.#options.cluster.waitUntilProtected(protectTimeoutMs);
+    const { name, primary } = present(
+      views.find((view) => view.name !== situation.guest),
+      "another guest",
+    );
+    return { ...situation, guest: name, primary: present(primary, `a primary of ${name}`) };
   }
 
   async #healInAnyOrder(struck: readonly Struck[]): Promise<void> {
