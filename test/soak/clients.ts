@@ -19,7 +19,7 @@ import { type PairHost } from "../lab/placement.ts";
 /** Longer than any fault that is survived lasts, on a slow machine too. */
 const STALL_MS = 120_000;
 /** Of clients that are to lose their connections. */
-const DOOMED_STALL_MS = 15_000;
+const DOOMED_STALL_MS = 5_000;
 /** Shorter waits are not listed one by one: there are too many in an hour. */
 export const GAP_MS = 300;
 const usual = { connectionsCount: 4, thinkMs: 20, gapMs: GAP_MS };
