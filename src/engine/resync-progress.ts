@@ -1,4 +1,47 @@
-/** How far a copy to the standby is and how long it will take yet, from what is left of it now and then: pure. */
+/** How far a copy to the standby is and how long it will take yet, from what is left of it now and then. */
+import { monotonicMs } from "../telemetry/clock.ts";
+
+/** Of the copy under way, and whether the next one is to be a full one. */
+export class ResyncWatch {
+  percent = 0;
+  progress: ResyncProgress | undefined;
+  isFullWanted = false;
+  #fullResync: string | undefined;
+
+  /** `fullResync` was asked for, and done or begun, before. */
+  constructor(fullResync: string | undefined) {
+    this.#fullResync = fullResync;
+  }
+
+  /** Whether everything is to be copied once more, by a wish that was not heard of yet. */
+  isAskedAnew(fullResync: string | undefined): boolean {
+    if (fullResync === undefined || fullResync === this.#fullResync) {
+      return false;
+    }
+    this.#fullResync = fullResync;
+    this.isFullWanted = true;
+    return true;
+  }
+
+  begin(): void {
+    this.percent = 0;
+  }
+
+  start(leftBytes: number): void {
+    this.progress = startProgress(leftBytes, monotonicMs());
+  }
+
+  observe(leftBytes: number): void {
+    if (this.progress !== undefined) {
+      this.progress = observeLeft(this.progress, leftBytes, monotonicMs());
+      this.percent = percentOf(this.progress);
+    }
+  }
+
+  whenCopied(): void {
+    this.isFullWanted = false;
+  }
+}
 
 export type ResyncProgress = {
   /** The most there ever was to be copied. */
