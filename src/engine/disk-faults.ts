@@ -23,20 +23,25 @@ const RETRY_FIRST_MS = 1_000;
 /** A volume that was enlarged or replaced is used this much later at most. */
 const RETRY_LAST_MS = 30_000;
 const FORGET_MS = 10 * 60_000;
+/** Shorter than any rest: requests that were under way together fail together, and that is one failure. */
+const TOGETHER_MS = 500;
 
 /** How long to leave a disk alone that has failed so often. */
 export function planRestMs(count: number): number {
   return Math.min(RETRY_LAST_MS, RETRY_FIRST_MS * 2 ** Math.min(count - 1, 10));
 }
 
-/** One more failure. */
+/** One more failure, or another request of the last one. */
 export function planFault(
   before: DiskFault | undefined,
   now: Pick<DiskFault, "message" | "isFull">,
   nowMs: number,
 ): DiskFault {
-  const isSame = before !== undefined && nowMs - before.lastAtMs < FORGET_MS;
-  return { ...now, count: isSame ? before.count + 1 : 1, lastAtMs: nowMs, isHealed: false };
+  if (before === undefined || nowMs - before.lastAtMs >= FORGET_MS) {
+    return { ...now, count: 1, lastAtMs: nowMs, isHealed: false };
+  }
+  const isTogether = !before.isHealed && nowMs - before.lastAtMs < TOGETHER_MS;
+  return { ...now, count: isTogether ? before.count : before.count + 1, lastAtMs: nowMs, isHealed: false };
 }
 
 export class DiskFaults {
