@@ -51,6 +51,14 @@ describe("the table", () => {
     ]);
   });
 
+  test("holds no wait against a fault that the next one brought about", () => {
+    const next = kill({ round: "switchOver", atMs: 10_060 });
+    expect(linesOf([kill({ atMs: 8_000 }), next])).toEqual([
+      expect.stringMatching(/^killPrimaryQemu .* longest wait below 300 ms$/),
+      expect.stringMatching(/^switchOver .* longest wait 1[.]2 s$/),
+    ]);
+  });
+
   test("tells deaths at steps of the protocol together", () => {
     const steps = ["at-primary-captured-engine", "at-standby-send-both"].map((round) => kill({ round }));
     expect(linesOf(steps)).toEqual([expect.stringMatching(/^2 steps of the protocol +2 x {2}taken over 2 /)]);

@@ -34,8 +34,9 @@ export type KindSummary = {
   readonly longestWaitMs: number;
 };
 
-/** A client may wait this much longer than until the guest is protected again. */
+/** A client may wait this much longer than until the guest is protected again, but not into the next round. */
 const TAIL_MS = 3_000;
+const BEFORE_NEXT_MS = 150;
 
 export function planReport(
   outcome: SoakOutcome,
@@ -63,16 +64,20 @@ export function planReport(
 function listKinds(kills: readonly Kill[], results: readonly WitnessResult[]): readonly KindSummary[] {
   return roundNames.flatMap((kind) => {
     const own = kills.filter(({ round }) => round === kind);
-    return own.length === 0 ? [] : [summarizeKind(kind, own, results)];
+    return own.length === 0 ? [] : [summarizeKind(kind, own, { kills, results })];
   });
 }
 
-export function summarizeKind(kind: string, own: readonly Kill[], results: readonly WitnessResult[]): KindSummary {
-  const waits = own
-    .filter(({ survival }) => survival !== "booted")
-    .map(({ guest, atMs, protectedAfterMs }) =>
-      findLongestWait(results, guest, atMs, atMs + TAIL_MS + protectedAfterMs),
-    );
+type Run = { readonly kills: readonly Kill[]; readonly results: readonly WitnessResult[] };
+
+function findWait({ guest, atMs, protectedAfterMs }: Kill, { kills, results }: Run): number {
+  const nextAtMs = Math.min(...kills.filter((other) => other.atMs > atMs).map((other) => other.atMs));
+  const untilMs = Math.min(atMs + protectedAfterMs + TAIL_MS, nextAtMs - BEFORE_NEXT_MS);
+  return findLongestWait(results, guest, atMs, untilMs);
+}
+
+function summarizeKind(kind: string, own: readonly Kill[], run: Run): KindSummary {
+  const waits = own.filter(({ survival }) => survival !== "booted").map((kill) => findWait(kill, run));
   return {
     kind,
     count: own.length,
@@ -92,7 +97,10 @@ export function summarizeKind(kind: string, own: readonly Kill[], results: reado
 export function listLines(report: SoakReport, results: readonly WitnessResult[]): readonly string[] {
   const steps = report.each.filter(({ round }) => failPointNames.has(round));
   const kindsOfSteps = new Set(steps.map(({ round }) => round)).size;
-  const together = steps.length === 0 ? [] : [summarizeKind(`${kindsOfSteps} steps of the protocol`, steps, results)];
+  const together =
+    steps.length === 0
+      ? []
+      : [summarizeKind(`${kindsOfSteps} steps of the protocol`, steps, { kills: report.each, results })];
   const shown = [...report.kinds.filter(({ kind }) => !failPointNames.has(kind)), ...together];
   return shown.map(({ kind, count, survived, longestWaitMs }) => {
     const how = Object.entries(survived).map(([survival, times]) => `${survival} ${times}`);
