@@ -41,6 +41,7 @@ export const PROTECTED_VM_CONDITION_TYPES = [
   ...(["Ready", "Reconciling", "Stalled"] as const),
   ...GUEST_CONDITION_TYPES,
   "ComponentsHealthy",
+  "PlacementMet",
 ] as const;
 export type ProtectedVmConditionType = (typeof PROTECTED_VM_CONDITION_TYPES)[number];
 
@@ -105,6 +106,8 @@ export type StalledReason =
   | "SplitSitePairNotFound"
   /** The sites of that SplitSitePair are farther apart than it allows, as its other guests have found out. */
   | "SitesTooFar"
+  /** The nodes of its group, or those that are left of them by placement.apartFrom, cannot have it. */
+  | "GroupElsewhere"
   /** The node that is to have the other side failed again and again; a person has to clear it. */
   | "Isolated"
   /** Every port for engines is taken. */
@@ -160,12 +163,24 @@ export type ComponentsReason =
   /** Something failed again and again, and is not used until a person clears it. */
   | "Isolated";
 
+/** Whether the guest's sides are where it wants them beside other guests. */
+export type PlacementReason =
+  /** With its group, and apart from those it is to be apart from. */
+  | "Met"
+  /** It has no sides yet. */
+  | "NotPlaced"
+  /** It is not with its group; the message says where it is and what it waits for. */
+  | "GroupScattered"
+  /** It shares a node with a guest from which one of the two is to be apart. */
+  | "NotApart";
+
 /** Which reasons go with which condition; a writer of conditions takes its types from here. */
 export type ProtectedVmReason = {
   readonly Ready: ReadyReason;
   readonly Reconciling: ReconcilingReason;
   readonly Stalled: StalledReason;
   readonly ComponentsHealthy: ComponentsReason;
+  readonly PlacementMet: PlacementReason;
 } & { readonly [Type in GuestConditionType]: GuestReason };
 
 /** Which reasons go with which condition of a SplitSitePair. */

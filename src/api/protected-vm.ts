@@ -52,17 +52,28 @@ const splitSitePairRef = struct({ name: objectName().describe("Its name.") }).de
   "A SplitSitePair: each of its two sites gets one side, and a lost one is replaced in its own site.",
 );
 
+const apartFrom = withRule(
+  textMap(32, 63),
+  { rule: "size(self) > 0", message: "must hold at least one label" },
+  (labels) => Object.keys(labels).length > 0,
+).describe(
+  "Labels of other ProtectedVMs of the namespace: a guest that has all of them shares no node with this one, whichever of the " +
+    "two comes first. For replicas that must not be lost together.",
+);
+
 const placement = withRule(
   struct({
     nodes: nodes.optional(),
     nodeSelector: nodeSelector.optional(),
     splitSitePairRef: splitSitePairRef.optional(),
+    apartFrom: apartFrom.optional(),
   }),
   {
     rule: "[has(self.nodes), has(self.nodeSelector), has(self.splitSitePairRef)].filter(given, given).size() == 1",
     message: "must hold exactly one of nodes, nodeSelector and splitSitePairRef",
   },
-  (given) => Object.values(given).filter((value) => value !== undefined).length === 1,
+  ({ nodes, nodeSelector, splitSitePairRef }) =>
+    [nodes, nodeSelector, splitSitePairRef].filter((value) => value !== undefined).length === 1,
 ).describe("Where the two sides of the guest may be.");
 
 const sideStorage = struct({
@@ -101,7 +112,29 @@ const failover = struct({
       "A component of a side that fails this often within an hour is isolated: it is not used for a new copy of the guest " +
         "until a person clears it (kubectl twinrun faults clear).",
     ),
+  group: shortName()
+    .optional()
+    .describe(
+      "Guests of the namespace that name the same group have their sides on the same two nodes and run on the same one of them: " +
+        "when one changes sides, by a fault or as planned, the others follow it live. What one has been told by another is held " +
+        "by both standbys, so that the group goes on from one consistent state after the loss of its node.",
+    ),
 }).describe("How the loss of a side is noticed and mended.");
+
+const start = struct({
+  order: wholeNumber(0, 1_000)
+    .default(0)
+    .describe(
+      "Guests of the namespace that have no memory to go on from, as after both of their nodes lost power, start in this order: " +
+        "those with a lower number first, equal ones together.",
+    ),
+  waitSeconds: wholeNumber(0, 3_600)
+    .default(300)
+    .describe(
+      "How long the guest waits at most for those before it. One counts as started when it runs and, if it has a readiness " +
+        "probe, is ready.",
+    ),
+}).describe("When the guest starts among others. A takeover waits for nobody.");
 
 const anySource = struct({
   mode: oneOf(["FaultTolerant", "HighAvailability"]).describe(
@@ -117,6 +150,7 @@ const anySource = struct({
   storage: storage.prefault({}),
   checkpoint: checkpointContract.prefault({}),
   failover: failover.prefault({}),
+  start: start.prefault({}),
 });
 const oneSource = withRule(
   anySource,
@@ -189,6 +223,20 @@ const status = struct({
   })
     .optional()
     .describe("The last change of sides that was not planned."),
+  group: struct({
+    name: shortName().describe("Its name."),
+    node: shortName().optional().describe("The node on which its guests run, or to which they are on their way."),
+    members: listByKey(
+      struct({
+        name: objectName().describe("The ProtectedVM."),
+        primary: shortName().optional().describe("The node that runs it; absent while none does."),
+      }),
+      "name",
+      { max: 64 },
+    ).describe("The guests that were placed already, the oldest first."),
+  })
+    .optional()
+    .describe("The group of failover.group; absent where there is none."),
   faults: sequence(fault, { max: 32 })
     .optional()
     .describe("What failed of the guest's sides: what is out of service first, then the latest."),

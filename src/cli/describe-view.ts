@@ -74,12 +74,12 @@ type Side = NonNullable<NonNullable<ShownVm["status"]>["primary"]>;
 const writeSide = (side: Side | undefined): string | undefined =>
   side && `${side.node} (VirtualMachineInstance ${side.vmi.namespace}/${side.vmi.name})`;
 
-function listPlacementFields({ spec = {} }: ShownVm): readonly Field[] {
+function listPlacementFields({ spec = {}, status = {} }: ShownVm): readonly Field[] {
   const { placement, failover, checkpoint } = spec;
-  const labels = Object.entries(placement?.nodeSelector ?? {}).map(([key, value]) => `${key}=${value}`);
   return [
     ["Nodes", placement?.nodes?.join(", ")],
-    ["Node selector", labels.length === 0 ? undefined : labels.join(", ")],
+    ["Node selector", writeLabels(placement?.nodeSelector)],
+    ...listCompanyFields({ spec, status }),
     ["Reprotect", failover?.reprotect],
     ["Detection", writeDetection(spec)],
     ["Latency bound", checkpoint && `${checkpoint.maxAddedLatencyMs} ms`],
@@ -88,6 +88,25 @@ function listPlacementFields({ spec = {} }: ShownVm): readonly Field[] {
 
 const writeDetection = ({ mode, failover }: NonNullable<ShownVm["spec"]>): string | undefined =>
   mode && failover && `${decideDetectionMs({ mode, failover })} ms of silence`;
+
+function listCompanyFields({ spec = {}, status = {} }: Pick<ShownVm, "spec" | "status">): readonly Field[] {
+  const { placement, failover, start = { order: 0, waitSeconds: 0 } } = spec;
+  return [
+    ["Apart from", writeLabels(placement?.apartFrom)],
+    ["Group", writeGroup(status.group) ?? failover?.group],
+    ["Starts", start.order === 0 ? undefined : `in order ${start.order}, after ${start.waitSeconds} s at most`],
+  ];
+}
+
+function writeLabels(labels: Readonly<Record<string, string>> = {}): string | undefined {
+  const texts = Object.entries(labels).map(([key, value]) => `${key}=${value}`);
+  return texts.length === 0 ? undefined : texts.join(", ");
+}
+
+function writeGroup(group: NonNullable<ShownVm["status"]>["group"]): string | undefined {
+  const members = group?.members.map(({ name, primary }) => `${name} on ${primary ?? "<none>"}`);
+  return group && `${group.name} on ${group.node ?? "<none>"} (${members?.join(", ") ?? ""})`;
+}
 
 function listFigureFields({ status }: ShownVm): readonly Field[] {
   const checkpoint = status?.checkpoint;

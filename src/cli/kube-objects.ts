@@ -44,7 +44,11 @@ export type Pod = KubeObject & {
   readonly status?: {
     readonly phase?: string;
     readonly conditions?: readonly KubeCondition[];
-    readonly containerStatuses?: readonly { readonly name: string; readonly restartCount?: number }[];
+    readonly containerStatuses?: readonly {
+      readonly name: string;
+      readonly restartCount?: number;
+      readonly state?: { readonly running?: { readonly startedAt?: string } };
+    }[];
   };
 };
 

@@ -49,6 +49,7 @@ export function listStatusColumns({ withNamespace, isWide, nowMs }: StatusTable)
     { head: "AGE", cell: ({ metadata }) => writeAgeOf(metadata.creationTimestamp, nowMs) },
     ...(isWide
       ? [
+          { head: "GROUP", cell: ({ spec }: ShownVm) => orNone(spec?.failover?.group) },
           { head: "TERM", cell: ({ status }: ShownVm) => orNone(status?.term) },
           { head: "ADDED-LATENCY", cell: latency },
           { head: "CHECKPOINTS", cell: ({ status }: ShownVm) => writeRate(status?.checkpoint?.perSecond) },

@@ -27,7 +27,12 @@ export type ClusterNode = ClusterObject & {
 };
 
 export type Pod = ClusterObject & {
-  readonly status?: { readonly conditions?: readonly ObjectCondition[] | undefined };
+  readonly status?: {
+    readonly conditions?: readonly ObjectCondition[] | undefined;
+    readonly containerStatuses?:
+      | readonly { readonly state?: { readonly running?: { readonly startedAt?: string } | undefined } | undefined }[]
+      | undefined;
+  };
 };
 
 export type VirtualMachine = ClusterObject & { readonly status?: Json | undefined };

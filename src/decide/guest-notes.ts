@@ -5,6 +5,9 @@
 import { isJson, readObject, readPath, readText } from "../lib/json-merge.ts";
 import { type Machine } from "./common-machine.ts";
 
+/** Where a group of guests was last together, and which of them were there. */
+export type GroupNote = { readonly node: string; readonly guests: readonly string[] };
+
 export const NOTES_ANNOTATION = "twinrun.dev/notes";
 
 export type GuestNotes = {
@@ -24,6 +27,10 @@ export type GuestNotes = {
   readonly quorumAt?: string | undefined;
   /** Since when it waits for its turn, or has it; see planned-work.ts. */
   readonly turnAt?: string | undefined;
+  /** Since when it is to start from its disks; see start-turn.ts. */
+  readonly startAt?: string | undefined;
+  /** Of the oldest of a group: where it was last together; see guest-group.ts. */
+  readonly group?: GroupNote | undefined;
 };
 
 export const encodeNotes = (notes: GuestNotes): string => JSON.stringify(notes);
@@ -48,7 +55,16 @@ export function parseNotes({ metadata }: Noted): GuestNotes | undefined {
     rolesAt: readText(parsed, "rolesAt"),
     quorumAt: readText(parsed, "quorumAt"),
     turnAt: readText(parsed, "turnAt"),
+    startAt: readText(parsed, "startAt"),
+    group: parseGroup(parsed),
   };
+}
+
+function parseGroup(parsed: unknown): GroupNote | undefined {
+  const [node, guests] = [readText(parsed, "group", "node"), readPath(parsed, "group", "guests")];
+  return node === undefined || !Array.isArray(guests)
+    ? undefined
+    : { node, guests: guests.filter((guest): guest is string => typeof guest === "string") };
 }
 
 function parseJson(text: string): unknown {

@@ -24,7 +24,7 @@ export type PairLike = {
 };
 
 export function summarizePair(pair: PairLike): PairBrief {
-  const latest = listLatest(pair.status?.sides ?? []);
+  const latest = listLatest(pair);
   const primary = latest.find(({ role, node, primaryNode }) => role === "primary" && (primaryNode ?? node) === node);
   const isWhole = primary === undefined ? latest.some(({ role }) => role === "ended") : isInSync(primary);
   return {
@@ -37,7 +37,8 @@ export function summarizePair(pair: PairLike): PairBrief {
 }
 
 /** What is said of earlier terms does not count. */
-function listLatest(reports: readonly PairReport[]): readonly PairReport[] {
+export function listLatest({ status }: PairLike): readonly PairReport[] {
+  const reports = status?.sides ?? [];
   const term = Math.max(1, ...reports.map((report) => report.term));
   return reports.filter((report) => report.term === term);
 }

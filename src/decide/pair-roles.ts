@@ -43,8 +43,10 @@ export type RoleNeeds = {
   /** The node that has to run the guest before the pair can be released. */
   readonly handBackTo?: string | undefined;
   /** Why the guest is to leave the side that runs it, now that it can. */
-  readonly leaves?: string | undefined;
+  readonly leaves?: Leaving | undefined;
 };
+
+export type Leaving = { readonly why: string; readonly reason: "Evacuating" | "Following" };
 
 export function planRoles(observed: Observed, view: PairView, { handBackTo, leaves }: RoleNeeds = {}): RolePlan {
   const annotations = observed.protectedVm.metadata.annotations ?? {};
@@ -221,15 +223,17 @@ function findFailoverObstacle({ primary, isInSync }: PairView, node: string): st
 }
 
 /** A drain asks KubeVirt to move the guest, and KubeVirt leaves it to us; and planned work does. */
-function planEvacuation(observed: Observed, view: PairView, leaves: string | undefined): RolePlan {
+function planEvacuation(observed: Observed, view: PairView, leaves: Leaving | undefined): RolePlan {
   const { primary } = view;
-  const why = primary?.isEvacuated === true ? `${primary.node} is drained` : leaves;
-  if (primary === undefined || why === undefined || !view.isInSync || peerOf(view, primary).isEvacuated) {
+  const drained: Leaving = { why: `${primary?.node ?? ""} is drained`, reason: "Evacuating" };
+  const leaving = primary?.isEvacuated === true ? drained : leaves;
+  if (primary === undefined || leaving === undefined || !view.isInSync || peerOf(view, primary).isEvacuated) {
     return keepRoles(view);
   }
+  const { why, reason } = leaving;
   const peer = peerOf(view, primary);
   const plan = askFor(observed, view, peer.node);
   const message = `${why}: the guest moves to ${peer.node}`;
   const isFirst = plan.roles !== view.pair.spec.roles;
-  return { ...plan, events: isFirst ? [{ type: "Normal", reason: "Evacuating", message }] : [] };
+  return { ...plan, events: isFirst ? [{ type: "Normal", reason, message }] : [] };
 }

@@ -11,6 +11,7 @@ import { hasJson } from "../lib/json-merge.ts";
 import { type ClusterNode } from "./cluster-objects.ts";
 import { listIsolatedLinks } from "./component-faults.ts";
 import { findFreePort } from "./engine-ports.ts";
+import { planGroupNote, viewGroup } from "./guest-group.ts";
 import { type GuestNotes, encodeNotes, NOTES_ANNOTATION } from "./guest-notes.ts";
 import { sideMark, sideName } from "./guest-names.ts";
 import { type GuestSource, listCopiedDisks } from "./guest-source.ts";
@@ -21,6 +22,7 @@ import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Placement } from "./placement.ts";
 import { type Work } from "./planned-work.ts";
 import { type DesiredPair, type Observed } from "./protected-vm-plan.ts";
+import { planStartAt } from "./start-turn.ts";
 import { encodeMarks, type GuestIdentity } from "./twin-recipe.ts";
 
 type PairSpec = GuestPair["spec"];
@@ -156,6 +158,8 @@ export function encodePair(subject: Subject, view: PairView, change: PairChange)
       rolesAt: rolePlan.rolesAt,
       quorumAt,
       turnAt: work.turnAt,
+      startAt: planStartAt(subject.observed, view),
+      group: planGroupNote(viewGroup(subject.observed), view.pair.metadata.name),
     },
     failoverFrom: rolePlan.failoverFrom,
     isStartAsked: rolePlan.isStartAsked,

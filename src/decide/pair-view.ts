@@ -118,7 +118,9 @@ function findStandby(sides: readonly SideView[], primary: SideView, isInSync: bo
 }
 
 /** The owner has no guest, and makes one from its disks. */
-export const isCold = ({ report }: SideView): boolean => report?.state === "coldWaiting" || report?.state === "booting";
+export const isCold = ({ report }: SideView): boolean => report !== undefined && isColdState(report.state);
+
+export const isColdState = (state: string): boolean => state === "coldWaiting" || state === "booting";
 
 /** A side that needs another QEMU runs nothing. */
 function isBetween({ report, node }: SideView, nowMs: number): boolean {

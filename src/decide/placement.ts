@@ -27,6 +27,10 @@ export type PlacementInput = {
   readonly isolatedForOthers: ReadonlySet<string>;
   /** Where the guest is, if it exists already; it is not moved for nothing. */
   readonly current: string | undefined;
+  /** ProtectedVMs that no node may be shared with, by node. */
+  readonly avoided: ReadonlyMap<string, string>;
+  /** The group whose nodes are the only ones; the guest is to run on `first` of them. */
+  readonly group?: { readonly name: string; readonly nodes: readonly string[]; readonly first: string } | undefined;
 };
 
 export type Placement =
@@ -45,9 +49,24 @@ export function decidePlacement(input: PlacementInput): Placement {
   const fit = candidates.filter(({ obstacle }) => obstacle === undefined);
   const nodes = fit.flatMap(({ node }) => (node === undefined ? [] : [node]));
   if (!nodes.some((one) => nodes.some((other) => one !== other && canPair(rule, one, other)))) {
-    return { tag: "stalled", reason: "NodesMissing", message: sayMissing(rule, candidates, fit) };
+    return { tag: "stalled", ...sayWhyNot(input, candidates, fit) };
   }
   return decidePair(input, nodes);
+}
+
+function sayWhyNot(
+  { rule, group }: PlacementInput,
+  candidates: readonly Candidate[],
+  fit: readonly Candidate[],
+): { readonly reason: StalledReason; readonly message: string } {
+  const missing = sayMissing(rule, candidates, fit);
+  if (group === undefined) {
+    return { reason: "NodesMissing", message: missing };
+  }
+  const message =
+    `group ${group.name} is on ${group.nodes.join(" and ")}, and the guest can only be there: ${missing}; let its ` +
+    "placement be that of the group, or take it out of the group";
+  return { reason: "GroupElsewhere", message };
 }
 
 export const sayPairUnknown = (pair: string): { readonly reason: StalledReason; readonly message: string } => ({
@@ -56,8 +75,8 @@ export const sayPairUnknown = (pair: string): { readonly reason: StalledReason; 
 });
 
 /** The first pair that can be the same machine; the guest's own node comes first, if it is one of them. */
-function decidePair({ rule, instanceSpec, current }: PlacementInput, fit: readonly ClusterNode[]): Placement {
-  const own = fit.find(({ metadata }) => metadata.name === current);
+function decidePair({ rule, instanceSpec, current, group }: PlacementInput, fit: readonly ClusterNode[]): Placement {
+  const own = fit.find(({ metadata }) => metadata.name === (group?.first ?? current));
   const firsts = own === undefined ? fit : [own];
   const differences: string[] = [];
   for (const first of firsts) {
@@ -97,9 +116,21 @@ function listCandidates(input: PlacementInput): readonly Candidate[] {
     const state = readNodeState(name, nodes, agents);
     return {
       ...state,
-      obstacle: state.obstacle ?? sayIsolation(input, name) ?? findLackOfRoom(state.node, instanceSpec),
+      obstacle:
+        state.obstacle ??
+        sayIsolation(input, name) ??
+        sayCompany(input, name) ??
+        findLackOfRoom(state.node, instanceSpec),
     };
   });
+}
+
+function sayCompany({ avoided, group }: PlacementInput, name: string): string | undefined {
+  const other = avoided.get(name);
+  if (other !== undefined) {
+    return `${other} is there, from which it is to be apart (placement.apartFrom)`;
+  }
+  return group?.nodes.includes(name) === false ? `group ${group.name} is not there` : undefined;
 }
 
 /** Who names two nodes has chosen them, whatever they did to others. */

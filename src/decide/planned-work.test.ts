@@ -47,7 +47,10 @@ function plan(given: Omit<Case, "when">) {
     ...other,
   }));
   const observed = { nodes, others: briefs, nowMs, settings: { renewsLaunchers: renews } } as unknown as Observed;
-  const work = planWork(observed, view, given.substitute === true ? nodes[2] : undefined);
+  const work = planWork(observed, view, {
+    substitute: given.substitute === true ? nodes[2] : undefined,
+    misplaced: undefined,
+  });
   return { wish: work.wish?.tag, turn: work.turnAt, says: work.says, settledFor: work.settledFor };
 }
 

@@ -10,6 +10,7 @@
 import { type ClusterNode, type Vmi } from "./cluster-objects.ts";
 import { findMaintenance, nameMaintenance } from "./maintenance.ts";
 import { type PairBrief } from "./pair-brief.ts";
+import { type Misplacement } from "./misplacement.ts";
 import { isMaintained, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Observed } from "./protected-vm-plan.ts";
 
@@ -36,9 +37,16 @@ export type Work = {
 
 export const noWork: Work = { wish: undefined, turnAt: undefined, says: undefined, settledFor: undefined };
 
-/** `substitute`: the node that could take the place of the standby's, which is in maintenance. The wish is one whose turn it is. */
-export function planWork(observed: Observed, view: PairView, substitute: ClusterNode | undefined): Work {
-  const wish = findWish(observed, view, substitute);
+export type Need = {
+  /** The node that could take the place of the standby's, which is in maintenance, or not where it is wanted. */
+  readonly substitute: ClusterNode | undefined;
+  /** What other guests have against where this one is; see misplacement.ts. */
+  readonly misplaced: Misplacement | undefined;
+};
+
+/** The wish is one whose turn it is. */
+export function planWork(observed: Observed, view: PairView, { substitute, misplaced }: Need): Work {
+  const wish = findWish(observed, view, { substitute, misplaced });
   const settledFor = findSettled(view, wish !== undefined || substitute !== undefined);
   if (wish === undefined) {
     return { ...noWork, turnAt: keepsTurn(observed, view, substitute) ? view.notes.turnAt : undefined, settledFor };
@@ -56,19 +64,27 @@ export function planWork(observed: Observed, view: PairView, substitute: Cluster
   return { wish: isTurn ? wish : undefined, turnAt, says: `${wish.why}${after}`, settledFor };
 }
 
-function findWish(observed: Observed, view: PairView, substitute: ClusterNode | undefined): Wish | undefined {
+function findWish(observed: Observed, view: PairView, { substitute, misplaced }: Need): Wish | undefined {
   const { primary } = view;
   if (primary === undefined || !view.isInSync) {
     return undefined;
   }
   const standby = peerOf(view, primary);
   if (!isMaintained(primary) && !isMaintained(standby)) {
-    return observed.settings.renewsLaunchers ? findRenewal(primary, standby) : undefined;
+    const renewal = observed.settings.renewsLaunchers ? findRenewal(primary, standby) : undefined;
+    return findBetterPlace({ substitute, misplaced }) ?? renewal;
   }
   if (isMaintained(primary)) {
     return isMaintained(standby) ? undefined : { tag: "leave", why: `${primary.node} is in maintenance` };
   }
   return substitute === undefined ? undefined : { tag: "giveUp", why: `${standby.node} is in maintenance` };
+}
+
+function findBetterPlace({ substitute, misplaced }: Need): Wish | undefined {
+  if (misplaced === undefined || substitute === undefined) {
+    return undefined;
+  }
+  return { tag: misplaced.side === "primary" ? "leave" : "giveUp", why: misplaced.why };
 }
 
 /** The standby first: when the guest moves there, it is to new things. */

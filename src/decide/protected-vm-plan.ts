@@ -14,6 +14,7 @@ import {
   type Vmi,
 } from "./cluster-objects.ts";
 import { type PortRange, type UsedPorts } from "./engine-ports.ts";
+import { type Neighbour } from "./neighbours.ts";
 import { type PairBrief } from "./pair-brief.ts";
 
 export type HookMode = "Sidecar" | "NetworkBinding";
@@ -64,6 +65,8 @@ export type Observed = {
   /** Nodes that failed again and again for other guests, and were not cleared since. */
   readonly isolatedNodes: ReadonlySet<string>;
   readonly others: readonly PairBrief[];
+  /** Other ProtectedVMs of the namespace, as they are at the moment of asking. */
+  readonly neighbours: readonly Neighbour[];
   /** What the API server refused the last time, in its words; a person has to see to it. */
   readonly refusal: string | undefined;
   readonly nowMs: number;
@@ -149,6 +152,7 @@ export type EventReason =
   | "Placed"
   | "Reprotecting"
   | "Evacuating"
+  | "Following"
   | "Renewing"
   | "Thawed"
   | "Released"

@@ -12,6 +12,8 @@ import { type ProtectedVmSpec, type ProtectedVmStatus } from "../api/protected-v
 import { isSameJson, readText } from "../lib/json-merge.ts";
 import { type PairReport } from "./cluster-objects.ts";
 import { judgeComponents, listFaultEvents } from "./fault-report.ts";
+import { encodeGroup, viewGroup } from "./guest-group.ts";
+import { judgePlacement } from "./misplacement.ts";
 import { isCold, type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type EventReason, type Observed, type PlannedEvent } from "./protected-vm-plan.ts";
 import { findRoundTrip, isTooFar } from "./split-sites.ts";
@@ -39,6 +41,8 @@ type Verdicts = { readonly [Type in ProtectedVmConditionType]: Verdict<Protected
 export function planStatus(observed: Observed, findings: Findings): ProtectedVmStatus {
   const { view, guest, faults } = findings;
   const refusal = observed.refusal;
+  const group = viewGroup(observed);
+  const groupStatus = encodeGroup(group);
   const given: Findings =
     refusal === undefined ? findings : { ...findings, stalled: { reason: "Refused", message: refusal } };
   const ready = decideReady(given);
@@ -48,6 +52,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
     Stalled: decideStalled(given),
     ...listGuestVerdicts(view, observed),
     ComponentsHealthy: judgeComponents(faults, observed.protectedVm),
+    PlacementMet: judgePlacement(observed, view, group),
   };
   const { generation } = observed.protectedVm.metadata;
   const { previous, nowMs } = observed;
@@ -56,6 +61,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
     conditions: encodeConditions({ previous: previous?.conditions, generation, nowMs }, verdicts),
     guest,
     ...(view === undefined ? {} : encodePairStatus(view, previous)),
+    ...(groupStatus === undefined ? {} : { group: groupStatus }),
     ...(faults.length === 0 ? {} : { faults: [...faults] }),
   };
 }

@@ -16,10 +16,12 @@ import { type ClusterNode, type Vmi } from "./cluster-objects.ts";
 import { findFreePort, isFree } from "./engine-ports.ts";
 import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from "./adoption.ts";
 import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
+import { findWhyToFollow, type Group, listNodesBeside, viewGroup } from "./guest-group.ts";
 import { planMarks } from "./marks.ts";
+import { findMisplacement, type Misplacement } from "./misplacement.ts";
 import { LOSS_GRACE_MS } from "./node-fitness.ts";
 import { noWork, planWork, type Work } from "./planned-work.ts";
-import { planRoles } from "./pair-roles.ts";
+import { type Leaving, planRoles } from "./pair-roles.ts";
 import {
   encodeNewPair,
   encodePair,
@@ -30,6 +32,7 @@ import {
   type Subject,
 } from "./pair-spec.ts";
 import { isLost, isMaintained, listFaults, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
+import { listAvoided } from "./apart.ts";
 import { findIsolation } from "./component-faults.ts";
 import { planClear, sayIsolated } from "./fault-report.ts";
 import { decidePlacement, decideReplacement, type PlacementInput, sayPairUnknown } from "./placement.ts";
@@ -129,9 +132,11 @@ function planCreation(subject: Subject): PartialPlan {
   if (stranger !== undefined && !mayRestart(observed)) {
     return { actions: [], findings: { stalled: sayRestart(stranger) }, events: [] };
   }
+  const group = viewGroup(observed);
   const input = encodePlacementInput(subject, {
     faults: listFaults(observed, []),
     current: stranger?.status?.nodeName,
+    group: group?.nodes && { name: group.name, nodes: group.nodes, first: group.node ?? "" },
   });
   const placement = decidePlacement(input);
   if (placement.tag === "stalled") {
@@ -162,13 +167,14 @@ function sayRestart({ metadata }: Vmi): NonNullable<Findings["stalled"]> {
 
 function encodePlacementInput(
   { observed, source }: Subject,
-  { faults, current }: { readonly faults: readonly Fault[]; readonly current: string | undefined },
+  { faults, current, group }: { readonly faults: readonly Fault[] } & Pick<PlacementInput, "current" | "group">,
 ): PlacementInput {
   const { nodes, agents, load, isolatedNodes: isolatedForOthers } = observed;
   const names = nodes.map(({ metadata }) => metadata.name);
   const isolated = new Set(names.filter((name) => findIsolation(faults, name) !== undefined));
   const rule = ruleOf(observed);
-  return { rule, instanceSpec: source.spec, nodes, agents, load, isolated, isolatedForOthers, current };
+  const avoided = listAvoided(observed);
+  return { rule, instanceSpec: source.spec, nodes, agents, load, isolated, isolatedForOthers, current, avoided, group };
 }
 
 const ruleOf = ({ protectedVm, splitSitePair }: Observed): PlacementRule =>
@@ -177,8 +183,8 @@ const ruleOf = ({ protectedVm, splitSitePair }: Observed): PlacementRule =>
 /** `handBackTo`: the pair goes on only until the guest is there. */
 function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): PartialPlan {
   const { observed } = subject;
-  const { work, replacement } = handBackTo === undefined ? planMoves(subject, view) : noMoves;
-  const rolePlan = planRoles(observed, view, { handBackTo, leaves: findWhyToLeave(work) });
+  const { work, replacement, leaves } = handBackTo === undefined ? planMoves(subject, view) : noMoves;
+  const rolePlan = planRoles(observed, view, { handBackTo, leaves });
   const renewal = planRenewal(work);
   const thaw = planThaw(view, observed.nowMs);
   const desired = encodePair(subject, view, { rolePlan, intent: "Protect", replacement, work });
@@ -231,15 +237,29 @@ function planSide(subject: Subject, view: PairView, side: SideView): SidePlan {
   };
 }
 
-type Moves = { readonly work: Work; readonly replacement: Replacement | undefined };
-const noMoves: Moves = { work: noWork, replacement: undefined };
+type Moves = {
+  readonly work: Work;
+  readonly replacement: Replacement | undefined;
+  readonly leaves: Leaving | undefined;
+};
+const noMoves: Moves = { work: noWork, replacement: undefined, leaves: undefined };
 
 function planMoves(subject: Subject, view: PairView): Moves {
-  const work = planWork(subject.observed, view, findSubstitute(subject, view));
-  return { work, replacement: findReplacement(subject, view, work) };
+  const { observed } = subject;
+  const group = viewGroup(observed);
+  const misplaced = findMisplacement(observed, view, group);
+  const work = planWork(observed, view, { substitute: findSubstitute(subject, view, misplaced), misplaced });
+  return { work, replacement: findReplacement(subject, view, work), leaves: findWhyToLeave(work, group, view) };
 }
 
-const findWhyToLeave = ({ wish }: Work): string | undefined => (wish?.tag === "leave" ? wish.why : undefined);
+/** A group changes sides at once; planned work waits for its turn. */
+function findWhyToLeave({ wish }: Work, group: Group | undefined, view: PairView): Leaving | undefined {
+  const follows = findWhyToFollow(group, view);
+  if (follows !== undefined) {
+    return { why: follows, reason: "Following" };
+  }
+  return wish?.tag === "leave" ? { why: wish.why, reason: "Evacuating" } : undefined;
+}
 
 function planRenewal({ wish }: Work): {
   readonly actions: readonly Action[];
@@ -252,9 +272,18 @@ function planRenewal({ wish }: Work): {
   return { actions: [deleteInstance(wish.vmi, wish.why)], events: [{ type: "Normal", reason: "Renewing", message }] };
 }
 
-/** The node that could have the standby's side, if that one is on a node in maintenance. */
-const findSubstitute = (subject: Subject, view: PairView): ClusterNode | undefined =>
-  findOtherPlace(subject, view, isMaintained)?.node;
+/** The node that could have the side that is on a node in maintenance, or not where it is wanted. */
+function findSubstitute(
+  subject: Subject,
+  view: PairView,
+  misplaced: Misplacement | undefined,
+): ClusterNode | undefined {
+  const isWanted = misplaced !== undefined && !view.sides.some(isMaintained);
+  if (isWanted && misplaced.side === "primary" && view.primary?.isVirtualMachine === false) {
+    return findPlaceFor(subject, view, view.primary)?.node; // Once it is the standby's.
+  }
+  return findOtherPlace(subject, view, isWanted ? (): boolean => misplaced.side === "standby" : isMaintained)?.node;
+}
 
 const findReplacement = (subject: Subject, view: PairView, { wish }: Work): Replacement | undefined =>
   findOtherPlace(subject, view, (side) => wish?.tag === "giveUp" || isGivenUp(subject.observed, view, side));
@@ -264,16 +293,23 @@ function findOtherPlace(
   view: PairView,
   isToGo: (side: SideView) => boolean,
 ): Replacement | undefined {
+  const lost = findReplaceable(view, isToGo);
+  return lost === undefined ? undefined : findPlaceFor(subject, view, lost);
+}
+
+function findPlaceFor(subject: Subject, view: PairView, lost: SideView): Replacement | undefined {
   const { observed } = subject;
   if (observed.protectedVm.spec.failover.reprotect === "Manual") {
     return undefined;
   }
-  const lost = findReplaceable(view, isToGo);
-  if (lost === undefined) {
-    return undefined;
-  }
   const places = { lost: lost.node, stays: peerOf(view, lost).node };
-  const input = encodePlacementInput(subject, { faults: view.faults, current: undefined });
+  const group = viewGroup(observed);
+  const beside = listNodesBeside(group, subject.identity.guest, places);
+  const input = encodePlacementInput(subject, {
+    faults: view.faults,
+    current: undefined,
+    group: group && beside && { name: group.name, nodes: beside, first: "" },
+  });
   const node = decideReplacement(input, places, view.notes.machine);
   const port = node === undefined ? undefined : findPort(observed, ownPort(view), [places.stays, node.metadata.name]);
   return node === undefined || port === undefined ? undefined : { lost, node, port };

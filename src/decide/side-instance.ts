@@ -15,6 +15,7 @@ import { type PairView, peerOf, type SideView } from "./pair-view.ts";
 import { type Action } from "./protected-vm-plan.ts";
 import { listReferences } from "./references.ts";
 import { encodeRecipe, encodeTwinSide, type Missing, type SidePlan } from "./side-recipe.ts";
+import { findStartHold } from "./start-turn.ts";
 import { PLANNED } from "./takeover-track.ts";
 import { encodeMarks, encodeVmi } from "./twin-recipe.ts";
 import { planVolumes } from "./volumes.ts";
@@ -118,16 +119,18 @@ function planMissing(subject: Subject, view: PairView, missing: Missing): SidePl
   if (side.state.obstacle !== undefined) {
     return { actions: [], waitsFor: `node ${side.node}: ${side.state.obstacle}` };
   }
-  if (shape === "standby" && findIsolation(view.faults, side.node) !== undefined) {
-    return nothing; // The condition Stalled says why.
-  }
-  if (shape === "standby" && isLeftAlone(subject, view)) {
-    return { actions: [], waitsFor: "a person to set failover.reprotect to Automatic, for a side was lost" };
+  const idle = shape === "standby" ? findReasonForNone(subject, view, side) : undefined;
+  if (idle !== undefined) {
+    return idle;
   }
   const input = { source: subject.source, identity: subject.identity, side, peer: peerOf(view, side) };
   const { actions, waitsFor, trouble, sources } = planVolumes(subject.observed, input);
   if (waitsFor !== undefined || trouble !== undefined) {
     return { actions, waitsFor, trouble };
+  }
+  const hold = shape === "primary" ? findStartHold(subject.observed, view) : undefined;
+  if (hold !== undefined) {
+    return { actions, waitsFor: hold };
   }
   if (side.isVirtualMachine) {
     return planAdoptedInstance(subject, view, missing);
@@ -138,6 +141,15 @@ function planMissing(subject: Subject, view: PairView, missing: Missing): SidePl
     actions: [...actions, ...copyReferences(subject, side), { tag: "createObject", object }],
     waitsFor: `VirtualMachineInstance ${twin.vmi.namespace}/${twin.vmi.name}`,
   };
+}
+
+function findReasonForNone(subject: Subject, view: PairView, side: SideView): SidePlan | undefined {
+  if (findIsolation(view.faults, side.node) !== undefined) {
+    return nothing; // The condition Stalled says why.
+  }
+  return isLeftAlone(subject, view)
+    ? { actions: [], waitsFor: "a person to set failover.reprotect to Automatic, for a side was lost" }
+    : undefined;
 }
 
 /** With reprotect Manual a lost side stays lost; one that changed places as planned was not. */

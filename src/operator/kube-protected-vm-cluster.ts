@@ -15,6 +15,8 @@ import {
   type OperatorSettings,
   type PlannedEvent,
 } from "../decide/protected-vm-plan.ts";
+import { findPlaceTaken } from "../decide/misplacement.ts";
+import { type Neighbour } from "../decide/neighbours.ts";
 import { summarizePair } from "../decide/pair-brief.ts";
 import { FINALIZER } from "../decide/protected-vm.ts";
 import { type Cluster } from "../kube/cluster.ts";
@@ -81,6 +83,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
     const machineKey = this.#machineKeyOf(protectedVm);
     const own = machineKey === undefined ? undefined : caches.vmis.get(machineKey);
     const find = ({ namespace, name: of }: ObjectName): string => keyOf({ namespace, name: of });
+    const listNeighbours = (): readonly Neighbour[] => this.#listNeighbours(protectedVm);
     const others = (): readonly GuestPair[] => this.#listPairs().filter((pair) => pair.metadata.name !== guest);
     return {
       protectedVm,
@@ -113,6 +116,9 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       get others() {
         return others().map(summarizePair);
       },
+      get neighbours() {
+        return listNeighbours();
+      },
       refusal: memory.refusal,
       nowMs,
     };
@@ -134,6 +140,29 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
     return rivals
       .filter((rival) => rival.metadata.uid !== metadata.uid)
       .map((rival) => parseProtectedVm(rival, keyOf(rival.metadata)));
+  }
+
+  #listNeighbours({ metadata: { namespace = "", uid: own } }: ProtectedVm): readonly Neighbour[] {
+    const neighbours = this.#options.caches.protectedVms
+      .listBy("namespace", namespace)
+      .filter(({ metadata }) => metadata.uid !== own);
+    const find = (guest: string): GuestPair | undefined => this.#findNewest(guest);
+    return neighbours.map((protectedVm) => ({
+      protectedVm,
+      // Of most nothing more is asked than their spec.
+      get pair() {
+        return find(guestNameOf(protectedVm.metadata.name, protectedVm.metadata.uid ?? ""));
+      },
+    }));
+  }
+
+  /** As it is here, unchecked. */
+  #findNewest(guest: string): GuestPair | undefined {
+    const { caches, settings } = this.#options;
+    const cached = caches.pairs.get(keyOf({ namespace: settings.namespace, name: guest }));
+    const applied = this.#applied.get(guest)?.pair;
+    const isOlder = applied !== undefined && (cached === undefined || versionOf(cached) < versionOf(applied));
+    return isOlder ? applied : cached;
   }
 
   #listPairs(): readonly GuestPair[] {
@@ -209,14 +238,15 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
   }
 
   /** On the ProtectedVM itself and its pair. */
-  async #performOnOwn(action: OwnAction, { protectedVm, pair, nowMs }: Observed): Promise<void> {
+  async #performOnOwn(action: OwnAction, observed: Observed): Promise<void> {
+    const { protectedVm, pair } = observed;
     switch (action.tag) {
       case "applyFinalizer":
         return this.#applyFinalizers(protectedVm, [FINALIZER]);
       case "removeFinalizer":
         return this.#applyFinalizers(protectedVm, []);
       case "applyPair":
-        return this.#applyPair(action.pair, nowMs);
+        return this.#applyPair(action.pair, observed);
       case "clearRequest":
         return this.#clearRequest(protectedVm, { ...action.leaves, [action.annotation]: null });
       case "forgetReports":
@@ -266,13 +296,18 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
     await ignore("NotFound", this.#options.cluster.apply<KubeObject>(intent, FIELD_MANAGER));
   }
 
-  async #applyPair(pair: DesiredPair, nowMs: number): Promise<void> {
+  async #applyPair(pair: DesiredPair, observed: Observed): Promise<void> {
+    const { nowMs } = observed;
     const { name } = pair.metadata;
     const { port, sides } = pair.spec;
     const used = listUsedPorts(this.#listPairs().filter(({ metadata }) => metadata.name !== name));
     const nodes = sides.map(({ node }) => node);
     if (!isFree(port, used, nodes)) {
       throw new Outdated({ code: "Outdated" }, `port ${port} was given to another guest in the same moment`);
+    }
+    const taken = findPlaceTaken(observed, nodes);
+    if (taken !== undefined) {
+      throw new Outdated({ code: "Outdated" }, taken);
     }
     const before = this.#applied.get(name);
     // Seen by others from now on, so that none of them takes the same port.

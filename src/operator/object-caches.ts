@@ -17,6 +17,7 @@ import {
   type VirtualMachine,
   type Vmi,
 } from "../decide/cluster-objects.ts";
+import { summarizePair } from "../decide/pair-brief.ts";
 import { type Cluster, type ListScope } from "../kube/cluster.ts";
 import { keyOf, kindOf, type KubeObject, type ResourceKind } from "../kube/kube-object.ts";
 import { type Change, Reflector } from "../kube/reflector.ts";
@@ -88,7 +89,7 @@ export class ObjectCaches {
     this.protectedVms = this.#open<StoredVm, StoredVm>({
       kind: kinds.protectedVm,
       keep: keepWhole,
-      indexes: { machine: listMachines, sites: listSitesOf },
+      indexes: { machine: listMachines, sites: listSitesOf, namespace: listNamespaces, group: listGroups },
       onChange: (change) => {
         this.#vmChanged(change);
       },
@@ -228,6 +229,9 @@ export class ObjectCaches {
     if (!isSameJson(relevant(before), relevant(after))) {
       this.#options.onChange(key);
       [...listSitesOf(before), ...listSitesOf(after)].forEach(this.#options.onSitesChange);
+      [...listGroups(before), ...listGroups(after)].forEach((group) => {
+        this.#tell(this.protectedVms.listBy("group", group));
+      });
       // A rival may have waited for its end.
       [...listMachines(before), ...listMachines(after)].forEach((machine) => {
         this.#tellMachine(machine);
@@ -252,10 +256,16 @@ export class ObjectCaches {
   };
 
   /** What its sides report is what there is to say of their sites. */
-  readonly #pairChanged = (change: Change<ClusterObject>): void => {
+  readonly #pairChanged = (change: Change<GuestPair>): void => {
     this.#ownedChanged(change);
     const owner = ownerOf(change.after) ?? ownerOf(change.before);
-    listSitesOf(owner === undefined ? undefined : this.protectedVms.get(owner)).forEach(this.#options.onSitesChange);
+    const protectedVm = owner === undefined ? undefined : this.protectedVms.get(owner);
+    listSitesOf(protectedVm).forEach(this.#options.onSitesChange);
+    if (hasMoved(change)) {
+      listGroups(protectedVm).forEach((group) => {
+        this.#tell(this.protectedVms.listBy("group", group));
+      });
+    }
   };
 
   readonly #vmiChanged = (change: Change<Vmi>): void => {
@@ -299,6 +309,22 @@ const ownerOf = (object: ClusterObject | undefined): string | undefined =>
 function listMachines(object: StoredVm | undefined): readonly string[] {
   const name = object?.spec.virtualMachineRef?.name;
   return name === undefined ? [] : [inNamespace({ namespace: object?.metadata.namespace, name })];
+}
+
+const listNamespaces = ({ metadata }: StoredVm): readonly string[] => [metadata.namespace ?? ""];
+
+function listGroups(object: StoredVm | undefined): readonly string[] {
+  const group = object?.spec.failover.group;
+  return group === undefined ? [] : [inNamespace({ namespace: object?.metadata.namespace, name: group })];
+}
+
+/** Its sides, or who runs it: what the others of its group have to know. */
+function hasMoved({ before, after }: Change<GuestPair>): boolean {
+  const places = [before, after].map((pair) => {
+    const brief = pair && summarizePair(pair);
+    return `${brief?.nodes.join(" ") ?? ""} ${brief?.primary ?? ""}`;
+  });
+  return places[0] !== places[1];
 }
 
 function listSitesOf(object: StoredVm | undefined): readonly string[] {
@@ -346,7 +372,7 @@ function keepMarks(object: KubeObject): KubeObject["metadata"] {
 
 function keepVmi(object: Any): Vmi {
   const { phase, nodeName, evacuationNodeName, conditions } = (object as Vmi).status ?? {};
-  const told = (conditions ?? []).filter(({ type }) => type === "Synchronized" || type === "Paused");
+  const told = (conditions ?? []).filter(({ type }) => ["Synchronized", "Paused", "Ready"].includes(type));
   const kept = told.map(({ type, status, message }) => ({ type, status, message }));
   const metadata = keepMarks(object);
   const outdated = object.metadata.labels?.[OUTDATED_LABEL];
@@ -390,6 +416,11 @@ function keepPod(object: Any): Pod {
   return {
     ...{ apiVersion: object.apiVersion, kind: object.kind, metadata: keepMarks(object) },
     spec: { nodeName: object.spec?.["nodeName"] },
-    status: { conditions: ready.map(({ type, status, lastTransitionTime }) => ({ type, status, lastTransitionTime })) },
+    status: {
+      conditions: ready.map(({ type, status, lastTransitionTime }) => ({ type, status, lastTransitionTime })),
+      containerStatuses: (object as Pod).status?.containerStatuses?.map(({ state }) => ({
+        state: { running: state?.running },
+      })),
+    },
   };
 }

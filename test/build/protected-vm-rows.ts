@@ -63,6 +63,14 @@ export const protectedVmRows: ResourceRows = {
       object: buildProtectedVm({ placement: { nodeSelector: { "kubernetes.io/os": "linux", zone: "a" } } }),
     },
     {
+      when: "a group, an order, and somebody to be apart from",
+      object: buildProtectedVm({
+        placement: { nodeSelector: { zone: "a" }, apartFrom: { app: "db" } },
+        failover: { group: "shop" },
+        start: { order: 1_000, waitSeconds: 0 },
+      }),
+    },
+    {
       when: "the longest names of nodes",
       object: buildProtectedVm({ placement: { nodes: ["a".repeat(63), "b.c-d"] } }),
     },
@@ -114,6 +122,7 @@ export const protectedVmRows: ResourceRows = {
           disks: [{ name: "system", syncPercent: 42.5 }],
           resync: { percent: 42.5, leftBytes: 1_073_741_824, secondsLeft: 12 },
           lastFailover: { cause: "node-a is silent", at: "2026-01-31T08:29:00.5Z", durationMs: 580, epoch: 71_204 },
+          group: { name: "shop", node: "node-b", members: [{ name: "web", primary: "node-b" }, { name: "db" }] },
           faults: [
             buildSeenFault({ state: "Isolated" }),
             buildSeenFault({ state: "InService", component: "link/fast", ...repaired }),
@@ -160,6 +169,27 @@ export const protectedVmRows: ResourceRows = {
       spec: { placement: { nodes: ["a", "b"], nodeSelector: { a: "b" } } },
       path: "spec.placement",
       says: "exactly one of",
+    },
+    {
+      when: "nothing but somebody to be apart from",
+      spec: { placement: { apartFrom: { app: "db" } } },
+      path: "spec.placement",
+      says: "exactly one of",
+    },
+    {
+      when: "nobody to be apart from",
+      spec: { placement: { nodes: ["a", "b"], apartFrom: {} } },
+      path: "spec.placement.apartFrom",
+      says: "at least one label",
+    },
+    { when: "a group of no such name", spec: { failover: { group: "Shop" } }, path: "spec.failover.group" },
+    { when: "an order before all others", spec: { start: { order: -1 } }, path: "spec.start.order" },
+    { when: "an order that is no number", spec: { start: { order: "first" } }, path: "spec.start.order" },
+    { when: "a wait of over an hour", spec: { start: { waitSeconds: 3_601 } }, path: "spec.start.waitSeconds" },
+    {
+      when: "one guest of a group twice",
+      status: { group: { name: "shop", members: [{ name: "web" }, { name: "web" }] } },
+      path: "status.group.members",
     },
     { when: "one node", spec: { placement: { nodes: ["a"] } }, path: "spec.placement.nodes" },
     { when: "three nodes", spec: { placement: { nodes: ["a", "b", "c"] } }, path: "spec.placement.nodes" },

@@ -23,6 +23,7 @@ export const calmConditions: readonly Condition[] = [
   condition("DisksHealthy", "True", "Healthy", "nothing has failed"),
   condition("LinksHealthy", "True", "Healthy", "nothing has failed"),
   condition("ComponentsHealthy", "True", "Healthy", "nothing is out of service"),
+  condition("PlacementMet", "True", "Met", "it is with its group shop"),
 ];
 
 export const calmStatus = {

@@ -19,6 +19,8 @@ export type GuestWish = {
   readonly mode?: "FaultTolerant" | "HighAvailability";
   /** The serial line tells when the kernel starts; left out it is silent until the guest's services are there. */
   readonly isVerbose?: boolean;
+  readonly group?: string;
+  readonly order?: number;
 };
 
 /** As most KubeVirt guests in examples are. */
@@ -33,21 +35,28 @@ export function buildProtectedGuest(wish: GuestWish): KubeObject {
 }
 
 function buildProtectedVm(
-  { name, placement, mode = "FaultTolerant", detectionTimeoutMs }: ProtectionWish,
+  { name, placement, mode = "FaultTolerant", detectionTimeoutMs, group, order = 0 }: ProtectionWish,
   source: object,
   marks: { readonly annotations?: Readonly<Record<string, string>> } = {},
 ): KubeObject {
   // They are hurt on purpose, and often.
-  const failover = { isolateAfterFaults: 16, ...(detectionTimeoutMs === undefined ? {} : { detectionTimeoutMs }) };
+  const failover = {
+    isolateAfterFaults: 16,
+    ...(detectionTimeoutMs === undefined ? {} : { detectionTimeoutMs }),
+    ...(group === undefined ? {} : { group }),
+  };
   return {
     apiVersion: "twinrun.dev/v1alpha1",
     kind: "ProtectedVM",
     metadata: { name, namespace: tenantNamespace, ...marks },
-    spec: { mode, placement, storage, failover, ...source },
+    spec: { mode, placement, storage, failover, start: { order }, ...source },
   } as KubeObject;
 }
 
-export type ProtectionWish = Pick<GuestWish, "name" | "placement" | "mode" | "detectionTimeoutMs">;
+export type ProtectionWish = Pick<
+  GuestWish,
+  "name" | "placement" | "mode" | "detectionTimeoutMs" | "group" | "order"
+>;
 
 /** Of a VirtualMachine that is there, which may be restarted for it. */
 export function buildProtection(wish: ProtectionWish): KubeObject {

@@ -37,10 +37,12 @@ function expectGolden(name: string, lines: readonly string[]): void {
 }
 
 const lastFailover = { cause: "no sign of node-a on any link", at: "2026-01-31T08:24:48Z", durationMs: 570, epoch: 41 };
+const group = "shop";
 const vms = [
   buildShownVm(),
   buildShownVm({
     name: "db",
+    spec: { failover: { group } },
     status: {
       lastFailover,
       disks: [{ name: "system", syncPercent: 63.7 }],
@@ -117,6 +119,7 @@ test("faults", () => {
 });
 
 describe("describe", () => {
+  const members = [{ name: "db", primary: "node-a" }, { name: "web", primary: "node-a" }, { name: "cache" }];
   const report = { reportedAt: "2026-01-31T08:29:55Z" };
   const sides = [
     { ...buildReportedSide("node-a", buildReport()), ...report },
@@ -128,7 +131,16 @@ describe("describe", () => {
   const pair = { ...buildGuestPair(), status: { sides } } as unknown as ShownPair;
 
   test("of one that is protected", () => {
-    const vm = buildShownVm({ status: { lastFailover, faults }, conditions: calmConditions });
+    const vm = buildShownVm({
+      spec: {
+        virtualMachineRef: { name: "web" },
+        placement: { nodes: ["node-a", "node-b"], apartFrom: { app: "db", tier: "1" } },
+        failover: { detectionTimeoutMs: 500, reprotect: "Automatic", group },
+        start: { order: 2, waitSeconds: 300 },
+      },
+      status: { lastFailover, faults, group: { name: group, node: "node-a", members } },
+      conditions: calmConditions,
+    });
     expectGolden("describe", writeDescription({ vm, pair: known(pair), events: known(events), nowMs }, plainPaint));
   });
 

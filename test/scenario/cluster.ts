@@ -173,7 +173,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
 
   put(object: Stored): Stored {
     const before = this.get(object.kind, object.metadata);
-    this.#counter += 1;
+    this.#counter += before === undefined ? 1 : 0;
     const hasSameSpec = JSON.stringify(before?.spec) === JSON.stringify(object.spec);
     const stored: Stored = {
       ...object,
@@ -264,6 +264,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
           .flatMap((each) => (each.status as ProtectedVmStatus | undefined)?.faults ?? []),
       ),
       others: pairs.filter(({ metadata }) => metadata.name !== guest).map(summarizePair),
+      neighbours: this.#listNeighbours(protectedVm),
       refusal: memory.refusal,
       nowMs,
     };
@@ -289,6 +290,15 @@ export class SimulatedCluster implements ProtectedVmCluster {
       );
   }
 
+  #listNeighbours({ metadata: { uid } }: ProtectedVm): Observed["neighbours"] {
+    return this.listKind("ProtectedVM")
+      .filter(({ metadata }) => metadata.uid !== uid)
+      .map((protectedVm) => {
+        const name = guestNameOf(protectedVm.metadata.name, protectedVm.metadata.uid ?? "");
+        return { protectedVm, pair: this.get("GuestPair", { namespace: SYSTEM, name }) };
+      });
+  }
+
   #countSides(pairs: readonly GuestPair[]): ReadonlyMap<string, number> {
     const load = new Map<string, number>();
     for (const { node } of pairs.flatMap(({ spec }) => spec.sides)) {
@@ -308,10 +318,10 @@ export class SimulatedCluster implements ProtectedVmCluster {
   }
 
   #sayStatus(before: Json | undefined, status: ProtectedVmStatus): void {
-    for (const type of ["Ready", "Stalled"]) {
+    for (const [type, bad] of [["Ready"], ["Stalled", "True"], ["PlacementMet", "False"]] as const) {
       const now = status.conditions?.find((condition) => condition.type === type);
       const old = readObjects(before, "conditions").find((condition) => condition["type"] === type);
-      const isNews = type === "Ready" || now?.status === "True" || old?.["status"] === "True";
+      const isNews = type === "Ready" || now?.status === bad || old?.["status"] === bad;
       if (now !== undefined && isNews && (old?.["reason"] !== now.reason || old["message"] !== now.message)) {
         this.say("status", `${type} ${now.status} ${now.reason}: ${now.message}`);
       }
@@ -361,7 +371,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
         this.annotate(protectedVm.metadata.name, action.annotation, undefined);
         return;
       case "forgetReports":
-        this.#forgetReports(action.nodes);
+        this.#forgetReports(protectedVm, action.nodes);
         return;
       default:
         return;
@@ -429,8 +439,9 @@ export class SimulatedCluster implements ProtectedVmCluster {
     }
   }
 
-  #forgetReports(nodes: readonly string[]): void {
-    for (const pair of this.listKind("GuestPair")) {
+  #forgetReports({ metadata }: ProtectedVm, nodes: readonly string[]): void {
+    const pair = this.get("GuestPair", { namespace: SYSTEM, name: guestNameOf(metadata.name, metadata.uid ?? "") });
+    if (pair !== undefined) {
       const sides = readObjects(pair.status, "sides").filter((side) => !nodes.includes(readText(side, "node") ?? ""));
       pair.status = { sides };
     }

@@ -7,12 +7,13 @@
  *   blind NODE SEAT, sees NODE SEAT              a node does not reach that quorum, or does again
  *   force NAME NODE [certain]                    a person overrides the quorum
  *   label NODE LABEL [VALUE]                     without a value the label goes
- *   apply NAME nodes=A,B | select=label=value | sites=NAME | ref=VM | reprotect=Manual | mode=HighAvailability | secret ...
+ *   apply NAME nodes=A,B | select=label=value | sites=NAME | ref=VM | reprotect=Manual | mode=HighAvailability | secret |
+ *     group=NAME | order=NUMBER | labels=label=value | apart=label=value ...
  *   spec NAME JSON                               merges a patch into the spec
  *   annotate NAME ANNOTATION VALUE
  *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
  *   fault NODE COMPONENT CODE WORDS...           its agent sees a fault that is over at once
- *   power NODE off|on, cordon NODE, uncordon NODE, drain NODE, kill NODE, shutdown NODE
+ *   power NODE off|on, cordon NODE, uncordon NODE, drain NODE, kill NODE [NAME], shutdown NODE
  *   maintain NODE, maintained NODE, resume NODE  kubectl twinrun maintenance NODE begin, status, end
  *   outdate                                      KubeVirt has a new launcher: every instance there is has an old one
  *   spoil NAME                                   somebody edits the GuestPair
@@ -167,8 +168,8 @@ export class Story {
       outdate: () => {
         this.#cluster.outdateInstances();
       },
-      kill: ([node = ""]) => {
-        this.#kill(node);
+      kill: ([node = "", name = ""]) => {
+        this.#kill(node, name);
       },
       fault: ([node = "", component = "", code = "", ...words]) => {
         const fault = { component: component as FaultComponent, code: code as FaultCode, message: words.join(" ") };
@@ -277,6 +278,12 @@ export class Story {
     const sites = given.get("sites")?.[0];
     const selected = sites === undefined ? { nodeSelector: { [label]: value } } : { splitSitePairRef: { name: sites } };
     const ref = given.get("ref")?.[0];
+    const pick = (...names: readonly string[]): Json =>
+      Object.fromEntries(names.filter((each) => given.has(each)).map((each) => [each, given.get(each)?.[0]]));
+    const read = (option: string): Json => {
+      const [key = "", text = ""] = given.get(option) ?? [];
+      return key === "" ? {} : { [key]: text };
+    };
     const cloudInit = given.has("secret")
       ? [{ name: "init", cloudInitNoCloud: { secretRef: { name: "web-init" } } }]
       : [];
@@ -306,12 +313,16 @@ export class Story {
     this.#cluster.put({
       apiVersion: "twinrun.dev/v1alpha1",
       kind: "ProtectedVM",
-      metadata: { namespace: NAMESPACE, name },
+      metadata: { namespace: NAMESPACE, name, labels: read("labels") as Record<string, string> },
       spec: {
         mode: given.get("mode")?.[0],
         ...(ref === undefined ? { virtualMachineTemplate: template } : { virtualMachineRef: { name: ref } }),
-        placement: nodes === undefined ? selected : { nodes },
-        ...(given.has("reprotect") ? { failover: { reprotect: given.get("reprotect")?.[0] } } : {}),
+        placement: {
+          ...(nodes === undefined ? selected : { nodes }),
+          ...(given.has("apart") ? { apartFrom: read("apart") } : {}),
+        },
+        failover: pick("reprotect", "group"),
+        start: given.has("order") ? { order: Number(given.get("order")?.[0]) } : {},
       },
     });
     this.#cluster.say("person", `applies ProtectedVM ${name}: ${options.join(" ")}`);
@@ -395,10 +406,10 @@ export class Story {
     node.spec = spec as Json;
   }
 
-  #kill(node: string): void {
-    this.#cluster.say("person", `kills QEMU on ${node}`);
+  #kill(node: string, name: string): void {
+    this.#cluster.say("person", `kills QEMU${name === "" ? "" : ` of ${name}`} on ${node}`);
     for (const vmi of this.#cluster.listKind("VirtualMachineInstance")) {
-      if (vmi.status?.["nodeName"] === node) {
+      if (vmi.status?.["nodeName"] === node && vmi.metadata.name.startsWith(name)) {
         this.#cluster.setStatus("VirtualMachineInstance", nameOf(vmi), { qemu: "dead" });
       }
     }

@@ -13,7 +13,7 @@ import { parseAllDocuments, parse } from "yaml";
 import { guestNameOf, sideMark } from "../../../src/decide/guest-names.ts";
 import { Cluster } from "../../../src/kube/cluster.ts";
 import { kindOf, type KubeObject, type ResourceKind } from "../../../src/kube/kube-object.ts";
-import { type Json, readObject, readObjects, readText } from "../../../src/lib/json-merge.ts";
+import { type Json, mergeJson, readObject, readObjects, readText } from "../../../src/lib/json-merge.ts";
 import { leaseNameOf } from "../../../src/quorum/lease-store.ts";
 import { addNode } from "../../build/cluster-node.ts";
 import { buildReport } from "../../build/engine-report.ts";
@@ -154,9 +154,11 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
 
   async function applySample(
     name: string,
+    spec: Json = {},
   ): Promise<{ readonly guest: string; readonly marks: readonly [string, string] }> {
-    const sample = parse(readFileSync(join(root, "config/samples/protected-vm.yaml"), "utf8")) as KubeObject;
-    const made = await cluster.apply<KubeObject>({ ...sample, metadata: { ...sample.metadata, name } }, "kubectl");
+    const sample = parse(readFileSync(join(root, "config/samples/protected-vm.yaml"), "utf8")) as Stored;
+    const object = { ...sample, metadata: { ...sample.metadata, name }, spec: mergeJson(sample.spec ?? {}, spec) };
+    const made = await cluster.apply<KubeObject>(object, "kubectl");
     const uid = made.metadata.uid ?? "";
     return { guest: guestNameOf(name, uid), marks: [sideMark(uid, "node-a"), sideMark(uid, "node-b")] };
   }
@@ -319,12 +321,43 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
   );
 
   test(
+    "the guests of a group follow the one that was taken over, at once",
+    async () => {
+      startOperator();
+      const spec = { failover: { group: "shop" } };
+      const guests = await Promise.all(["db", "cache"].map((name) => applySample(name, spec)));
+      const [db, cache] = guests as [(typeof guests)[0], (typeof guests)[0]];
+      await Promise.all([bringUp("db", db), bringUp("cache", cache)]);
+      await waitForCondition("cache", "PlacementMet", "Met");
+      await report(db.guest, "node-a", { role: "starting", state: "starting", term: 1 });
+      await report(db.guest, "node-b", { role: "primary", term: 2, primaryNode: "node-b" });
+      await until(
+        async () => readObject((await read(pairs, "twinrun", cache.guest))?.spec, "roles")["primary"] === "node-b",
+      );
+      await waitForCondition("cache", "PlacementMet", "GroupScattered");
+      await report(cache.guest, "node-a", { role: "fenced", state: "fenced", term: 2, primaryNode: "node-b" });
+      await report(cache.guest, "node-b", { role: "primary", term: 2, primaryNode: "node-b" });
+      await waitForCondition("cache", "PlacementMet", "Met");
+      expect((await read(protectedVms, "shop", "cache"))?.status?.["group"]).toMatchObject({
+        name: "shop",
+        node: "node-b",
+      });
+      for (const [index, name] of ["db", "cache"].entries()) {
+        await cluster.remove({ kind: protectedVms, namespace: "shop", name });
+        await expectGone(name, guests[index]?.guest ?? "");
+      }
+      expect(await stopOperator()).toBe(0);
+    },
+    startMsMax,
+  );
+
+  test(
     "guests that come in the same moment get ports of their own, and nothing fails on the way",
     async () => {
       startOperator();
       said = "";
       const names = Array.from({ length: 8 }, (_, index) => `crowd-${index}`);
-      const guests = await Promise.all(names.map(applySample));
+      const guests = await Promise.all(names.map((name) => applySample(name)));
       const made = await Promise.all(guests.map(({ guest }) => waitFor(pairs, "twinrun", guest)));
       expect(new Set(made.map(({ spec }) => spec?.["port"])).size).toBe(names.length);
       expect(said).not.toContain("tried again");
