@@ -39,6 +39,7 @@ import {
   type NodeSettings,
   type SwitchoverAnswer,
 } from "./guest-runner.ts";
+import { LinkMeter } from "./link-meter.ts";
 import { LocalEndpoint, type NodeControl } from "./local-endpoint.ts";
 import { NodeHeartbeats } from "./node-heartbeat.ts";
 import { readUplinks, type UplinkStatus } from "./uplinks.ts";
@@ -71,6 +72,7 @@ export class Agent implements NodeControl {
   readonly #options: AgentOptions;
   readonly #log: Log;
   readonly #metrics: AgentMetrics;
+  readonly #linkMeter = new LinkMeter();
   readonly #listener: GuestListener;
   readonly #endpoint: LocalEndpoint;
   readonly #heartbeats: NodeHeartbeats | undefined;
@@ -182,7 +184,8 @@ export class Agent implements NodeControl {
   /** Undefined when the guest is not assigned here. */
   readGuest(guest: string): GuestStatus | undefined {
     const status = this.#runners.get(guest)?.readStatus();
-    return status === undefined ? undefined : { ...status, roundTrips: this.#readRoundTrips(status) };
+    const traffic = this.#linkMeter.read(guest);
+    return status === undefined ? undefined : { ...status, roundTrips: this.#readRoundTrips(status), traffic };
   }
 
   #readRoundTrips({ peerNode }: GuestStatus): GuestStatus["roundTrips"] {
@@ -341,6 +344,7 @@ export class Agent implements NodeControl {
     return {
       reported: (guest, report) => {
         metrics.reported(guest, report);
+        this.#linkMeter.note(guest, report.checkpoint.sentBytes, monotonicMs());
         this.#faults.reported(guest, report);
       },
       changed: (guest, transition) => {
@@ -349,6 +353,7 @@ export class Agent implements NodeControl {
       },
       engineEnded: (guest, ended) => {
         metrics.engineEnded(guest, ended);
+        this.#linkMeter.forget(guest);
       },
       faulted: (guest, fault) => {
         this.#faults.note(guest, { tag: "faulted", node, ...fault });

@@ -40,6 +40,7 @@ import { type Log } from "../telemetry/log.ts";
 import { type EngineEnded, EngineProcess, type EngineProgram } from "./engine-process.ts";
 import { type GuestLauncher, type LaunchedGuest, LaunchFailure } from "./guest-launcher.ts";
 import { killProcess } from "./linux-process.ts";
+import { type GuestTraffic } from "./link-meter.ts";
 import { removeStateFile, writeStateFile } from "./state-file.ts";
 
 /** What every guest of this node shares. */
@@ -94,6 +95,8 @@ export type GuestStatus = {
   /** Of the links to the peer, of the last minute, as the agents measure them; added by the agent. */
   readonly roundTrips?:
     readonly { readonly link: string; readonly p50Ms: number; readonly p99Ms: number }[] | undefined;
+  /** What its engine puts on the links; added by the agent. */
+  readonly traffic?: GuestTraffic | undefined;
 };
 
 export type SwitchoverAnswer = { readonly accepted: boolean; readonly message: string };

@@ -110,6 +110,8 @@ export type StalledReason =
   | "GroupElsewhere"
   /** The node that is to have the other side failed again and again; a person has to clear it. */
   | "Isolated"
+  /** The replication links of nodes that could have it are full of other guests' checkpoints. */
+  | "LinkFull"
   /** Every port for engines is taken. */
   | "PortsMissing"
   /** The two nodes have no processor model or machine type in common. */

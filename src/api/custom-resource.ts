@@ -47,6 +47,7 @@ const metadata = struct({
   uid: z.string().optional(),
   resourceVersion: z.string().optional(),
   generation: z.int().optional(),
+  creationTimestamp: time().optional(),
   deletionTimestamp: time().optional(),
   finalizers: z.array(z.string()).optional(),
   labels: z.record(z.string(), z.string()).optional(),

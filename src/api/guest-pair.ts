@@ -239,6 +239,12 @@ const statusSide = struct({
     .optional()
     .describe("Figures of the last checkpoints; absent where none are taken."),
   addedLatency: quantiles.optional().describe("How long what the guest sends is held back; absent where nothing is."),
+  traffic: struct({
+    mibPerSecond: measure().describe("What the guest's engine puts on the links, in MiB a second, over ten seconds."),
+    nodePeakMiBPerSecond: measure().describe("The most that all engines of the node were seen to send together."),
+  })
+    .optional()
+    .describe("What goes over the links; absent before it was measured."),
   override: struct({ who: text(253), why: text(1_024), at: text(64), term: counter() })
     .optional()
     .describe("The last time that a person decided who owns the guest, as the quorum's record has it."),

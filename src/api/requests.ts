@@ -62,6 +62,9 @@ export const FULL_RESYNC_ANNOTATION = "twinrun.dev/full-resync";
  */
 export const UPLINKS_ANNOTATION = "twinrun.dev/uplinks";
 
+/** Node annotation: how many MiB a second its replication links carry; counts instead of the most that was measured. */
+export const LINK_CAPACITY_ANNOTATION = "twinrun.dev/replication-mib-per-second";
+
 /** Node annotation: `NAME=ADDRESS,...`, the node's replication links, the first one preferred; else its InternalIP. */
 export const REPLICATION_LINKS_ANNOTATION = "twinrun.dev/replication-links";
 

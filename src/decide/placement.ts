@@ -29,6 +29,8 @@ export type PlacementInput = {
   readonly current: string | undefined;
   /** ProtectedVMs that no node may be shared with, by node. */
   readonly avoided: ReadonlyMap<string, string>;
+  /** What is wrong with the links of each node that has no room for one more guest. */
+  readonly fullLinks: ReadonlyMap<string, string>;
   /** The group whose nodes are the only ones; the guest is to run on `first` of them. */
   readonly group?: { readonly name: string; readonly nodes: readonly string[]; readonly first: string } | undefined;
 };
@@ -55,11 +57,14 @@ export function decidePlacement(input: PlacementInput): Placement {
 }
 
 function sayWhyNot(
-  { rule, group }: PlacementInput,
+  { rule, group, fullLinks }: PlacementInput,
   candidates: readonly Candidate[],
   fit: readonly Candidate[],
 ): { readonly reason: StalledReason; readonly message: string } {
   const missing = sayMissing(rule, candidates, fit);
+  if (candidates.some(({ name, obstacle }) => obstacle !== undefined && obstacle === fullLinks.get(name))) {
+    return { reason: "LinkFull", message: missing };
+  }
   if (group === undefined) {
     return { reason: "NodesMissing", message: missing };
   }
@@ -120,6 +125,7 @@ function listCandidates(input: PlacementInput): readonly Candidate[] {
         state.obstacle ??
         sayIsolation(input, name) ??
         sayCompany(input, name) ??
+        input.fullLinks.get(name) ??
         findLackOfRoom(state.node, instanceSpec),
     };
   });

@@ -14,6 +14,7 @@ import {
   type Vmi,
 } from "./cluster-objects.ts";
 import { type PortRange, type UsedPorts } from "./engine-ports.ts";
+import { type LinkUse } from "./link-room.ts";
 import { type Neighbour } from "./neighbours.ts";
 import { type PairBrief } from "./pair-brief.ts";
 
@@ -65,6 +66,8 @@ export type Observed = {
   /** Nodes that failed again and again for other guests, and were not cleared since. */
   readonly isolatedNodes: ReadonlySet<string>;
   readonly others: readonly PairBrief[];
+  /** Of other pairs. */
+  readonly linkUses: readonly LinkUse[];
   /** Other ProtectedVMs of the namespace, as they are at the moment of asking. */
   readonly neighbours: readonly Neighbour[];
   /** What the API server refused the last time, in its words; a person has to see to it. */

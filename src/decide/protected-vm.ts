@@ -17,6 +17,7 @@ import { findFreePort, isFree } from "./engine-ports.ts";
 import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from "./adoption.ts";
 import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
 import { findWhyToFollow, type Group, listNodesBeside, viewGroup } from "./guest-group.ts";
+import { listFullLinks } from "./link-room.ts";
 import { planMarks } from "./marks.ts";
 import { findMisplacement, type Misplacement } from "./misplacement.ts";
 import { LOSS_GRACE_MS } from "./node-fitness.ts";
@@ -132,13 +133,7 @@ function planCreation(subject: Subject): PartialPlan {
   if (stranger !== undefined && !mayRestart(observed)) {
     return { actions: [], findings: { stalled: sayRestart(stranger) }, events: [] };
   }
-  const group = viewGroup(observed);
-  const input = encodePlacementInput(subject, {
-    faults: listFaults(observed, []),
-    current: stranger?.status?.nodeName,
-    group: group?.nodes && { name: group.name, nodes: group.nodes, first: group.node ?? "" },
-  });
-  const placement = decidePlacement(input);
+  const placement = decidePlacement(encodeFirstPlacement(subject, stranger?.status?.nodeName));
   if (placement.tag === "stalled") {
     return { actions: [], findings: { stalled: placement }, events: [] };
   }
@@ -165,16 +160,28 @@ function sayRestart({ metadata }: Vmi): NonNullable<Findings["stalled"]> {
   return { reason: "RestartNeeded", message };
 }
 
+function encodeFirstPlacement(subject: Subject, current: string | undefined): PlacementInput {
+  const { observed } = subject;
+  const group = viewGroup(observed);
+  const hasCheckpoints = observed.protectedVm.spec.mode === "FaultTolerant";
+  return encodePlacementInput(subject, {
+    faults: listFaults(observed, []),
+    current,
+    group: group?.nodes && { name: group.name, nodes: group.nodes, first: group.node ?? "" },
+    fullLinks: hasCheckpoints ? listFullLinks(observed.linkUses, observed.nodes) : new Map(),
+  });
+}
+
 function encodePlacementInput(
   { observed, source }: Subject,
-  { faults, current, group }: { readonly faults: readonly Fault[] } & Pick<PlacementInput, "current" | "group">,
+  { faults, ...own }: { readonly faults: readonly Fault[] } & Pick<PlacementInput, "current" | "group" | "fullLinks">,
 ): PlacementInput {
   const { nodes, agents, load, isolatedNodes: isolatedForOthers } = observed;
   const names = nodes.map(({ metadata }) => metadata.name);
   const isolated = new Set(names.filter((name) => findIsolation(faults, name) !== undefined));
   const rule = ruleOf(observed);
   const avoided = listAvoided(observed);
-  return { rule, instanceSpec: source.spec, nodes, agents, load, isolated, isolatedForOthers, current, avoided, group };
+  return { rule, instanceSpec: source.spec, nodes, agents, load, isolated, isolatedForOthers, avoided, ...own };
 }
 
 const ruleOf = ({ protectedVm, splitSitePair }: Observed): PlacementRule =>
@@ -309,6 +316,7 @@ function findPlaceFor(subject: Subject, view: PairView, lost: SideView): Replace
     faults: view.faults,
     current: undefined,
     group: group && beside && { name: group.name, nodes: beside, first: "" },
+    fullLinks: new Map(),
   });
   const node = decideReplacement(input, places, view.notes.machine);
   const port = node === undefined ? undefined : findPort(observed, ownPort(view), [places.stays, node.metadata.name]);

@@ -31,6 +31,7 @@ export type SideView = {
   readonly faults: readonly FaultRecord[];
   readonly roundTrips?:
     readonly { readonly link: string; readonly p50Ms: number; readonly p99Ms: number }[] | undefined;
+  readonly traffic?: { readonly bytesPerSecond: number; readonly nodePeakBytesPerSecond: number } | undefined;
   /** Carried out by this side and not in `before` yet, the last one with the time at which the guest went on. */
   readonly takeovers: {
     readonly count: number;
@@ -119,7 +120,8 @@ function planTrouble({ trouble }: SideView): Pick<SideStatus, "trouble"> {
 
 type FigurePart = Pick<
   SideStatus,
-  "syncPercent" | "resync" | "lagMs" | "tracker" | "disks" | "links" | "quorums" | "checkpoint" | "addedLatency"
+  | ("syncPercent" | "resync" | "lagMs" | "tracker" | "disks" | "links" | "quorums")
+  | ("checkpoint" | "addedLatency" | "traffic")
 >;
 
 function planFigures(view: SideView): FigurePart {
@@ -146,8 +148,21 @@ function planFigures(view: SideView): FigurePart {
           },
         }),
     ...(addedLatency.count === 0 ? {} : { addedLatency: quantilesOf(addedLatency) }),
+    ...planTraffic(view),
   };
 }
+
+const MIB = 2 ** 20;
+
+const planTraffic = ({ traffic }: SideView): Pick<SideStatus, "traffic"> =>
+  traffic === undefined
+    ? {}
+    : {
+        traffic: {
+          mibPerSecond: round(traffic.bytesPerSecond / MIB),
+          nodePeakMiBPerSecond: round(traffic.nodePeakBytesPerSecond / MIB),
+        },
+      };
 
 function encodeResync({ leftBytes, secondsLeft }: NonNullable<EngineReport["resync"]>): SideStatus["resync"] {
   return { leftBytes, ...(secondsLeft === null ? {} : { secondsLeft }) };
@@ -268,17 +283,24 @@ function encodeFigures(side: SideStatus): string {
 type Figures = { readonly percents: readonly number[]; readonly measures: readonly number[] };
 
 /** Those that stay about the same while nothing happens: no maximum does, and no p99 of a few checkpoints. */
-function listFigures({ checkpoint, addedLatency, disks, links, syncPercent }: SideStatus): Figures {
+function listFigures({ disks, links, syncPercent, ...measured }: SideStatus): Figures {
   return {
     percents: [syncPercent, ...disks.map((disk) => disk.syncPercent)],
     measures: [
       ...disks.map(({ dirtyBytes }) => dirtyBytes),
       ...links.map(({ rttMs, roundTrip }) => roundTrip?.p50Ms ?? rttMs ?? 0),
-      ...[checkpoint?.perSecond ?? 0, checkpoint?.dirtyPagesP50 ?? 0],
-      ...[checkpoint?.pause.p50Ms ?? 0, addedLatency?.p50Ms ?? 0],
+      ...listMeasures(measured),
     ],
   };
 }
+
+type Measured = Pick<SideStatus, "checkpoint" | "addedLatency" | "traffic">;
+
+const listMeasures = ({ checkpoint, addedLatency, traffic }: Measured): readonly number[] =>
+  [
+    ...[checkpoint?.perSecond, checkpoint?.dirtyPagesP50, checkpoint?.pause.p50Ms],
+    ...[addedLatency?.p50Ms, traffic?.mibPerSecond],
+  ].map((measure) => measure ?? 0);
 
 function haveMoved(now: Figures, before: Figures): boolean {
   const isFar = (factor: number) => (pair: readonly [number, number]) =>

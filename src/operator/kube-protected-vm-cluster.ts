@@ -15,6 +15,7 @@ import {
   type OperatorSettings,
   type PlannedEvent,
 } from "../decide/protected-vm-plan.ts";
+import { readLinkUse } from "../decide/link-room.ts";
 import { findPlaceTaken } from "../decide/misplacement.ts";
 import { type Neighbour } from "../decide/neighbours.ts";
 import { summarizePair } from "../decide/pair-brief.ts";
@@ -115,6 +116,9 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       },
       get others() {
         return others().map(summarizePair);
+      },
+      get linkUses() {
+        return others().map(readLinkUse);
       },
       get neighbours() {
         return listNeighbours();

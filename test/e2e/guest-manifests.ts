@@ -53,10 +53,7 @@ function buildProtectedVm(
   } as KubeObject;
 }
 
-export type ProtectionWish = Pick<
-  GuestWish,
-  "name" | "placement" | "mode" | "detectionTimeoutMs" | "group" | "order"
->;
+export type ProtectionWish = Pick<GuestWish, "name" | "placement" | "mode" | "detectionTimeoutMs" | "group" | "order">;
 
 /** Of a VirtualMachine that is there, which may be restarted for it. */
 export function buildProtection(wish: ProtectionWish): KubeObject {

@@ -36,6 +36,12 @@ type Side = {
   faults: readonly FaultRecord[];
 };
 
+export type Traffic = {
+  readonly mibPerSecond: number;
+  readonly nodePeakMiBPerSecond: number;
+  readonly isLate: boolean;
+};
+
 const SYNC_SECONDS = 3;
 /** As heartbeats have it. */
 const SILENT_SECONDS = 3;
@@ -47,6 +53,8 @@ export class SimulatedAgents {
   readonly #offSeconds = new Map<string, number>();
   /** Owners that refuse to hand over, with what they say. */
   readonly refusals = new Map<string, string>();
+  /** What guests put on the links, by ProtectedVM. */
+  readonly traffic = new Map<string, Traffic>();
   /** `NODE SEAT`: a quorum that is not reached from there. */
   readonly blind = new Set<string>();
 
@@ -357,10 +365,11 @@ export class SimulatedAgents {
         dirtyBytes: 0,
       })),
       links: [],
+      traffic: this.#trafficOf(pair),
       takeoversCount: 0,
       ...(side.takeover === undefined ? {} : { lastTakeover: side.takeover }),
       faults: side.faults,
-      conditions: this.#listConditions(side, record),
+      conditions: this.#listConditions(side, record, this.#trafficOf(pair)),
     };
     const text = JSON.stringify(item);
     if (text === side.report && this.#cluster.seconds % 10 !== 0) {
@@ -374,6 +383,10 @@ export class SimulatedAgents {
     }
   }
 
+  #trafficOf({ spec }: GuestPair): Traffic | undefined {
+    return [...this.traffic].find(([name]) => spec.guest.startsWith(`${name}-`))?.[1];
+  }
+
   #sayOfQuorums({ spec }: GuestPair, node: string, record: Record | undefined): Json {
     const quorums = (["preferred", "alternate"] as const).map((seat) => {
       return { seat, reachable: this.#reaches(node, seat), inForce: seat === (record?.seat ?? "preferred") };
@@ -384,15 +397,21 @@ export class SimulatedAgents {
     };
   }
 
-  #listConditions({ role, state }: Side, record: Record | undefined): readonly Json[] {
+  #listConditions({ role, state }: Side, record: Record | undefined, traffic?: Traffic): readonly Json[] {
     const isPrimary = role === "primary" || role === "released";
     const isInSync = isPrimary && record?.isInSync === true;
     const reason = isInSync ? "Protected" : state === "syncing" ? "Synchronising" : "Unprotected";
     const inSync = { status: isInSync ? "True" : "False", reason, message: `this side is ${state}` };
-    const healthy = (type: string, why: string): Json => ({ type, status: "True", reason: why, message: "" });
+    const healthy = (type: string, reason: string, isSo = true): Json => ({
+      ...{ type, reason, message: "" },
+      status: isSo ? "True" : "False",
+    });
     return [
       { type: "InSync", ...inSync },
-      ...[healthy("QuorumReachable", "Reachable"), healthy("LatencyWithinBound", "WithinBound")],
+      ...[
+        healthy("QuorumReachable", "Reachable"),
+        healthy("LatencyWithinBound", "WithinBound", traffic?.isLate !== true),
+      ],
       ...[healthy("DisksHealthy", "Healthy"), healthy("LinksHealthy", "Healthy")],
     ].map((condition) => ({ ...condition, lastTransitionTime: "2026-11-27T12:00:00Z" }));
   }

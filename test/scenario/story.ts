@@ -13,6 +13,8 @@
  *   annotate NAME ANNOTATION VALUE
  *   delete NAME | delete-vmi NAMESPACE/NAME-PREFIX
  *   fault NODE COMPONENT CODE WORDS...           its agent sees a fault that is over at once
+ *   traffic NAME MIB PEAK [late]                 what a guest puts on the links, and the most its nodes were seen to send
+ *   declare NODE MIB                             the capacity of its links
  *   power NODE off|on, cordon NODE, uncordon NODE, drain NODE, kill NODE [NAME], shutdown NODE
  *   maintain NODE, maintained NODE, resume NODE  kubectl twinrun maintenance NODE begin, status, end
  *   outdate                                      KubeVirt has a new launcher: every instance there is has an old one
@@ -25,7 +27,7 @@
  *   port-range LOW HIGH                          the operator gives engines other ports from here on
  *   ports                                        prints which guest has which
  */
-import { requestAnnotations } from "../../src/api/requests.ts";
+import { LINK_CAPACITY_ANNOTATION, requestAnnotations } from "../../src/api/requests.ts";
 import { vmiAnnotations } from "../../src/api/vmi-contract.ts";
 import { type Node } from "../../src/cli/kube-objects.ts";
 import {
@@ -47,6 +49,8 @@ class Died extends Error {}
 const NAMESPACE = "shop";
 /** Kubernetes waits 40 s for a kubelet; the stories are shorter with five. */
 const NODE_SILENT_SECONDS = 5;
+
+const readValue = (text = ""): string | number => (/^[0-9]+$/.test(text) ? Number(text) : text);
 
 export class Story {
   readonly #cluster = new SimulatedCluster();
@@ -142,6 +146,18 @@ export class Story {
       },
       "delete-vmi": ([prefix = ""]) => {
         this.#deleteInstance(prefix);
+      },
+      traffic: ([name = "", mib = "", peak = "", late]) => {
+        const rates = { mibPerSecond: Number(mib), nodePeakMiBPerSecond: Number(peak) };
+        this.#agents.traffic.set(name, { ...rates, isLate: late === "late" });
+        this.#cluster.say(
+          name,
+          `sends ${mib} of ${peak} MiB/s${late === undefined ? "" : ", and its answers are late"}`,
+        );
+      },
+      declare: ([node = "", mib = ""]) => {
+        this.#patchNode(node, { metadata: { annotations: { [LINK_CAPACITY_ANNOTATION]: mib } } });
+        this.#cluster.say("person", `declares ${mib} MiB/s for the links of ${node}`);
       },
       power: ([node = "", state = ""]) => {
         this.#power(node, state === "on");
@@ -279,7 +295,9 @@ export class Story {
     const selected = sites === undefined ? { nodeSelector: { [label]: value } } : { splitSitePairRef: { name: sites } };
     const ref = given.get("ref")?.[0];
     const pick = (...names: readonly string[]): Json =>
-      Object.fromEntries(names.filter((each) => given.has(each)).map((each) => [each, given.get(each)?.[0]]));
+      Object.fromEntries(
+        names.filter((each) => given.has(each)).map((each) => [each, readValue(given.get(each)?.[0])]),
+      );
     const read = (option: string): Json => {
       const [key = "", text = ""] = given.get(option) ?? [];
       return key === "" ? {} : { [key]: text };
@@ -322,7 +340,7 @@ export class Story {
           ...(given.has("apart") ? { apartFrom: read("apart") } : {}),
         },
         failover: pick("reprotect", "group"),
-        start: given.has("order") ? { order: Number(given.get("order")?.[0]) } : {},
+        start: pick("order"),
       },
     });
     this.#cluster.say("person", `applies ProtectedVM ${name}: ${options.join(" ")}`);

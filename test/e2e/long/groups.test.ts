@@ -2,7 +2,7 @@
  * Two guests of a group on a cluster, each with a client that never reconnects. They start in their order, and whatever is done to
  * one of them, they are together again; what is done to their node neither of them loses anything by.
  */
-import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { kindOf, type KubeObject } from "../../../src/kube/kube-object.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { buildProtectedGuest } from "../guest-manifests.ts";
@@ -12,9 +12,11 @@ import { describeOnCluster, faultMsMax, say, setUpMsMax, testNothingLost, Witnes
 
 const group = "shop";
 const placement = { nodes: ["node-a", "node-b"] };
+/** Nothing but what is done here is to move them, however busy the machine is. */
+const detectionTimeoutMs = 5_000;
 const wishes = [
-  { name: "web", kind: "busybox", address: "10.77.0.71", placement, group, order: 1 },
-  { name: "db", kind: "busybox", address: "10.77.0.70", placement, group },
+  { name: "web", kind: "busybox", address: "10.77.0.71", placement, group, order: 1, detectionTimeoutMs },
+  { name: "db", kind: "busybox", address: "10.77.0.70", placement, group, detectionTimeoutMs },
 ] as const;
 const names = wishes.map(({ name }) => name);
 
@@ -32,7 +34,7 @@ describeOnCluster(import.meta.filename)("a group of guests on a cluster", () => 
     await platform.stop();
   }, faultMsMax);
 
-  /** Where all of them run, protected; the failure shows how one of them was. */
+  /** All of them, protected; the failure shows how one of them was. */
   async function waitUntilTogether(node: string): Promise<void> {
     for (const name of names) {
       await platform.waitForProtectedVm(
@@ -90,7 +92,8 @@ describeOnCluster(import.meta.filename)("a group of guests on a cluster", () => 
       await killQemu("db", "node-a");
       await waitUntilTogether("node-b");
       await hear();
-      const web = await platform.readProtectedVm("web");
+      const [web, db] = await Promise.all(names.map((name) => platform.readProtectedVm(name)));
+      expect(db?.status?.lastFailover).toBeDefined();
       expect(web?.status?.lastFailover).toBeUndefined(); // It was handed over.
     },
     faultMsMax,
@@ -106,6 +109,7 @@ describeOnCluster(import.meta.filename)("a group of guests on a cluster", () => 
     faultMsMax,
   );
 
-  testNothingLost(() => present(witnesses[0], "a witness"));
-  testNothingLost(() => present(witnesses[1], "a witness"));
+  describe.each(names)("%s", (name) => {
+    testNothingLost(() => present(witnesses[names.indexOf(name)], "a witness"));
+  });
 });

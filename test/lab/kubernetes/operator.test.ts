@@ -338,10 +338,16 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
       await report(cache.guest, "node-a", { role: "fenced", state: "fenced", term: 2, primaryNode: "node-b" });
       await report(cache.guest, "node-b", { role: "primary", term: 2, primaryNode: "node-b" });
       await waitForCondition("cache", "PlacementMet", "Met");
-      expect((await read(protectedVms, "shop", "cache"))?.status?.["group"]).toMatchObject({
-        name: "shop",
-        node: "node-b",
+      // Whoever looks sees the same group.
+      await until(async () => {
+        const [one, other] = await Promise.all(["db", "cache"].map((name) => read(protectedVms, "shop", name)));
+        return JSON.stringify(one?.status?.["group"]) === JSON.stringify(other?.status?.["group"]);
       });
+      expect((await read(protectedVms, "shop", "cache"))?.status?.["group"]).toMatchObject({
+        ...{ name: "shop", node: "node-b" },
+        members: [{ primary: "node-b" }, { primary: "node-b" }],
+      });
+      expect(said).not.toContain("tried again");
       for (const [index, name] of ["db", "cache"].entries()) {
         await cluster.remove({ kind: protectedVms, namespace: "shop", name });
         await expectGone(name, guests[index]?.guest ?? "");
