@@ -68,7 +68,7 @@ export type Observed = {
   readonly others: readonly PairBrief[];
   /** Of other pairs. */
   readonly linkUses: readonly LinkUse[];
-  /** Other ProtectedVMs of the namespace, as they are at the moment of asking. */
+  /** Other ProtectedVMs of the namespace that can matter to this one, as they are at the moment of asking. */
   readonly neighbours: readonly Neighbour[];
   /** What the API server refused the last time, in its words; a person has to see to it. */
   readonly refusal: string | undefined;

@@ -146,9 +146,12 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       .map((rival) => parseProtectedVm(rival, keyOf(rival.metadata)));
   }
 
-  #listNeighbours({ metadata: { namespace = "", uid: own } }: ProtectedVm): readonly Neighbour[] {
+  /** Those that can matter: for most guests only the few that keep others away. */
+  #listNeighbours({ metadata: { namespace = "", uid: own }, spec }: ProtectedVm): readonly Neighbour[] {
+    const { placement, failover, start } = spec;
+    const mindsOthers = placement.apartFrom !== undefined || failover.group !== undefined || start.order > 0;
     const neighbours = this.#options.caches.protectedVms
-      .listBy("namespace", namespace)
+      .listBy(mindsOthers ? "namespace" : "apart", namespace)
       .filter(({ metadata }) => metadata.uid !== own);
     const find = (guest: string): GuestPair | undefined => this.#findNewest(guest);
     return neighbours.map((protectedVm) => ({

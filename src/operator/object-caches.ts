@@ -89,7 +89,7 @@ export class ObjectCaches {
     this.protectedVms = this.#open<StoredVm, StoredVm>({
       kind: kinds.protectedVm,
       keep: keepWhole,
-      indexes: { machine: listMachines, sites: listSitesOf, namespace: listNamespaces, group: listGroups },
+      indexes: VM_INDEXES,
       onChange: (change) => {
         this.#vmChanged(change);
       },
@@ -313,6 +313,10 @@ function listMachines(object: StoredVm | undefined): readonly string[] {
 
 const listNamespaces = ({ metadata }: StoredVm): readonly string[] => [metadata.namespace ?? ""];
 
+/** The namespaces in which it keeps others away from its nodes. */
+const listApart = (object: StoredVm): readonly string[] =>
+  object.spec.placement.apartFrom === undefined ? [] : listNamespaces(object);
+
 function listGroups(object: StoredVm | undefined): readonly string[] {
   const group = object?.spec.failover.group;
   return group === undefined ? [] : [inNamespace({ namespace: object?.metadata.namespace, name: group })];
@@ -326,6 +330,11 @@ function hasMoved({ before, after }: Change<GuestPair>): boolean {
   });
   return places[0] !== places[1];
 }
+
+const VM_INDEXES = {
+  ...{ machine: listMachines, sites: listSitesOf },
+  ...{ namespace: listNamespaces, apart: listApart, group: listGroups },
+};
 
 function listSitesOf(object: StoredVm | undefined): readonly string[] {
   const name = object?.spec.placement.splitSitePairRef?.name;

@@ -107,6 +107,7 @@ const kinds = [
       storage: { first: side, second: side },
       checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1_000 },
       failover: { reprotect: "Automatic", isolateAfterFaults: 3 },
+      start: { order: 0, waitSeconds: 300 },
     });
     expect(kubectl("explain", "protectedvm.spec.checkpoint.maxAddedLatencyMs")).toContain("in milliseconds");
   });
