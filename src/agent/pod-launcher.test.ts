@@ -81,12 +81,14 @@ function newWait(): Wait {
 const start = (as: GuestShape, wait = newWait()): Promise<LaunchedGuest> => launcher.start(web, as, wait);
 
 /** Lets the guest go, as a person with a monitor could. */
-function applyCont(pod: LauncherPod): Promise<void> {
+const applyCont = (pod: LauncherPod): Promise<void> => command(pod, "cont");
+
+function command(pod: LauncherPod, name: "cont" | "stop"): Promise<void> {
   return new Promise((resolve, reject) => {
     const socket = connect(pod.pathOf("run/kubevirt-private/twinrun.qmp"));
     socket.once("error", reject);
     socket.once("connect", () => {
-      socket.write('{"execute":"qmp_capabilities"}\n{"execute":"cont","id":1}\n');
+      socket.write(`{"execute":"qmp_capabilities"}\n{"execute":"${name}","id":1}\n`);
     });
     socket.on("data", (chunk) => {
       if (chunk.toString().includes('"id": 1')) {
@@ -251,18 +253,22 @@ describe("an agent that starts anew", () => {
     expect(pod.isOver).toBe(false);
   });
 
-  test("adopts a guest that runs, although nobody wrote down why", async () => {
-    const pod = startPod("primary");
-    await until("its monitor answers", () =>
-      applyCont(pod).then(
-        () => true,
-        () => undefined,
-      ),
-    );
-    expect(await launcher.adopt(web)).toMatchObject({
-      found: { pid: pod.pid, startedAs: "primary" },
-    });
-  });
+  test.each(["runs", "was stopped for a checkpoint"])(
+    "adopts a guest that %s, although nobody wrote down why, with the disks that it is to have",
+    async (state) => {
+      const pod = startPod("primary");
+      await until("its monitor answers", () =>
+        applyCont(pod).then(
+          () => true,
+          () => undefined,
+        ),
+      );
+      if (state !== "runs") {
+        await command(pod, "stop");
+      }
+      expect(await launcher.adopt(web)).toMatchObject({ found: { pid: pod.pid, startedAs: "primary" }, disks });
+    },
+  );
 });
 
 test("a QEMU that dies is told of once; one that was killed on demand is not", async () => {

@@ -13,7 +13,8 @@
  *
  * File in the guest's run directory: pod-qemu.json, {version: 1, bootId, pid, startTime, startedAs, disks}: the QEMU that was
  * given last, written before anybody is told of it. A QEMU that runs its guest without such a file (somebody let it go by
- * hand, or the directory was lost) is adopted all the same: the quorum will tell whether it may run.
+ * hand, or the directory was lost, as it is with the agent's pod) is adopted all the same: the quorum will tell whether it may
+ * run. It is taken to have the disks that are assigned; one that it has not keeps the guest from being protected.
  */
 import { lchownSync, mkdirSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -85,6 +86,9 @@ const FRESH_STATE: Readonly<Record<GuestShape, string>> = {
   standby: "inmigrate",
 };
 
+/** An engine may have died while it had the guest stopped for a checkpoint. */
+const HAS_RUN: ReadonlySet<string> = new Set(["running", "paused", "io-error"]);
+
 export class PodLauncher implements GuestLauncher {
   readonly ownsGuests = false;
   onDied: (guest: string, pid: number) => void = () => undefined;
@@ -109,21 +113,21 @@ export class PodLauncher implements GuestLauncher {
     return [];
   }
 
-  async adopt({ guest, qemu: origin }: GuestAssignment): Promise<LaunchedGuest | undefined> {
+  async adopt({ guest, qemu: origin, disks }: GuestAssignment): Promise<LaunchedGuest | undefined> {
     const state = this.#readState(guest);
     if (state !== undefined && isAlive(state)) {
       return this.#give(guest, state, { ...state, origin });
     }
     removeStateFile(this.#statePath(guest));
     for (const qemu of this.#listQemus(guest, origin)) {
-      if ((await this.#readRunState(qemu)) === "running") {
+      if (HAS_RUN.has((await this.#readRunState(qemu)) ?? "")) {
         this.#options.log.warn(
           { guest, pid: qemu.identity.pid },
           "a QEMU runs the guest although no engine is known to have let it go",
         );
         return this.#give(guest, qemu.identity, {
           startedAs: qemu.shape,
-          disks: [],
+          disks,
           origin,
         });
       }
