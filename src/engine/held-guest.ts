@@ -81,7 +81,7 @@ export class HeldGuest {
     return this.guest?.shape(sizes) ?? null;
   }
 
-  /** What comes is for the disk at a place in the primary's list; ours may have one more, or another order. */
+  /** What comes is for the disk at a place in the primary's list; ours may have another order. */
   listInPeersOrder(peerDisks: MachineShape["disks"]): StandbyDisk[] {
     const places = this.guest?.disks ?? [];
     return peerDisks.flatMap(({ id, bytes }) => {

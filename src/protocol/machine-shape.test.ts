@@ -24,6 +24,11 @@ test.each<{ what: string; primary?: Partial<MachineShape>; standby?: Partial<Mac
   { what: "less memory", standby: { ramBlocks: [{ name: "pc.ram", bytes: 1 }] }, says: /RAM block pc.ram/ },
   { what: "a smaller disk", standby: { disks: [{ id: "root", bytes: 1 }] }, says: /enlarge the standby's volume/ },
   { what: "no such disk", standby: { disks: [] }, says: /the standby has no disk root/ },
+  {
+    what: "a disk that the primary does not copy",
+    standby: { disks: [...shape.disks, { id: "data", bytes: 1 }] },
+    says: /the primary does not copy disk data/,
+  },
   { what: "a disk that takes any size", standby: { disks: [{ id: "root", bytes: null }] } },
   {
     what: "a device plugged into the guest",

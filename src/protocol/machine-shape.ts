@@ -61,5 +61,16 @@ function compareDisks(primary: MachineShape, standby: MachineShape): ShapeRefusa
       return { code: "DiskTooSmall", message: `${says}: enlarge the standby's volume` };
     }
   }
-  return undefined;
+  return findUncopied(primary, standby);
+}
+
+/** What the guest writes there would be lost with the primary, and nobody would know of it before. */
+function findUncopied(primary: MachineShape, standby: MachineShape): ShapeRefusal | undefined {
+  const uncopied = standby.disks.find(({ id }) => !primary.disks.some((disk) => disk.id === id));
+  return uncopied === undefined
+    ? undefined
+    : {
+        code: "MachineMismatch",
+        message: `the primary does not copy disk ${uncopied.id}, which the standby has: assign both the same disks`,
+      };
 }
