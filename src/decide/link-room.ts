@@ -27,7 +27,11 @@ export type LinkUse = {
 /** The rest is for waves, and for copies to standbys that were lost. */
 const SHARE_FOR_CHECKPOINTS = 0.7;
 
-export function readLinkUse(pair: PairLike): LinkUse {
+/** Of those that measured it; of a thousand guests that are made at once none has. */
+export const listLinkUses = (pairs: readonly PairLike[]): readonly LinkUse[] =>
+  pairs.filter(({ status }) => status?.sides?.some(({ traffic }) => traffic !== undefined) === true).map(readLinkUse);
+
+function readLinkUse(pair: PairLike): LinkUse {
   const primary = listLatest(pair).find(({ role }) => role === "primary");
   const peaks = (pair.status?.sides ?? []).flatMap(({ node, traffic }) =>
     traffic === undefined ? [] : [[node, traffic.nodePeakMiBPerSecond] as const],

@@ -15,7 +15,7 @@ import {
   type OperatorSettings,
   type PlannedEvent,
 } from "../decide/protected-vm-plan.ts";
-import { readLinkUse } from "../decide/link-room.ts";
+import { listLinkUses } from "../decide/link-room.ts";
 import { findPlaceTaken } from "../decide/misplacement.ts";
 import { type Neighbour } from "../decide/neighbours.ts";
 import { summarizePair } from "../decide/pair-brief.ts";
@@ -118,7 +118,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
         return others().map(summarizePair);
       },
       get linkUses() {
-        return others().map(readLinkUse);
+        return listLinkUses(others());
       },
       get neighbours() {
         return listNeighbours();

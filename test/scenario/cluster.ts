@@ -22,7 +22,7 @@ import { listUsedPorts } from "../../src/decide/engine-ports.ts";
 import { listIsolatedNodes } from "../../src/decide/component-faults.ts";
 import { guestNameOf } from "../../src/decide/guest-names.ts";
 import { type Action, type Observed, type PlannedEvent } from "../../src/decide/protected-vm-plan.ts";
-import { readLinkUse } from "../../src/decide/link-room.ts";
+import { listLinkUses } from "../../src/decide/link-room.ts";
 import { summarizePair } from "../../src/decide/pair-brief.ts";
 import { FINALIZER } from "../../src/decide/protected-vm.ts";
 import { isJson, type Json, mergeJson, readObject, readObjects, readText } from "../../src/lib/json-merge.ts";
@@ -265,7 +265,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
           .flatMap((each) => (each.status as ProtectedVmStatus | undefined)?.faults ?? []),
       ),
       others: pairs.filter(({ metadata }) => metadata.name !== guest).map(summarizePair),
-      linkUses: pairs.filter(({ metadata }) => metadata.name !== guest).map(readLinkUse),
+      linkUses: listLinkUses(pairs.filter(({ metadata }) => metadata.name !== guest)),
       neighbours: this.#listNeighbours(protectedVm),
       refusal: memory.refusal,
       nowMs,
