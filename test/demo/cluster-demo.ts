@@ -13,7 +13,7 @@ import { present } from "../../src/lib/assert.ts";
 import { type KubeObject } from "../../src/kube/kube-object.ts";
 import { buildProtectedGuest, type GuestWish } from "../e2e/guest-manifests.ts";
 import { Installation, tenantNamespace } from "../e2e/platform.ts";
-import { startClient } from "../lab/clients/client-process.ts";
+import { type Client, startClient } from "../lab/clients/client-process.ts";
 import { type PgbenchResult, runPgbench, waitForPostgres } from "../lab/clients/pgbench.ts";
 import { LabClient } from "../lab/kubernetes/lab-client.ts";
 import { askLab, labDirectory, type LabFacts } from "../lab/kubernetes/lab-socket.ts";
@@ -25,6 +25,9 @@ export const guest = "shop";
 const address = "10.77.0.61";
 const root = join(import.meta.dirname, "../..");
 const readyMsMax = 300_000;
+/** From its kernel to PostgreSQL. */
+const bootMsMax = 900_000;
+const bootTellMs = 30_000;
 const moveMsMax = 60_000;
 /** What a witness waits for a reply before it calls it lost; far above any takeover. */
 const stallMs = 120_000;
@@ -60,10 +63,13 @@ export class ClusterDemo {
   }
 
   /** Resolves when the guest is protected and PostgreSQL answers. */
-  async protect(placement: GuestWish["placement"] = { nodes: ["node-a", "node-b"] }): Promise<void> {
+  async protect(
+    placement: GuestWish["placement"] = { nodes: ["node-a", "node-b"] },
+    more: Pick<GuestWish, "mode" | "isVerbose"> = {},
+  ): Promise<void> {
     this.narrator.announce("A guest with PostgreSQL is asked for");
     const startedAtMs = Date.now();
-    await this.apply("demo.yaml", buildProtectedGuest({ name: guest, kind: "debian", address, placement }));
+    await this.apply("demo.yaml", buildProtectedGuest({ name: guest, kind: "debian", address, placement, ...more }));
     await this.shell.show(
       `kubectl wait protectedvm/${guest} --namespace ${tenantNamespace} --for condition=Ready --timeout ${readyMsMax / 1000}s`,
     );
@@ -71,8 +77,27 @@ export class ClusterDemo {
     this.#rows.push(["apply to protected", `${seconds} s`]);
     await this.shell.show("kubectl get protectedvms,vmi --all-namespaces");
     this.narrator.say(`protected after ${seconds} s; the guest still boots`);
-    await waitForPostgres(this.#client, address, readyMsMax);
+    await this.waitForDatabase();
     this.narrator.say("PostgreSQL answers");
+  }
+
+  /** Tells now and then that it has not come to that yet, as a guest on a busy machine takes its time to boot. */
+  async waitForDatabase(): Promise<void> {
+    const startedAtMs = Date.now();
+    const ticker = setInterval(() => {
+      this.narrator.say(`PostgreSQL does not answer yet, after ${Math.round((Date.now() - startedAtMs) / 1000)} s`);
+    }, bootTellMs);
+    try {
+      await waitForPostgres(this.#client, address, bootMsMax);
+    } finally {
+      clearInterval(ticker);
+    }
+  }
+
+  /** One transaction after the other on each of its connections; in the end what was acknowledged has to be there. */
+  startLedger(stallMs: number): Client {
+    const options = { host: address, connectionsCount: 4, thinkMs: 50, stallMs, firstConnection: 2000 };
+    return startClient(this.#client, "ledger", options);
   }
 
   /** Connections are opened once and never again. */
@@ -90,9 +115,14 @@ export class ClusterDemo {
     await sleep(10_000);
   }
 
-  /** The node that runs the guest, once it is protected. */
+  /** The guest, once it is protected. */
+  readReady(): Promise<ProtectedVm> {
+    return this.cluster.waitUntilReady(guest, readyMsMax);
+  }
+
+  /** The node that runs it. */
   async findPrimary(): Promise<string> {
-    return (await this.cluster.waitUntilReady(guest, readyMsMax)).status?.primary?.node ?? "";
+    return (await this.readReady()).status?.primary?.node ?? "";
   }
 
   async waitForMove(from: string): Promise<ProtectedVm> {

@@ -1,6 +1,6 @@
 /**
  * `make demo CHAPTER=split-site`: two nodes stand for two buildings and the third for the place of the quorum's odd member. First a
- * building loses its power, then the line between the two is cut while both are alive.
+ * building loses its power, then the lines between the two are cut while both are alive.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type KubeObject } from "../../../src/kube/kube-object.ts";
@@ -8,6 +8,8 @@ import { isReady, tenantNamespace } from "../../e2e/platform.ts";
 import { type ClusterDemo, guest, tellChapter } from "../cluster-demo.ts";
 
 const zone = "topology.kubernetes.io/zone";
+/** The copy goes over either. */
+const networks = ["replication", "management"] as const;
 const sites = { north: "node-a", south: "node-b" } as const;
 
 const campus = {
@@ -56,16 +58,20 @@ async function loseSite(demo: ClusterDemo): Promise<void> {
 /** Both sites are alive and both reach the quorum, which lets exactly one go on. */
 async function cutLine(demo: ClusterDemo): Promise<void> {
   const { narrator, shell } = demo;
-  const line = `NODE=${sites.north} NETWORK=replication PEER=${sites.south}`;
-  narrator.announce("The line between the buildings is cut, and both are alive");
-  demo.note("the line between the sites is cut");
-  await shell.show(`make lab-cut-link ${line}`);
+  const line = (network: string): string => `NODE=${sites.north} NETWORK=${network} PEER=${sites.south}`;
+  narrator.announce("Both lines between the buildings are cut, and both are alive");
+  demo.note("the lines between the sites are cut");
+  for (const network of networks) {
+    await shell.show(`make lab-cut-link ${line(network)}`);
+  }
   const { status } = await demo.cluster.waitForProtectedVm(guest, (vm) => !isReady(vm));
   narrator.say(`${status?.primary?.node ?? ""} runs the guest, and the other one does not`);
   await sleep(5_000);
-  narrator.announce("The line is mended");
-  demo.note("the line is mended");
-  await shell.show(`make lab-mend-link ${line}`);
+  narrator.announce("The lines are mended");
+  demo.note("the lines are mended");
+  for (const network of networks) {
+    await shell.show(`make lab-mend-link ${line(network)}`);
+  }
   await demo.findPrimary();
   await shell.show(`kubectl twinrun status --namespace ${tenantNamespace}`);
 }
