@@ -45,7 +45,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
   const groupStatus = encodeGroup(group);
   const given: Findings =
     refusal === undefined ? findings : { ...findings, stalled: { reason: "Refused", message: refusal } };
-  const ready = decideReady(given);
+  const ready = decideReady(given, observed.protectedVm.spec.mode);
   const verdicts: Verdicts = {
     Ready: ready,
     Reconciling: decideReconciling(given, ready.reason),
@@ -66,7 +66,7 @@ export function planStatus(observed: Observed, findings: Findings): ProtectedVmS
   };
 }
 
-function decideReady(findings: Findings): Verdict<ReadyReason> {
+function decideReady(findings: Findings, mode: ProtectedVmSpec["mode"]): Verdict<ReadyReason> {
   const { view, deleting } = findings;
   if (deleting !== undefined) {
     return { status: "False", reason: "Deleting", message: deleting };
@@ -76,7 +76,7 @@ function decideReady(findings: Findings): Verdict<ReadyReason> {
       "the guest shut itself down; to start it again annotate the ProtectedVM with twinrun.dev/start=true";
     return { status: "False", reason: "NotRunning", message };
   }
-  return view?.primary === undefined ? decideUnready(findings) : decideReadyOf(view, view.primary, findings);
+  return view?.primary === undefined ? decideUnready(findings) : decideReadyOf({ ...view, mode }, view.primary, findings);
 }
 
 /** No side says that it runs the guest. */
@@ -93,7 +93,10 @@ function decideUnready(findings: Findings): Verdict<ReadyReason> {
     : { status: "False", reason: "NotRunning", message: sayNotRunning(view) };
 }
 
-function decideReadyOf(view: PairView, primary: SideView, findings: Findings): Verdict<ReadyReason> {
+/** The mode is that of the spec: the pair learns of it a moment later. */
+type ModeView = PairView & { readonly mode: ProtectedVmSpec["mode"] };
+
+function decideReadyOf(view: ModeView, primary: SideView, findings: Findings): Verdict<ReadyReason> {
   if (isCold(primary)) {
     return decideReadyCold(view, primary, findings);
   }
@@ -102,7 +105,7 @@ function decideReadyOf(view: PairView, primary: SideView, findings: Findings): V
     return { status: "False", reason: "Synchronising", message };
   }
   if (view.isInSync) {
-    const could = boots(view.pair.spec.mode) ? "boot it from its disks" : "go on";
+    const could = boots(view.mode) ? "boot it from its disks" : "go on";
     const message = `the guest runs on ${primary.node}, and ${peerOf(view, primary).node} could ${could} at any moment`;
     return { status: "True", reason: "Protected", message };
   }
@@ -116,8 +119,8 @@ function decideReadyOf(view: PairView, primary: SideView, findings: Findings): V
 }
 
 /** The higher level is asked for, and output still passes as in the lower one. */
-const isBeingRaised = ({ pair }: PairView, { report }: SideView): boolean =>
-  !boots(pair.spec.mode) && report?.outputMode === "leased";
+const isBeingRaised = ({ mode }: ModeView, { report }: SideView): boolean =>
+  !boots(mode) && report?.outputMode === "leased";
 
 /** What becomes of a guest whose side is lost. */
 const boots = (mode: ProtectedVmSpec["mode"]): boolean => mode === "HighAvailability";
