@@ -76,7 +76,9 @@ function decideReady(findings: Findings, mode: ProtectedVmSpec["mode"]): Verdict
       "the guest shut itself down; to start it again annotate the ProtectedVM with twinrun.dev/start=true";
     return { status: "False", reason: "NotRunning", message };
   }
-  return view?.primary === undefined ? decideUnready(findings) : decideReadyOf({ ...view, mode }, view.primary, findings);
+  return view?.primary === undefined
+    ? decideUnready(findings)
+    : decideReadyOf({ ...view, mode }, view.primary, findings);
 }
 
 /** No side says that it runs the guest. */
