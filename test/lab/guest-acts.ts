@@ -1,5 +1,7 @@
 /** What a guest of the lab does to itself when it is told to, by its service for that (images/busybox/serve-acts.sh). */
-import { connect, type Socket } from "node:net";
+import { randomInt } from "node:crypto";
+import { connect } from "node:net";
+import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { guestPorts } from "./guests.ts";
 import { type Lab } from "./hosts.ts";
@@ -27,30 +29,30 @@ async function talk(lab: Lab, { address }: PlacedGuest, script: string): Promise
   return lab.execute("c", ["timeout", "120", "bash", "-c", `{ ${dial}; } 2>/dev/null`]);
 }
 
-/** Says one command to the agent in the guest, as libvirt does, and returns what it answers. */
+/**
+ * Says one command to the agent in the guest, as libvirt does, and returns what it answers. An answer of before may still come, as
+ * after a takeover, of which the agent in the guest does not know; so a number is said first, and what comes before it is not ours.
+ */
 export async function askAgent(channel: string, command: string, timeoutMs: number): Promise<unknown> {
   const socket = connect(channel);
+  const lines = createInterface({ input: socket });
+  const id = randomInt(1_000_000_000);
+  const timer = setTimeout(() => socket.destroy(), timeoutMs);
   try {
-    return JSON.parse(await readLine(socket, `{"execute":"${command}"}\n`, timeoutMs));
+    socket.write(`{"execute":"guest-sync","arguments":{"id":${id}}}\n`);
+    let isOurs = false;
+    for await (const line of lines) {
+      if (isOurs) {
+        return JSON.parse(line);
+      }
+      if (line === `{"return": ${id}}`) {
+        isOurs = true;
+        socket.write(`{"execute":"${command}"}\n`);
+      }
+    }
+    throw new Error(`the agent in the guest does not answer ${command}`);
   } finally {
+    clearTimeout(timer);
     socket.destroy();
   }
-}
-
-function readLine(socket: Socket, question: string, timeoutMs: number): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      reject(new Error(`the agent in the guest does not answer ${question.trim()}`));
-    }, timeoutMs);
-    let said = "";
-    socket.setEncoding("utf8").on("data", (text: string) => {
-      said += text;
-      if (said.includes("\n")) {
-        clearTimeout(timer);
-        resolve(said.slice(0, said.indexOf("\n")));
-      }
-    });
-    socket.on("error", reject);
-    socket.write(question);
-  });
 }
