@@ -24,6 +24,7 @@ import { round } from "../lab/clients/figures.ts";
 import { findRemedy } from "../lab/kubernetes/programs.ts";
 import { type Bench } from "./bench.ts";
 import { measureBoots } from "./boots.ts";
+import { readTakeovers } from "./cluster-takeovers.ts";
 import { readClusterProcessor } from "./cluster-processor.ts";
 import { type Figure, quantilesOf } from "./row.ts";
 import { readClientSamples, type TimedSample } from "./samples.ts";
@@ -329,7 +330,8 @@ async function switchOver(platform: Platform, guest: string, node: string): Prom
 }
 
 type Watched = { readonly guest: string; readonly client: Client; readonly samplesPath: string };
-type Strike = { readonly atMs: number; readonly hadApiServer: boolean };
+/** `takeoversMs`: from the strike until each guest ran on the other node. */
+type Strike = { readonly atMs: number; readonly takeoversMs: readonly number[]; readonly hadApiServer: boolean };
 
 /** Every guest on the node that loses power, each with a client of four connections: a failover of three guests at once. */
 async function measureFailovers(bench: Bench, platform: Platform): Promise<Figure[]> {
@@ -338,8 +340,7 @@ async function measureFailovers(bench: Bench, platform: Platform): Promise<Figur
   const strikes: Strike[] = [];
   const count = { with: bench.count(failovers.withApiServer), without: bench.count(failovers.without) };
   for (let time = 0; time < count.with + count.without; time += 1) {
-    const atMs = await strikeOnce(bench, platform, watched, time < count.with);
-    strikes.push({ atMs, hadApiServer: time < count.with });
+    strikes.push(await strikeOnce(bench, platform, watched, time < count.with));
   }
   const results = await Promise.all(watched.map(({ client }) => client.stop()));
   const faults = results.flatMap((result) => result.faults);
@@ -350,13 +351,16 @@ async function measureFailovers(bench: Bench, platform: Platform): Promise<Figur
   });
   rmSync(directory, { recursive: true });
   const repliesCount = results.reduce((sum, result) => sum + result.repliesCount, 0);
-  const of = (hadApiServer: boolean): readonly number[] =>
-    waits.flatMap((each) => each.filter((_, index) => strikes[index]?.hadApiServer === hadApiServer));
-  const name = "cluster: failover, from power off to the last first reply";
-  return [
-    summarizeFailovers(name, of(true), repliesCount),
-    summarizeFailovers(`${name}, API server stopped`, of(false), repliesCount),
-  ];
+  const name = "cluster: failover, from power off";
+  return [true, false].flatMap((had) => {
+    const ran = strikes.flatMap(({ takeoversMs, hadApiServer }) => (hadApiServer === had ? takeoversMs : []));
+    const replied = waits.flatMap((each) => each.filter((_, index) => strikes[index]?.hadApiServer === had));
+    const how = had ? "" : ", API server stopped";
+    return [
+      summarizeFailovers(`${name} until the guest runs${how}`, ran, repliesCount),
+      summarizeFailovers(`${name} to the last first reply${how}`, replied, repliesCount),
+    ];
+  });
 }
 
 /** From the strike until the last of a client's connections has a reply of the other side; each asks within its think time. */
@@ -383,13 +387,13 @@ function summarizeFailovers(name: string, waits: readonly number[], repliesCount
   };
 }
 
-/** Takes the power from the node that runs all guests and gives it back; the time of the strike, by the clients' clock. */
+/** Takes the power from the node that runs all guests and gives it back. */
 async function strikeOnce(
   bench: Bench,
   platform: Platform,
   watched: readonly Watched[],
   hasApiServer: boolean,
-): Promise<number> {
+): Promise<Strike> {
   const victim = await waitForOneNode(platform);
   await sleep(bench.durationMs(3));
   if (!hasApiServer) {
@@ -408,9 +412,15 @@ async function strikeOnce(
     await platform.lab.startApiServer();
   }
   bench.say(`  ${victim} lost power${hasApiServer ? "" : " while there was no API server"}`);
+  const survivor = present(
+    nodes.find((node) => node !== victim),
+    "the other node",
+  );
+  const takeoversMs = await readTakeovers(platform, survivor, atMs);
+  assert(takeoversMs.length === guests.length, `every guest was taken over: ${JSON.stringify(takeoversMs)}`);
   await platform.lab.powerOn(victim);
   await waitForPods(platform, victim, atMs);
-  return atMs;
+  return { atMs, takeoversMs, hadApiServer: hasApiServer };
 }
 
 /** Until all guests are protected, on the same node, which is returned. One that is elsewhere is asked over. */
