@@ -1,11 +1,13 @@
 /** When guests of a cluster ran again after a strike, by what the engines on the node that took them over wrote into its agent's log. */
+import { execFileSync } from "node:child_process";
 import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
 import { present } from "../../src/lib/assert.ts";
 import { type Platform, systemNamespace } from "../e2e/platform.ts";
-import { kubectl } from "../e2e/strikes.ts";
+import { requirePrograms } from "../lab/kubernetes/programs.ts";
 
 const podKind = kindOf("v1", "Pod");
 const agentSelector = "app.kubernetes.io/component=agent";
+const LOG_BYTES_MAX = 64 * 1024 * 1024;
 const isRunning = /^activating -> alone/;
 
 /** From `strikeMs` (epoch) until the output of each guest was open, in milliseconds; one for each guest that was taken over. */
@@ -13,7 +15,9 @@ export async function readTakeovers(platform: Platform, node: string, strikeMs: 
   const scope = { namespace: systemNamespace, labelSelector: agentSelector, fieldSelector: `spec.nodeName=${node}` };
   const { items } = await platform.cluster.list<KubeObject>(podKind, scope);
   const { metadata } = present(items[0], `an agent on ${node}`);
-  const log = await kubectl(platform, "logs", "--namespace", systemNamespace, metadata.name);
+  const kubectl = present(requirePrograms(["kubectl"]).get("kubectl"), "kubectl");
+  const command = ["--kubeconfig", platform.lab.kubeconfigPath, "logs", "--namespace", systemNamespace, metadata.name];
+  const log = execFileSync(kubectl, command, { encoding: "utf8", maxBuffer: LOG_BYTES_MAX });
   return log.split("\n").flatMap((line) => {
     const { msg, time } = parseLine(line);
     const atMs = new Date(time).getTime();
