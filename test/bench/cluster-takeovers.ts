@@ -1,4 +1,4 @@
-/** When guests of a cluster ran again after a strike, by what the engines on the node that took them over wrote into its agent's log. */
+/** When guests of a cluster ran again after a strike, as their engines wrote into the log of the agent that took them over. */
 import { execFileSync } from "node:child_process";
 import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
 import { present } from "../../src/lib/assert.ts";
