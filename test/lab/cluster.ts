@@ -91,14 +91,13 @@ export class Cluster {
   readonly agents: Readonly<Record<PairHost, Supervised>>;
   readonly transitions: Readonly<Record<PairHost, TransitionLog>>;
   readonly #options: ClusterOptions;
-  #mode: AvailabilityMode;
+  readonly #modes = new Map<string, AvailabilityMode>();
 
   constructor(lab: Lab, options: ClusterOptions, tls: LabCertificates) {
     assert(existsSync(shimPath), `${shimPath} is missing: run "make build"`);
     this.lab = lab;
     this.guests = options.guests;
     this.#options = options;
-    this.#mode = options.mode ?? "FaultTolerant";
     this.tls = tls;
     this.quorum = new Supervised({
       lab,
@@ -353,8 +352,8 @@ export class Cluster {
   }
 
   /** As somebody would who edits the assignments of both nodes. */
-  setMode(mode: AvailabilityMode): void {
-    this.#mode = mode;
+  setMode(mode: AvailabilityMode, guest: string): void {
+    this.#modes.set(guest, mode);
     pairHosts.forEach((host) => {
       this.#writeAssignments(host);
     });
@@ -427,7 +426,7 @@ export class Cluster {
     const spec = guest.specs[host];
     return {
       guest: guest.name,
-      mode: this.#mode,
+      mode: this.#modes.get(guest.name) ?? this.#options.mode ?? "FaultTolerant",
       peerNode: nodeName(otherHost(host)),
       firstPrimary: nodeName(firstPrimary),
       port: firstGuestPort + guest.index,

@@ -241,13 +241,16 @@ async function askFullResync({ cluster, guest }: Situation): Promise<Struck> {
   return { atMs };
 }
 
-/** All guests, as long as it lasts. */
-async function lowerLevel({ cluster }: Situation): Promise<Struck> {
+/** As long as it lasts. */
+async function lowerLevel({ cluster, guest }: Situation): Promise<Struck> {
   const setMode = async (mode: "FaultTolerant" | "HighAvailability", outputMode: string): Promise<void> => {
-    cluster.setMode(mode);
+    cluster.setMode(mode, guest);
     await cluster.waitFor(
-      `every guest is protected at the level ${mode}`,
-      (views) => views.every(({ isProtected, report }) => isProtected && report?.outputMode === outputMode),
+      `every guest is protected, ${guest} at the level ${mode}`,
+      (views) =>
+        views.every(
+          ({ name, isProtected, report }) => isProtected && (name !== guest || report?.outputMode === outputMode),
+        ),
       MODE_MS,
     );
   };

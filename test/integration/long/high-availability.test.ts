@@ -194,14 +194,14 @@ test(
     expect((await cluster.switchOver(from, guest.name)).accepted).toBe(true);
     await cluster.waitFor("it runs on the other host", ([view]) => view?.primary === otherHost(from), patienceMs);
     await cluster.waitUntilProtected(patienceMs);
-    cluster.setMode("FaultTolerant");
+    cluster.setMode("FaultTolerant", guest.name);
     await cluster.waitFor(
       "its output is held",
       ([view]) => view?.isProtected === true && view.report?.outputMode === "held",
       patienceMs,
     );
     await sleep(2_000);
-    cluster.setMode("HighAvailability");
+    cluster.setMode("HighAvailability", guest.name);
     await cluster.waitFor(
       "its output passes",
       ([view]) => view?.isProtected === true && view.report?.outputMode === "leased",
@@ -217,7 +217,7 @@ test(
 test(
   "raised to FaultTolerant it survives the death of its QEMU unseen",
   async () => {
-    cluster.setMode("FaultTolerant");
+    cluster.setMode("FaultTolerant", guest.name);
     await cluster.waitFor(
       "its output is held",
       ([view]) => view?.isProtected === true && view.report?.outputMode === "held",
