@@ -13,8 +13,8 @@
  *
  * File in the guest's run directory: pod-qemu.json, {version: 1, bootId, pid, startTime, startedAs, disks}: the QEMU that was
  * given last, written before anybody is told of it. A QEMU that runs its guest without such a file (somebody let it go by
- * hand, or the directory was lost, as it is with the agent's pod) is adopted all the same: the quorum will tell whether it may
- * run. It is taken to have the disks that are assigned; one that it has not keeps the guest from being protected.
+ * hand, or the directory was lost) is adopted all the same: the quorum will tell whether it may run. It is taken to have the disks
+ * that are assigned; one that it has not keeps the guest from being protected.
  */
 import { lchownSync, mkdirSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -24,6 +24,7 @@ import { resolveInRoot } from "../lib/rooted-path.ts";
 import {
   type DiskAssignment,
   type FoundGuest,
+  hasRunGuest,
   type GuestAssignment,
   type GuestShape,
   type QemuOrigin,
@@ -86,9 +87,6 @@ const FRESH_STATE: Readonly<Record<GuestShape, string>> = {
   standby: "inmigrate",
 };
 
-/** An engine may have died while it had the guest stopped for a checkpoint. */
-const HAS_RUN: ReadonlySet<string> = new Set(["running", "paused", "io-error"]);
-
 export class PodLauncher implements GuestLauncher {
   readonly ownsGuests = false;
   onDied: (guest: string, pid: number) => void = () => undefined;
@@ -120,7 +118,8 @@ export class PodLauncher implements GuestLauncher {
     }
     removeStateFile(this.#statePath(guest));
     for (const qemu of this.#listQemus(guest, origin)) {
-      if (HAS_RUN.has((await this.#readRunState(qemu)) ?? "")) {
+      // An engine may have died while it had the guest stopped for a checkpoint.
+      if (hasRunGuest((await this.#readRunState(qemu)) ?? "")) {
         this.#options.log.warn(
           { guest, pid: qemu.identity.pid },
           "a QEMU runs the guest although no engine is known to have let it go",

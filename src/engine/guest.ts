@@ -3,7 +3,13 @@
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import { present } from "../lib/assert.ts";
-import { type DiskAssignment, type EngineConfig, type FoundGuest, type TrackerMethod } from "../protocol/assignment.ts";
+import {
+  type DiskAssignment,
+  type EngineConfig,
+  type FoundGuest,
+  hasRunGuest,
+  type TrackerMethod,
+} from "../protocol/assignment.ts";
 import { type MachineShape } from "../protocol/messages.ts";
 import { GuestMemory } from "../memory/guest-memory.ts";
 import { enlargePipe } from "../memory/libc.ts";
@@ -169,9 +175,8 @@ export class Guest {
     return this.#held instanceof ShimFailure ? undefined : this.#held;
   }
 
-  /** It runs, or was stopped for a while: by somebody, or by QEMU because a disk failed. */
   get hasRun(): boolean {
-    return ["running", "paused", "io-error"].includes(this.machine.runState);
+    return hasRunGuest(this.machine.runState);
   }
 
   /** The disk of a failure. Under a mirror QEMU names the mirror's filter. */

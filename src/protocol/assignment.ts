@@ -117,6 +117,9 @@ export type EngineConfig = GuestAssignment & {
 /** The shape a QEMU was started in. A standby that took over runs on as a primary and keeps `startedAs: "standby"`. */
 export type GuestShape = "primary" | "standby";
 
+/** Whether a QEMU in this run state runs its guest, or was stopped for a while: by somebody, or by QEMU because a disk failed. */
+export const hasRunGuest = (runState: string): boolean => ["running", "paused", "io-error"].includes(runState);
+
 /** A QEMU of this guest that is alive now. */
 export type FoundGuest = {
   readonly pid: number;
