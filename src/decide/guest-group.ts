@@ -40,12 +40,12 @@ export type Group = {
 
 /** Undefined for a guest that is in none. */
 export function viewGroup(observed: Observed): Group | undefined {
-  const { protectedVm, pair, neighbours } = observed;
+  const { protectedVm, pair } = observed;
   const name = protectedVm.spec.failover.group;
   if (name === undefined) {
     return undefined;
   }
-  const others = neighbours.filter((each) => each.protectedVm.spec?.failover?.group === name);
+  const others = observed.neighbours.filter((each) => each.protectedVm.spec?.failover?.group === name);
   const members = [{ protectedVm, pair }, ...others]
     .filter((each) => !isGoing(each.protectedVm))
     .sort((one, other) => compareAge(one.protectedVm, other.protectedVm))
