@@ -7,6 +7,7 @@ import { kindOf, type KubeObject } from "../../../src/kube/kube-object.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { buildProtectedGuest } from "../guest-manifests.ts";
 import { isReady, type Platform, startPlatform, systemNamespace } from "../platform.ts";
+import { qemuOf } from "../side-files.ts";
 import { cyclePower, vmis } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
 
@@ -53,10 +54,7 @@ describeOnCluster(import.meta.filename)("a group of guests on a cluster", () => 
   /** Of this guest alone, on this node. */
   async function killQemu(name: string, node: string): Promise<void> {
     const guest = present((await platform.readProtectedVm(name))?.status?.guest, "the guest's name");
-    const ours = `grep -lzx TWINRUN_GUEST=${guest} /proc/[0-9]*/environ | cut -d/ -f3`;
-    const script = `for pid in $(${ours}); do readlink /proc/$pid/exe | grep -q qemu && kill -9 $pid && echo $pid; done`;
-    const said = await platform.lab.nodeExec(node, ["sh", "-c", `${script}; true`]);
-    expect(said.trim()).toMatch(/^[0-9]+$/);
+    process.kill(qemuOf(guest, node), "SIGKILL");
     say(`QEMU of ${name} on ${node} is killed`);
   }
 
