@@ -1,13 +1,11 @@
 /** When guests of a cluster ran again after a strike, as their engines wrote into the log of the agent that took them over. */
-import { execFileSync } from "node:child_process";
 import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
 import { present } from "../../src/lib/assert.ts";
+import { kubectl } from "../e2e/kubectl.ts";
 import { type Platform, systemNamespace } from "../e2e/platform.ts";
-import { requirePrograms } from "../lab/kubernetes/programs.ts";
 
 const podKind = kindOf("v1", "Pod");
 const agentSelector = "app.kubernetes.io/component=agent";
-const LOG_BYTES_MAX = 64 * 1024 * 1024;
 const isRunning = /^activating -> alone/;
 
 /** From `strikeMs` (epoch) until the output of each guest was open, in milliseconds; one for each guest that was taken over. */
@@ -15,9 +13,7 @@ export async function readTakeovers(platform: Platform, node: string, strikeMs: 
   const scope = { namespace: systemNamespace, labelSelector: agentSelector, fieldSelector: `spec.nodeName=${node}` };
   const { items } = await platform.cluster.list<KubeObject>(podKind, scope);
   const { metadata } = present(items[0], `an agent on ${node}`);
-  const kubectl = present(requirePrograms(["kubectl"]).get("kubectl"), "kubectl");
-  const command = ["--kubeconfig", platform.lab.kubeconfigPath, "logs", "--namespace", systemNamespace, metadata.name];
-  const log = execFileSync(kubectl, command, { encoding: "utf8", maxBuffer: LOG_BYTES_MAX });
+  const log = await kubectl(platform, "logs", "--namespace", systemNamespace, metadata.name);
   return log.split("\n").flatMap((line) => {
     const { msg, time } = parseLine(line);
     const atMs = new Date(time).getTime();

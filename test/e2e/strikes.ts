@@ -1,23 +1,14 @@
 /** What is done to a cluster by those who test it, and the list of faults that every store of the quorum has to survive. */
-import { spawn } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { requestAnnotations } from "../../src/api/requests.ts";
 import { assert, present } from "../../src/lib/assert.ts";
 import { kindOf, type KubeObject } from "../../src/kube/kube-object.ts";
-import { collectOutput } from "../lab/command-output.ts";
-import { requirePrograms } from "../lab/kubernetes/programs.ts";
+import { kubectl } from "./kubectl.ts";
 import { type Platform, systemNamespace, tenantNamespace } from "./platform.ts";
 import { type Fault, type Scene } from "./witness.ts";
 
 const pods = kindOf("v1", "Pod");
 export const vmis = kindOf("kubevirt.io/v1", "VirtualMachineInstance");
-
-/** What it printed, or a failure with what it said. */
-export function kubectl({ lab }: Platform, ...command: readonly string[]): Promise<string> {
-  const program = present(requirePrograms(["kubectl"]).get("kubectl"), "kubectl");
-  const args = ["--kubeconfig", lab.kubeconfigPath, ...command];
-  return collectOutput(spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] }), ["kubectl", ...command], "here");
-}
 
 export const component = (name: string): string => `app.kubernetes.io/component=${name}`;
 

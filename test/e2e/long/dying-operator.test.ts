@@ -13,8 +13,8 @@ import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
 import { kindOf } from "../../../src/kube/kube-object.ts";
 import { hookImage } from "../../lab/kubernetes/images.ts";
 import { mountToken, writeTokenKubeconfig } from "../../lab/kubernetes/service-accounts.ts";
+import { kubectl } from "../kubectl.ts";
 import { isReady, type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
-import { kubectl } from "../strikes.ts";
 import { describeOnCluster, say, setUpMsMax, Witness } from "../witness.ts";
 
 const root = join(import.meta.dirname, "../../..");

@@ -16,9 +16,10 @@ import { findMissingInImage } from "../../lab/clients/synced-disk.ts";
 import { compareDisks } from "../../lab/disk-comparison.ts";
 import { buildMachine, buildProtection, type GuestWish } from "../guest-manifests.ts";
 import { buildProtectedGuest } from "../guest-manifests.ts";
+import { kubectl } from "../kubectl.ts";
 import { type Platform, startPlatform, tenantNamespace } from "../platform.ts";
 import { diskOf, qemuOf, SerialLine } from "../side-files.ts";
-import { kubectl, vmis } from "../strikes.ts";
+import { vmis } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, type Scene, setUpMsMax, Witness } from "../witness.ts";
 
 const guest = "mailbox";

@@ -5,8 +5,9 @@ import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
 import { kindOf } from "../../../src/kube/kube-object.ts";
 import { collectOutput } from "../../lab/command-output.ts";
+import { kubectl } from "../kubectl.ts";
 import { type Platform, startPlatform, systemNamespace } from "../platform.ts";
-import { coreFaults, kubectl } from "../strikes.ts";
+import { coreFaults } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
 
 const root = join(import.meta.dirname, "../../..");

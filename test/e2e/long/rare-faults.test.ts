@@ -9,8 +9,9 @@ import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
 import { assert, present } from "../../../src/lib/assert.ts";
 import { kindOf, type KubeObject } from "../../../src/kube/kube-object.ts";
 import { startClient } from "../../lab/clients/client-process.ts";
+import { kubectl } from "../kubectl.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
-import { component, cyclePower, deletePods, kubectl, rollAgents } from "../strikes.ts";
+import { component, cyclePower, deletePods, rollAgents } from "../strikes.ts";
 import {
   describeOnCluster,
   type Fault,

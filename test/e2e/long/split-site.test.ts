@@ -17,8 +17,9 @@ import { makeCertificate } from "../../../src/net/pki.ts";
 import { collectOutput } from "../../lab/command-output.ts";
 import { type ComputerName } from "../../lab/kubernetes/network.ts";
 import { buildProtectedGuest } from "../guest-manifests.ts";
+import { kubectl } from "../kubectl.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
-import { cyclePower, kubectl, vmis } from "../strikes.ts";
+import { cyclePower, vmis } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, type Scene, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
 
 const guest = "campus-guest";

@@ -14,8 +14,8 @@ import { isSameJson, readText } from "../../../src/lib/json-merge.ts";
 import { healthOf, lua } from "../../build/argocd-health.ts";
 import { collectOutput } from "../../lab/command-output.ts";
 import { buildMachine, buildProtectedGuest } from "../guest-manifests.ts";
+import { kubectl } from "../kubectl.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
-import { kubectl } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, setUpMsMax, Witness } from "../witness.ts";
 
 const guestsNamespace = "twinrun-guests";
