@@ -91,6 +91,18 @@ async function until(condition: () => boolean, what: string, timeoutMs = 5_000):
   }
 }
 
+/** A port of loopback nobody listens on. */
+async function closedPort(): Promise<number> {
+  const taken = await new Promise<Server>((resolve) => {
+    const server = createTcpServer().listen(0, "127.0.0.1", () => {
+      resolve(server);
+    });
+  });
+  const { port } = taken.address() as AddressInfo;
+  await new Promise((resolve) => taken.close(resolve));
+  return port;
+}
+
 type Pair<Frame> = {
   readonly dialled: FrameConnection<Frame>[];
   readonly accepted: FrameConnection<Frame>[];
@@ -252,19 +264,24 @@ describe("peer links that misbehave", () => {
   });
 
   test("a peer without a listener is dialled again and again, with the reason reported", async () => {
-    const taken = await new Promise<Server>((resolve) => {
-      const server = createTcpServer().listen(0, "127.0.0.1", () => {
-        resolve(server);
-      });
-    });
-    const { port } = taken.address() as AddressInfo;
-    await new Promise((resolve) => taken.close(resolve));
+    const port = await closedPort();
     const pair = await openPair(textDecoder, {
       port,
-      timing: { firstPauseMs: 5, lastPauseMs: 10, attemptTimeoutMs: 100 },
+      timing: { firstPauseMs: 5, lastPauseMs: 10, attemptTimeoutMs: 10_000 },
     });
     await until(() => pair.problems.length >= 3, "tried three times");
     expect(pair.problems[0]?.detail).toEqual({ code: "ConnectRefused", host: "127.0.0.1", port });
+  });
+
+  test("an answer that came in time counts, also when we are held up until the time is over", async () => {
+    const attempt = connectSecurely({
+      target: { host: "127.0.0.1", port: await closedPort() },
+      credentials: await credentialsOf("a"),
+      expected: node("b"),
+      timeoutMs: 50,
+    });
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+    await expect(attempt).rejects.toMatchObject({ detail: { code: "ConnectRefused" } });
   });
 });
 

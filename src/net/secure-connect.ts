@@ -37,6 +37,7 @@ export function connectSecurely(options: SecureConnectOptions): Promise<SecureSo
     socket.setNoDelay(true);
     const finish = (failure?: NetFailure): void => {
       clearTimeout(timer);
+      clearImmediate(lastTurn);
       signal?.removeEventListener("abort", onAbort);
       socket.off("secureConnect", onConnected).off("error", onError).off("close", onClosed);
       socket.on("error", () => undefined); // Until the owner listens.
@@ -59,8 +60,12 @@ export function connectSecurely(options: SecureConnectOptions): Promise<SecureSo
     const onAbort = (): void => {
       onError(new Error("given up"));
     };
+    // When this process was held up, what the target answered in time is still to be read: one more turn of the loop reads it.
+    let lastTurn: NodeJS.Immediate | undefined;
     const timer = setTimeout(() => {
-      finish(timedOut(target, timeoutMs));
+      lastTurn = setImmediate(() => {
+        finish(timedOut(target, timeoutMs));
+      });
     }, timeoutMs);
     signal?.addEventListener("abort", onAbort);
     socket.once("secureConnect", onConnected).once("error", onError).once("close", onClosed);
