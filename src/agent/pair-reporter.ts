@@ -7,7 +7,7 @@
  */
 import { type GuestPairStatus } from "../api/guest-pair.ts";
 import { type PairObject } from "../decide/pair-assignment.ts";
-import { decideWrite, planSideStatus, type SideStatus, type SideView } from "../decide/side-status.ts";
+import { decideWrite, isPassing, planSideStatus, type SideStatus, type SideView } from "../decide/side-status.ts";
 import { stepTakeover, type Takeover, type TakeoverTrack } from "../decide/takeover-track.ts";
 import { type EngineTransition } from "../protocol/assignment.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
@@ -47,6 +47,8 @@ type Reported = {
   isWriting: boolean;
   retry: NodeJS.Timeout | undefined;
   retryMs: number;
+  /** Since when its side is in a state that it only passes. */
+  passingSinceMs: number | undefined;
   track: TakeoverTrack;
   takeoversCount: number;
   lastTakeover: (Takeover & { readonly at: string }) | undefined;
@@ -112,7 +114,13 @@ export class PairReporter {
       },
     };
     const side = planSideStatus(view, reported.written, new Date().toISOString());
-    const decision = decideWrite(side, reported.written, monotonicMs() - reported.writtenAtMs);
+    const nowMs = monotonicMs();
+    // Looked at again with the engine's next report at the latest, a second later.
+    reported.passingSinceMs = isPassing(side) ? (reported.passingSinceMs ?? nowMs) : undefined;
+    const decision = decideWrite(side, reported.written, {
+      sinceMs: nowMs - reported.writtenAtMs,
+      passingMs: nowMs - (reported.passingSinceMs ?? nowMs),
+    });
     if (decision !== "no") {
       void this.#write(guest, reported, {
         object,
@@ -170,6 +178,7 @@ export class PairReporter {
       isWriting: false,
       retry: undefined,
       retryMs: RETRY_FIRST_MS,
+      passingSinceMs: undefined,
       track: null,
       takeoversCount: 0,
       lastTakeover: undefined,

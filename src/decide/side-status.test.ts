@@ -46,9 +46,9 @@ describe("faults", () => {
     const before = plan({ faults: records });
     const again = stepFaults(records, failed, Date.parse(LATE)).records;
     const repaired = stepFaults(records, { ...failed, tag: "repaired" }, Date.parse(LATE)).records;
-    expect(decideWrite(before, plan(), 0)).toBe("atOnce");
-    expect(decideWrite(plan({ faults: again }, before), before, 0)).toBe("no");
-    expect(decideWrite(plan({ faults: repaired }, before), before, 0)).toBe("atOnce");
+    expect(decideWrite(before, plan(), { sinceMs: 0 })).toBe("atOnce");
+    expect(decideWrite(plan({ faults: again }, before), before, { sinceMs: 0 })).toBe("no");
+    expect(decideWrite(plan({ faults: repaired }, before), before, { sinceMs: 0 })).toBe("atOnce");
   });
 });
 
@@ -246,14 +246,14 @@ describe("when it is written", () => {
       decision: "no",
     },
   ])("$when => $decision", ({ view, sinceMs, decision }) => {
-    expect(decideWrite(plan(view, written, LATE), written, sinceMs)).toBe(decision);
+    expect(decideWrite(plan(view, written, LATE), written, { sinceMs })).toBe(decision);
   });
 
   test("a side that does not run the guest is in no hurry with figures", () => {
     const before = plan({ report: buildReport(standby) });
     const now = plan({ report: buildReport({ ...standby, epoch: 50 }) }, before, LATE);
-    expect(decideWrite(now, before, 61_000)).toBe("no");
-    expect(decideWrite(now, before, 301_000)).toBe("withFigures");
+    expect(decideWrite(now, before, { sinceMs: 61_000 })).toBe("no");
+    expect(decideWrite(now, before, { sinceMs: 301_000 })).toBe("withFigures");
   });
 
   const { checkpoint } = buildReport();
@@ -276,17 +276,26 @@ describe("when it is written", () => {
   ])("when $when it is written after 12 s: $decision; after a minute in any case", ({ report, decision }) => {
     const before = plan();
     const now = plan({ report: buildReport(report) }, before, LATE);
-    expect(decideWrite(now, before, 11_000)).toBe("no");
-    expect(decideWrite(now, before, 13_000)).toBe(decision);
-    expect(decideWrite(now, before, 61_000)).toBe("withFigures");
+    expect(decideWrite(now, before, { sinceMs: 11_000 })).toBe("no");
+    expect(decideWrite(now, before, { sinceMs: 13_000 })).toBe(decision);
+    expect(decideWrite(now, before, { sinceMs: 61_000 })).toBe("withFigures");
+  });
+
+  test("a state that is only passed is written when it lasts", () => {
+    const before = plan({ report: buildReport(standby) });
+    const asking = plan({ report: buildReport({ ...standby, state: "asking" }) }, before);
+    const alone = plan({ report: buildReport({ state: "alone", term: 4 }) }, before);
+    expect(decideWrite(asking, before, { sinceMs: 5_000, passingMs: 0 })).toBe("no");
+    expect(decideWrite(asking, before, { sinceMs: 5_000, passingMs: 1_000 })).toBe("atOnce");
+    expect(decideWrite(alone, before, { sinceMs: 5_000 })).toBe("atOnce");
   });
 
   test("nothing at all is never written", () => {
     const before = plan();
-    expect(decideWrite(plan({}, before, LATE), before, 1_000_000)).toBe("no");
+    expect(decideWrite(plan({}, before, LATE), before, { sinceMs: 1_000_000 })).toBe("no");
   });
 
   test("the first time it is written at once", () => {
-    expect(decideWrite(plan(), undefined, 0)).toBe("atOnce");
+    expect(decideWrite(plan(), undefined, { sinceMs: 0 })).toBe("atOnce");
   });
 });

@@ -6,6 +6,9 @@
  * time to time by the side that runs the guest, and rarely by the other one; those that only wavered can wait even longer, for
  * whoever wants them to the second reads the metrics. A pair of which nothing is new costs the API server, and the operator who
  * reads it, hardly more than a write in a minute; one whose figures move costs a write in ten seconds.
+ *
+ * States that a side only passes on its way to another are no news until they last: a takeover takes a fraction of a second, in
+ * which the processors belong to the guest, and who reads its steps could do nothing about them.
  */
 import { type Condition, GUEST_CONDITION_TYPES, type GuestConditionType } from "../api/conditions.ts";
 import { type GuestPairStatus } from "../api/guest-pair.ts";
@@ -41,6 +44,9 @@ export type SideView = {
 
 const TEXT_MAX = 1_024;
 const MESSAGE_MAX = 4_096;
+/** On the way to the role that the quorum gives. */
+const PASSING_STATES: readonly string[] = ["asking", "activating"];
+const PASSING_MS = 1_000;
 type Patience = { readonly movedMs: number; readonly waveredMs: number };
 const PRIMARY_PATIENCE: Patience = { movedMs: 12_000, waveredMs: 60_000 };
 const OTHER_PATIENCE: Patience = { movedMs: 60_000, waveredMs: 300_000 };
@@ -249,11 +255,23 @@ function findCondition(
 
 export type WriteDecision = "atOnce" | "withFigures" | "no";
 
-/** What to do about a status of now; `sinceMs` is how long ago the last one was written. */
-export function decideWrite(now: SideStatus, written: SideStatus | undefined, sinceMs: number): WriteDecision {
-  if (written === undefined || encodeNews(now) !== encodeNews(written)) {
-    return "atOnce";
+export const isPassing = ({ state }: Pick<SideStatus, "state">): boolean => PASSING_STATES.includes(state);
+
+/** What to do about a status of now; `sinceMs` is how long ago the last one was written, `passingMs` how long the side is passing. */
+export function decideWrite(
+  now: SideStatus,
+  written: SideStatus | undefined,
+  { sinceMs, passingMs = 0 }: { readonly sinceMs: number; readonly passingMs?: number | undefined },
+): WriteDecision {
+  if (isPassing(now) && passingMs < PASSING_MS) {
+    return "no";
   }
+  return written === undefined || encodeNews(now) !== encodeNews(written)
+    ? "atOnce"
+    : decideFigures(now, written, sinceMs);
+}
+
+function decideFigures(now: SideStatus, written: SideStatus, sinceMs: number): WriteDecision {
   const patience = now.role === "primary" ? PRIMARY_PATIENCE : OTHER_PATIENCE;
   if (sinceMs < patience.movedMs || encodeFigures(now) === encodeFigures(written)) {
     return "no";

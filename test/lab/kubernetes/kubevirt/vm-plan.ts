@@ -74,7 +74,6 @@ export function planVmStatus(vm: Vm, vmi: Vmi | undefined, requests: readonly St
     status: "False",
     reason: "VMINotExists",
     message: "VMI does not exist",
-    lastProbeTime: null,
     lastTransitionTime: vm.metadata.creationTimestamp ?? null,
   };
   return {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "@jest/globals";
 import { type DomainReport } from "./domain-report.ts";
+import { planMergePatch } from "./merge-patch.ts";
 import { decidePhase, type LauncherPod, type ObservedVmi, planVmiStatus } from "./vmi-status.ts";
 import { type Condition, type Vmi, type VmiPhase } from "./vmi.ts";
 
@@ -49,6 +50,14 @@ describe("the phase", () => {
   ])("of a VMI %s", (_, observed, phase) => {
     expect(decidePhase(observed)).toBe(phase);
   });
+});
+
+test("what was written is not written again, as the API server keeps it: without what is null in a list", () => {
+  const observed = observe(aVmi("Running"), aPod("Running"), running);
+  const status = planVmiStatus(observed);
+  const kept = JSON.parse(JSON.stringify(status), (_, value: unknown) => value ?? undefined) as typeof status;
+  const again = planVmiStatus({ ...observed, vmi: { ...observed.vmi, status: kept } });
+  expect(planMergePatch({ status: kept }, { status: again })).toBeUndefined();
 });
 
 describe("conditions", () => {

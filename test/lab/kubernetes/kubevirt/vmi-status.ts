@@ -161,5 +161,5 @@ function decideSynchronized({ trouble }: ObservedVmi): Wanted | undefined {
 function keepTimes({ vmi, now }: ObservedVmi, wanted: Wanted): Condition {
   const before = vmi.status?.conditions?.find(({ type }) => type === wanted.type);
   const lastTransitionTime = before?.status === wanted.status ? (before.lastTransitionTime ?? now) : now;
-  return { lastProbeTime: null, lastTransitionTime, ...wanted };
+  return { lastTransitionTime, ...wanted };
 }

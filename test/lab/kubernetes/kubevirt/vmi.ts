@@ -119,7 +119,6 @@ export type Condition = {
   readonly status: "True" | "False" | "Unknown";
   readonly reason?: string;
   readonly message?: string;
-  readonly lastProbeTime?: string | null;
   readonly lastTransitionTime?: string | null;
 };
 

@@ -1,12 +1,9 @@
 /** libvirt in the pod: the daemon in session mode, and its domain through virsh. */
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
 import { podPaths } from "../vmi.ts";
-
-const run = promisify(execFile);
 
 export const libvirtSocket = `${podPaths.libvirt}/virtqemud-sock`;
 const uri = `qemu+unix:///session?socket=${libvirtSocket}`;
@@ -38,10 +35,67 @@ export async function startLibvirt(): Promise<ChildProcess> {
   return daemon;
 }
 
-/** One command of virsh; what it printed. */
-export async function runVirsh(...args: string[]): Promise<string> {
-  const { stdout } = await run("virsh", ["--quiet", "--connect", uri, ...args]);
-  return stdout.trim();
+/**
+ * One virsh for all commands: a process for each would take the processors that guests on the same machine need, and KubeVirt's
+ * launcher speaks to libvirt without one.
+ */
+class Virsh {
+  readonly #child: ChildProcessWithoutNullStreams;
+  #said = "";
+  #count = 0;
+  /** Commands come one after the other. */
+  #last: Promise<unknown> = Promise.resolve();
+  #onSaid: (() => void) | undefined;
+
+  constructor() {
+    this.#child = spawn("sh", ["-c", `exec virsh --quiet --connect '${uri}' 2>&1`], { stdio: "pipe" });
+    this.#child.stdout.setEncoding("utf8").on("data", (part: string) => {
+      this.#said += part;
+      this.#onSaid?.();
+    });
+    this.#child.stdin.on("error", () => undefined); // It has ended, which is what whoever asks is told.
+    this.#child.once("close", () => this.#onSaid?.());
+  }
+
+  get hasEnded(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
+  run(args: readonly string[]): Promise<string> {
+    const answer = this.#last.then(() => this.#ask(args.map((word) => `'${word}'`).join(" ")));
+    this.#last = answer.catch(() => undefined);
+    return answer;
+  }
+
+  /** What is no terminal gets prompts and its own commands back, and `echo` ends without a new line. */
+  async #ask(command: string): Promise<string> {
+    this.#count += 1;
+    const mark = `end-${this.#count}`;
+    const end = `virsh # echo ${mark}\n${mark}`;
+    this.#said = "";
+    this.#child.stdin.write(`${command}\necho ${mark}\n`);
+    while (!this.#said.includes(end)) {
+      if (this.hasEnded) {
+        throw new Error(`virsh ended: ${this.#said}`);
+      }
+      await new Promise<void>((resolve) => (this.#onSaid = resolve));
+    }
+    const said = this.#said.slice(this.#said.indexOf(command) + command.length, this.#said.indexOf(end)).trim();
+    if (/^error: /m.test(said)) {
+      throw new Error(`virsh ${command}: ${said}`);
+    }
+    return said;
+  }
+}
+
+let virsh: Virsh | undefined;
+
+/** One command of virsh; what it printed. Rejects with what it said when it failed. */
+export function runVirsh(...args: string[]): Promise<string> {
+  if (virsh === undefined || virsh.hasEnded) {
+    virsh = new Virsh();
+  }
+  return virsh.run(args);
 }
 
 /** Undefined when there is no such domain: it was never started, or it is over (domains of KubeVirt's are not kept). */
