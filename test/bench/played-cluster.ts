@@ -141,7 +141,7 @@ export class PlayedCluster {
     const { namespace, name } = instance.metadata;
     const node = readObject(instance.spec, "nodeSelector")["kubernetes.io/hostname"];
     const status = { phase: "Running", nodeName: node, conditions: [{ type: "Ready", status: "True" }] };
-    await this.#cluster.patch({ kind: kinds.vmi, namespace, name }, { status }, { subresource: "status" });
+    await this.#cluster.patch({ kind: kinds.vmi, namespace, name }, { status });
   }
 
   /** As CDI does. */

@@ -3,7 +3,7 @@
  * itself; it is chosen such that the pair survives by its rules: with the standby's help gone, the guest's QEMU is left alone.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Cluster } from "../lab/cluster.ts";
+import { type Cluster, type GuestView } from "../lab/cluster.ts";
 import { otherHost, type PairHost } from "../lab/placement.ts";
 import { type Fault, label, type Situation } from "./fault.ts";
 
@@ -14,7 +14,8 @@ type FailPoint = {
   readonly occasion: Occasion;
 };
 
-type Occasion = "none" | "standbyLost" | "standbyStarts" | "linksCut" | "switchOver" | "primaryEngineLost";
+type Occasion =
+  "none" | "standbyLost" | "standbyStarts" | "standbyReturns" | "linksCut" | "switchOver" | "primaryEngineLost";
 
 const failPoints: readonly FailPoint[] = [
   {
@@ -31,10 +32,12 @@ const failPoints: readonly FailPoint[] = [
   },
   {
     side: "primary",
-    steps: ["linkDown", "askQuorum", "quorumAnswered", "openOutput", "beginSync", "copied", "startEpochs", "captured"],
+    steps: ["linkDown", "askQuorum", "quorumAnswered", "openOutput", "beginSync", "copied", "startEpochs"],
     victims: ["engine"],
     occasion: "standbyLost",
   },
+  // Every checkpoint of a pair that is whole passes it too: to strike then, with the heir killed a moment later, is no fault to survive.
+  { side: "primary", steps: ["captured"], victims: ["engine"], occasion: "standbyReturns" },
   {
     side: "standby",
     steps: ["startGuest", "guestReady", "linkUp", "beginReceiving", "epochHeld", "commitEpoch"],
@@ -85,6 +88,7 @@ const occasionSays: Readonly<Record<Occasion, string>> = {
   none: "",
   standbyLost: "after its standby was killed",
   standbyStarts: "while it starts anew",
+  standbyReturns: "while its standby comes back",
   linksCut: "after both links were cut",
   switchOver: "during a switchover",
   primaryEngineLost: "after the primary's engine was killed",
@@ -102,6 +106,14 @@ const occasions: Readonly<Record<Occasion, (situation: Situation, arm: () => Pro
   },
   standbyStarts: async ({ cluster, guest, primary }, arm) => {
     const atMs = await cluster.killEngine(otherHost(primary), guest);
+    await arm();
+    return atMs;
+  },
+  standbyReturns: async ({ cluster, guest, primary }, arm) => {
+    const atMs = await cluster.killEngine(otherHost(primary), guest);
+    const isAlone = (views: readonly GuestView[]): boolean =>
+      views.some(({ name, isProtected }) => name === guest && !isProtected);
+    await cluster.waitFor(`${guest} without its standby`, isAlone, strikeTimeoutMs);
     await arm();
     return atMs;
   },
