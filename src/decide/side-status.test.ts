@@ -23,10 +23,14 @@ const calm: SideView = {
 const plan = (difference: Partial<SideView> = {}, before?: SideStatus, now = EARLY): SideStatus =>
   planSideStatus({ ...calm, ...difference }, before, now);
 
-test("a term that was known stays known while a new engine has not read the record", () => {
+test("term and primary that were known stay known while a new engine has not read the record", () => {
   const before = plan();
-  const view = { report: buildReport({ role: "starting", state: "starting", term: 0 }) };
-  expect(plan(view, before)).toMatchObject({ state: "starting", term: before.term });
+  const view = { report: buildReport({ role: "starting", state: "starting", term: 0, primaryNode: "" }) };
+  expect(plan(view, before)).toMatchObject({
+    state: "starting",
+    term: before.term,
+    primaryNode: before.primaryNode ?? "none",
+  });
 });
 
 describe("faults", () => {

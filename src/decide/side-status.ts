@@ -89,10 +89,11 @@ type RolePart = Pick<SideStatus, "role" | "state" | "term" | "epoch" | "primaryN
 
 function planRole({ report, supervision }: SideView, before: SideStatus | undefined): RolePart {
   if (report !== null && supervision === "running") {
-    const { role, state, epoch, outputMode, primaryNode } = report;
-    // A new engine knows none before it has read the record; that there is one is not forgotten.
+    const { role, state, epoch, outputMode } = report;
+    // A new engine knows neither before it has read the record; what is known is not forgotten.
     const term = Math.max(report.term, before?.term ?? 0);
-    return { role, state, term, epoch, outputMode, ...(primaryNode === "" ? {} : { primaryNode }) };
+    const primaryNode = report.primaryNode === "" ? before?.primaryNode : report.primaryNode;
+    return { role, state, term, epoch, outputMode, ...(primaryNode === undefined ? {} : { primaryNode }) };
   }
   return { ...planUnheard(supervision, before), ...planKnown(before) };
 }

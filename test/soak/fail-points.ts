@@ -36,7 +36,7 @@ const failPoints: readonly FailPoint[] = [
     victims: ["engine"],
     occasion: "standbyLost",
   },
-  // Every checkpoint of a pair that is whole passes it too: to strike then, with the heir killed a moment later, is no fault to survive.
+  // Every checkpoint of a whole pair passes it too; to strike there, with the heir killed a moment later, is no fault to survive.
   { side: "primary", steps: ["captured"], victims: ["engine"], occasion: "standbyReturns" },
   {
     side: "standby",
