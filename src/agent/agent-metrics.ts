@@ -209,6 +209,14 @@ class GuestGauges {
     gauge("twinrun_disk_dirty_bytes", "Bytes of the disk that the standby does not hold yet.", "disk");
     gauge("twinrun_replication_lag_seconds", "Age of the newest state the standby acknowledged.");
     gauge("twinrun_checkpoints_per_second", "Checkpoints per second of late.");
+    gauge(
+      "twinrun_link_share_bytes_per_second",
+      "What the engine may put on the links; absent while there is no limit.",
+    );
+    gauge(
+      "twinrun_link_share_used_up",
+      "1 while the guest is slowed down, for it changes more than its share carries.",
+    );
     gauge("twinrun_link_up", "1 while the link to the peer's engine carries heartbeats.", "link");
     gauge("twinrun_link_rtt_seconds", "Round trip over the link to the peer's engine.", "link");
     this.#phases = registry.summary({
@@ -247,6 +255,10 @@ class GuestGauges {
     this.#gauge("twinrun_guest_held_packets").set(report.heldPacketsCount, { guest });
     this.#gauge("twinrun_sync_ratio").set(report.syncPercent / 100, { guest });
     this.#gauge("twinrun_checkpoints_per_second").set(report.checkpoint.perSecond, { guest });
+    if (report.linkShare !== undefined) {
+      this.#gauge("twinrun_link_share_bytes_per_second").set(report.linkShare.bytesPerSecond, { guest });
+      this.#gauge("twinrun_link_share_used_up").set(report.linkShare.isHeldTo ? 1 : 0, { guest });
+    }
     if (report.lagMs !== null) {
       this.#gauge("twinrun_replication_lag_seconds").set(report.lagMs / 1000, { guest });
     }

@@ -428,6 +428,40 @@ describe("a change of assignments", () => {
   });
 });
 
+describe("guests that share links", () => {
+  const linkCapacity = { ownMiBPerSecond: 100 };
+  const shares = (host: AgentHost, guest: string): readonly (number | null)[] =>
+    host.heard(guest).flatMap(({ message }) => {
+      return message.tag === "linkShared"
+        ? [message.bytesPerSecond === null ? null : Math.round(message.bytesPerSecond / 2 ** 20)]
+        : [];
+    });
+  const untilShare = (host: AgentHost, guest: string, mib: number | null): Promise<true> =>
+    until(`the engine of ${guest} has a share of ${mib} MiB/s`, () => shares(host, guest).at(-1) === mib || undefined);
+
+  test("may use what the others leave; those that want more than there is get equal parts, until nobody says what there is", async () => {
+    const host = await openHost();
+    const db = buildAssignment({ guest: "db", port: 7200, linkCapacity });
+    host.assign({ ...web, linkCapacity }, db);
+    await host.start();
+    await untilShare(host, "web", 90);
+    await untilShare(host, "db", 90);
+    const wantsMore = buildReport({ linkShare: { bytesPerSecond: 1, isHeldTo: true } });
+    await host.say("db", { tag: "report", report: wantsMore });
+    await untilShare(host, "web", 45);
+    expect(shares(host, "db")).toEqual([90]);
+    await host.say("web", { tag: "report", report: wantsMore });
+    await untilShare(host, "db", 45);
+    const families = parsePrometheusText((await host.ask("GET", "/metrics"))?.body ?? "");
+    expect(families.get("twinrun_link_share_used_up")?.samples).toMatchObject([{ value: 1 }, { value: 1 }]);
+
+    process.kill((await host.guest("web"))?.enginePid ?? 0, "SIGKILL");
+    await until("a new engine has been told", () => shares(host, "web").length >= 3 || undefined);
+    host.assign(web, { ...db, linkCapacity: undefined });
+    await untilShare(host, "web", null);
+  });
+});
+
 describe("the endpoint", () => {
   test("is private, and shows, scrapes and presses", async () => {
     const host = await openHost();

@@ -13,6 +13,7 @@ import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { planAssignmentChange, type AssignmentAction } from "../decide/assignment-change.ts";
 import { type FaultEvent, type FaultRecord } from "../decide/fault-log.ts";
+import { planLinkShares } from "../decide/link-shares.ts";
 import { type PeerWatch, stepPeers } from "../decide/peer-watch.ts";
 import { type GuestOnUplink, planUplinkHandOver } from "../decide/uplink-hand-over.ts";
 import { stepUplinks, type UplinkWatch } from "../decide/uplink-watch.ts";
@@ -67,6 +68,7 @@ export class AgentFailure extends Failure<AgentFailureDetail> {}
 const CHECK_ENGINES_MS = 5_000;
 const CHECK_UPLINKS_MS = 250;
 const CHECK_PEERS_MS = 1_000;
+const SHARE_LINKS_MS = 1_000;
 
 export class Agent implements NodeControl {
   readonly #options: AgentOptions;
@@ -248,6 +250,10 @@ export class Agent implements NodeControl {
       this.#checkPeers();
     };
     this.#timers.push(setInterval(checkPeers, CHECK_PEERS_MS));
+    const shareLinks = (): void => {
+      this.#shareLinks();
+    };
+    this.#timers.push(setInterval(shareLinks, SHARE_LINKS_MS));
     const checkUplinks = (): void => {
       const names = this.#listUplinks();
       if (names.length > 0 || this.#uplinks.length > 0) {
@@ -270,6 +276,18 @@ export class Agent implements NodeControl {
     this.#peerWatch = watch;
     for (const { peer, event } of events) {
       this.#noteFault(event, ({ peerNode }) => peerNode === peer);
+    }
+  }
+
+  #shareLinks(): void {
+    const runners = [...this.#runners.values()];
+    const guests = runners.map(({ assignment, isHeldToShare }) => ({
+      ...{ assignment, isHeldTo: isHeldToShare },
+      bytesPerSecond: this.#linkMeter.readNeed(assignment.guest),
+    }));
+    const shares = planLinkShares(guests, this.#options.settings.node);
+    for (const runner of runners) {
+      runner.setLinkShare(shares.get(runner.assignment.guest));
     }
   }
 

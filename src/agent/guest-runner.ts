@@ -21,6 +21,7 @@ import { randomUUID } from "node:crypto";
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { decideRestart, freshHistory } from "../decide/engine-restart.ts";
+import { isOtherShare } from "../decide/link-shares.ts";
 import {
   type AgentMessage,
   type Endpoint,
@@ -120,6 +121,8 @@ export class GuestRunner {
   #wantedShape: GuestShape | undefined;
   #isReleasing = false;
   #isImpaired = false;
+  /** As the engine was told. */
+  #linkShare: number | undefined;
   #quorum: readonly Endpoint[];
   #report: EngineReport | undefined;
   #trouble: string | undefined;
@@ -193,6 +196,19 @@ export class GuestRunner {
   setHealth(isImpaired: boolean): void {
     this.#isImpaired = isImpaired;
     this.#send({ tag: "health", isImpaired });
+  }
+
+  /** What the engine may put on the links, in bytes a second; undefined: as much as they carry. */
+  setLinkShare(bytesPerSecond: number | undefined): void {
+    if (isOtherShare(this.#linkShare, bytesPerSecond)) {
+      this.#linkShare = bytesPerSecond;
+      this.#send({ tag: "linkShared", bytesPerSecond: bytesPerSecond ?? null });
+    }
+  }
+
+  /** Whether the guest changes more than its share of the links carries. */
+  get isHeldToShare(): boolean {
+    return this.#report?.linkShare?.isHeldTo === true;
   }
 
   /** A person makes this side the owner. False when no engine is there to ask for it. */
@@ -406,6 +422,9 @@ export class GuestRunner {
     }
     if (this.#isImpaired) {
       engine.send({ tag: "health", isImpaired: true });
+    }
+    if (this.#linkShare !== undefined) {
+      engine.send({ tag: "linkShared", bytesPerSecond: this.#linkShare });
     }
     this.#options.onChanged();
   }

@@ -47,6 +47,11 @@ export class LinkMeter {
       : { bytesPerSecond: rateOf(first, last), nodePeakBytesPerSecond: this.#peak };
   }
 
+  /** What the guest needs: its rate of the last ten seconds, or of the last moment if that is more. */
+  readNeed(guest: string): number {
+    return Math.max(this.read(guest)?.bytesPerSecond ?? 0, this.#guests.get(guest)?.momentary ?? 0);
+  }
+
   /** Of engines that reported in this moment. */
   #sumOf(nowMs: number): number {
     const lately = [...this.#guests.values()].filter(({ samples }) => nowMs - (samples.at(-1)?.atMs ?? 0) < 2_000);

@@ -16,6 +16,8 @@
  *       checkpoint: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000 }     # these are the defaults
  *       failover: { detectionTimeoutMs: 500 }     # 2000 in HighAvailability
  *       tracker: auto
+ *       linkCapacity: { ownMiBPerSecond: 1000, peerMiBPerSecond: 1000 }   # left out; what all links of this host carry together,
+ *                                               # and all of the peer's: guests that want more than their share are slowed down
  *       fullResync: "2026-11-27"                # left out; another word than before: copy everything once more
  *
  * Every field that is not listed with a default is required; a field nobody knows is a mistake. The result has the shape
@@ -39,6 +41,11 @@ const path = (what: string): z.ZodString =>
 const wholeNumber = (what: string, low: number, high: number): z.ZodNumber => {
   const says = `${what}, a whole number from ${low} to ${high}`;
   return z.int(says).min(low, says).max(high, says);
+};
+
+const capacity = (what: string): z.ZodNumber => {
+  const says = `${what}, in MiB a second`;
+  return z.number(says).positive(says);
 };
 
 const object = <Shape extends z.core.$ZodLooseShape>(what: string, shape: Shape): z.ZodObject<Shape, z.core.$strict> =>
@@ -108,6 +115,10 @@ const anyGuest = object("a guest", {
   tracker: z
     .enum(["auto", "userfaultfd", "softDirty", "comparison"], "auto, userfaultfd, softDirty or comparison")
     .default("auto"),
+  linkCapacity: object("an object with ownMiBPerSecond and peerMiBPerSecond", {
+    ownMiBPerSecond: capacity("what this host's replication links carry").optional(),
+    peerMiBPerSecond: capacity("what the peer's replication links carry").optional(),
+  }).optional(),
   fullResync: z.string("text").max(253, "at most 253 characters").optional(),
 }).superRefine((assignment, context) => {
   refuseRepeated(context, "links", assignment.links, ["name", "peerHost"]);

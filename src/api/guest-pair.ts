@@ -85,6 +85,12 @@ const specSide = struct({
   uplinks: setOf(text(253), { max: 8 })
     .optional()
     .describe("The node's interfaces over which clients reach the guest; left out: those that its agent was told of."),
+  linkMiBPerSecond: measure()
+    .optional()
+    .describe(
+      "What all of the node's replication links carry together, in MiB a second, as the node's annotation says: guests that " +
+        "want more than their share of it are slowed down. Left out: nobody is.",
+    ),
 });
 
 type SpecSide = z.output<typeof specSide>;
@@ -242,6 +248,11 @@ const statusSide = struct({
   traffic: struct({
     mibPerSecond: measure().describe("What the guest's engine puts on the links, in MiB a second, over ten seconds."),
     nodePeakMiBPerSecond: measure().describe("The most that all engines of the node were seen to send together."),
+    heldToMiBPerSecond: measure()
+      .optional()
+      .describe(
+        "The guest's share of the links, while it changes more than that and is slowed down; absent otherwise.",
+      ),
   })
     .optional()
     .describe("What goes over the links; absent before it was measured."),

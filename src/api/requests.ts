@@ -62,7 +62,11 @@ export const FULL_RESYNC_ANNOTATION = "twinrun.dev/full-resync";
  */
 export const UPLINKS_ANNOTATION = "twinrun.dev/uplinks";
 
-/** Node annotation: how many MiB a second its replication links carry; counts instead of the most that was measured. */
+/**
+ * Node annotation: how many MiB a second its replication links carry together. New guests are refused where checkpoints take most of
+ * it, and guests that change more than their share of it are slowed down. Without it the most that was measured counts for the
+ * first, and nobody is slowed down.
+ */
 export const LINK_CAPACITY_ANNOTATION = "twinrun.dev/replication-mib-per-second";
 
 /** Node annotation: `NAME=ADDRESS,...`, the node's replication links, the first one preferred; else its InternalIP. */

@@ -208,6 +208,7 @@ function writeReport(side: ShownSide, nowMs: number, paint: Paint): readonly str
       ["Output", side.outputMode],
       ["Tracking", side.tracker],
       ["Links", links.join(", ")],
+      ["Traffic", writeTraffic(side)],
       [
         "Takeovers",
         `${side.takeoversCount}${takeover === undefined ? "" : `, the last ${writeAgeOf(takeover.at, nowMs)} ago${lasted}`}`,
@@ -215,6 +216,12 @@ function writeReport(side: ShownSide, nowMs: number, paint: Paint): readonly str
       ["Reported", `${writeAgeOf(side.reportedAt, nowMs)} ago`],
     ]),
   ];
+}
+
+function writeTraffic({ traffic }: ShownSide): string | undefined {
+  const held = traffic?.heldToMiBPerSecond;
+  const holds = held === undefined ? "" : `, held to ${round(held)} MiB/s, its share of the links (see doctor)`;
+  return traffic && `${round(traffic.mibPerSecond)} MiB/s of checkpoints and copies${holds}`;
 }
 
 function writeEvents({ events, nowMs }: Described, paint: Paint): readonly string[] {

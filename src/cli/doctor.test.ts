@@ -10,6 +10,9 @@ import {
   calmKubeVirt,
   calmWorkloads,
 } from "../../test/build/doctor-facts.ts";
+import { buildReport } from "../../test/build/engine-report.ts";
+import { buildReportedSide } from "../../test/build/guest-pair-rows.ts";
+import { buildPairOn } from "../../test/build/pairs-on.ts";
 import { buildSeenFault } from "../../test/build/resources.ts";
 import { buildShownVm, calmConditions, condition, nowMs } from "../../test/build/shown-vms.ts";
 import { checkCluster } from "./cluster-checks.ts";
@@ -621,6 +624,26 @@ describe("of a ProtectedVM", () => {
       level: "warning",
       check: "Faults",
       says: /disk[/]system of node-a is out of service: write failed: EIO/,
+    },
+    {
+      when: "a guest that changes more than its share of the links carries",
+      guest: {
+        pair: known({
+          ...buildPairOn("web", {}),
+          status: {
+            sides: [
+              {
+                ...buildReportedSide("node-a", buildReport()),
+                traffic: { mibPerSecond: 41, nodePeakMiBPerSecond: 90, heldToMiBPerSecond: 44.6 },
+              },
+            ],
+          },
+        }),
+      },
+      level: "warning",
+      check: "LinkShare",
+      says: /node-a: .* its share of the node's links carries \(45 MiB[/]s\)/,
+      remedy: /annotation twinrun.dev[/]replication-mib-per-second of both nodes/,
     },
     {
       when: "a quorum that dies with the guest",

@@ -3,6 +3,7 @@
  * status, so that what concerns a status says nothing).
  */
 import { type GuestObstacle, listGuestObstacles } from "../api/guest-obstacles.ts";
+import { LINK_CAPACITY_ANNOTATION } from "../api/requests.ts";
 import { vmiAnnotations } from "../api/vmi-contract.ts";
 import { writeAgeOf } from "./duration.ts";
 import {
@@ -102,7 +103,7 @@ function checkSides({ pair }: GuestFacts, nowMs: number): readonly Finding[] {
   if (pair.tag !== "known") {
     return pair.tag === "unknown" ? [cannotTell("Agents", pair, "its GuestPair")] : [];
   }
-  return (pair.value.status?.sides ?? []).flatMap(({ node, trouble, reportedAt, role, conditions }) => {
+  return (pair.value.status?.sides ?? []).flatMap(({ node, trouble, reportedAt, role, conditions, traffic }) => {
     const isSilent = nowMs - Date.parse(reportedAt) > SILENT_AFTER_MS;
     const healthy = conditions.every(({ status }) => status === "True");
     return [
@@ -118,8 +119,23 @@ function checkSides({ pair }: GuestFacts, nowMs: number): readonly Finding[] {
             ),
           ]
         : []),
+      ...checkShare(node, traffic?.heldToMiBPerSecond),
     ];
   });
+}
+
+function checkShare(node: string, heldToMiBPerSecond: number | undefined): readonly Finding[] {
+  return heldToMiBPerSecond === undefined
+    ? []
+    : [
+        warning(
+          "LinkShare",
+          `${node}: the guest changes more than its share of the node's links carries (${Math.round(heldToMiBPerSecond)} MiB/s), ` +
+            "and is slowed down so that its neighbours are not",
+          "let it change less, move it or its neighbours to other nodes, or give the links more and say how much " +
+            `(annotation ${LINK_CAPACITY_ANNOTATION} of both nodes)`,
+        ),
+      ];
 }
 
 function checkVirtualMachine(guest: GuestFacts): readonly Finding[] {

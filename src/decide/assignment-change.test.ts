@@ -49,6 +49,12 @@ test.each<Case>([
     tags: ["retuneGuest"],
   },
   {
+    when: "somebody says what the links carry",
+    running: [web],
+    wanted: [{ ...web, linkCapacity: { ownMiBPerSecond: 100 } }],
+    tags: ["retuneGuest"],
+  },
+  {
     when: "the guest is to be released",
     running: [web],
     wanted: [{ ...web, isReleasing: true }],

@@ -54,7 +54,7 @@ function planRelease(before: GuestAssignment, { guest, isReleasing = false }: Gu
 
 function otherwiseOf(assignment: GuestAssignment): unknown {
   const { mode, checkpoint, failover, firstPrimary, isReleasing = false, fullResync, uplinks } = assignment;
-  return [mode, checkpoint, failover, firstPrimary, isReleasing, fullResync, uplinks];
+  return [mode, checkpoint, failover, firstPrimary, isReleasing, fullResync, uplinks, assignment.linkCapacity];
 }
 
 function qemuStartOf({ qemu, disks }: GuestAssignment): unknown {
@@ -62,7 +62,9 @@ function qemuStartOf({ qemu, disks }: GuestAssignment): unknown {
 }
 
 /** What an engine that runs is told, or need not know. */
-const TOLD_LATER = new Set(["qemu", "disks", "mode", "checkpoint", "failover", "isReleasing", "fullResync", "uplinks"]);
+const TOLD_LATER = new Set([
+  ...["qemu", "disks", "mode", "checkpoint", "failover", "isReleasing", "fullResync", "uplinks", "linkCapacity"],
+]);
 
 function engineStartOf(assignment: GuestAssignment): unknown {
   const { firstPrimary, qemu } = assignment;

@@ -57,9 +57,9 @@ export function listFullLinks(uses: readonly LinkUse[], nodes: readonly ClusterN
   return new Map(found);
 }
 
-function sayFull(uses: readonly LinkUse[], { metadata }: ClusterNode): string | undefined {
-  const declared = readCapacity(metadata.annotations?.[LINK_CAPACITY_ANNOTATION]);
-  const capacity = declared ?? Math.max(0, ...uses.flatMap(({ peaks }) => peaks.get(metadata.name) ?? []));
+function sayFull(uses: readonly LinkUse[], node: ClusterNode): string | undefined {
+  const declared = readLinkCapacity(node);
+  const capacity = declared ?? Math.max(0, ...uses.flatMap(({ peaks }) => peaks.get(node.metadata.name) ?? []));
   const late = uses.find(({ isLate }) => isLate);
   const taken = uses.reduce((sum, { mibPerSecond }) => sum + mibPerSecond, 0);
   const isMeasuredFull = declared === undefined && late === undefined;
@@ -76,7 +76,8 @@ function sayFull(uses: readonly LinkUse[], { metadata }: ClusterNode): string | 
   );
 }
 
-function readCapacity(text: string | undefined): number | undefined {
-  const value = Number(text ?? "");
+/** In MiB a second, as a person has declared it. */
+export function readLinkCapacity(node: ClusterNode | undefined): number | undefined {
+  const value = Number(node?.metadata.annotations?.[LINK_CAPACITY_ANNOTATION] ?? "");
   return value > 0 && Number.isFinite(value) ? value : undefined;
 }

@@ -72,6 +72,14 @@ test("each node has its own ways to clients, and a whole copy is asked of both",
   expect(plan("node-b", spec)?.assignment.uplinks).toBeUndefined();
 });
 
+test("each node knows what its own links carry, and the peer's, where somebody has said it", () => {
+  const { sides } = buildGuestPair()["spec"] as { readonly sides: readonly object[] };
+  const spec = { sides: [{ ...sides[0], linkMiBPerSecond: 1_000 }, sides[1]] };
+  expect(plan("node-a", spec)?.assignment.linkCapacity).toEqual({ ownMiBPerSecond: 1_000 });
+  expect(plan("node-b", spec)?.assignment.linkCapacity).toEqual({ peerMiBPerSecond: 1_000 });
+  expect(plan("node-a")?.assignment).not.toHaveProperty("linkCapacity");
+});
+
 test("a node that is no side has nothing to do with it", () => {
   expect(plan("node-c")).toBeUndefined();
 });

@@ -86,6 +86,7 @@ export function planPair(
       isReleasing: spec.intent === "Release",
       ...encodeQuorums(spec),
       uplinks: own.uplinks,
+      ...encodeCapacity(own, peer),
       fullResync: spec.fullResync,
     },
     wish: {
@@ -104,6 +105,15 @@ export function planPair(
 function findOverride(annotations: Readonly<Record<string, string>>, node: string): OverrideRequest | undefined {
   const override = parseOverrideRequest(annotations[requestAnnotations.forceOwner]);
   return override?.node === node ? override : undefined;
+}
+
+type Side = GuestPair["spec"]["sides"][number];
+
+function encodeCapacity(own: Side, peer: Side): Pick<GuestAssignment, "linkCapacity"> {
+  const [ownMiBPerSecond, peerMiBPerSecond] = [own.linkMiBPerSecond, peer.linkMiBPerSecond];
+  return ownMiBPerSecond === undefined && peerMiBPerSecond === undefined
+    ? {}
+    : { linkCapacity: { ownMiBPerSecond, peerMiBPerSecond } };
 }
 
 function encodeQuorums({ quorum }: GuestPair["spec"]): { readonly quorums?: Quorums } {

@@ -15,6 +15,7 @@ import { planGroupNote, viewGroup } from "./guest-group.ts";
 import { type GuestNotes, encodeNotes, NOTES_ANNOTATION } from "./guest-notes.ts";
 import { sideMark, sideName } from "./guest-names.ts";
 import { type GuestSource, listCopiedDisks } from "./guest-source.ts";
+import { readLinkCapacity } from "./link-room.ts";
 import { type Link, pairLinks, readUplinks } from "./node-fitness.ts";
 import { type RolePlan } from "./pair-roles.ts";
 import { planNewQuorum, planQuorum } from "./pair-quorum.ts";
@@ -73,10 +74,7 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       guest: identity.guest,
       mode: spec.mode,
       roles: frame.roles,
-      sides: frame.sides.map((side) => {
-        const uplinks = readUplinks(observed.nodes.find((node) => node.metadata.name === side.node));
-        return { ...side, ...(uplinks.length === 0 ? {} : { uplinks: [...uplinks] }) };
-      }),
+      sides: frame.sides.map((side) => ({ ...side, ...encodeNodeOf(observed, side) })),
       intent: frame.intent,
       disks: disks.map(({ name }) => name),
       ...(podDisks.length === 0 ? {} : { podDisks }),
@@ -86,6 +84,17 @@ function encodeFrame({ observed, source, identity }: Subject, frame: Frame): Des
       failover: { detectionTimeoutMs: decideDetectionMs(spec) },
       ...(fullResync === undefined ? {} : { fullResync }),
     },
+  };
+}
+
+/** What the side's node says of itself, at any time. */
+function encodeNodeOf({ nodes }: Observed, side: PairSide): Pick<PairSide, "uplinks" | "linkMiBPerSecond"> {
+  const node = nodes.find(({ metadata }) => metadata.name === side.node);
+  const uplinks = readUplinks(node);
+  const linkMiBPerSecond = readLinkCapacity(node);
+  return {
+    ...(uplinks.length === 0 ? {} : { uplinks: [...uplinks] }),
+    ...(linkMiBPerSecond === undefined ? {} : { linkMiBPerSecond }),
   };
 }
 

@@ -56,6 +56,16 @@ describe("faults", () => {
   });
 });
 
+test("a guest that is held to its share of the links is news, what its share is no more than a figure", () => {
+  const traffic = { bytesPerSecond: 40 * 2 ** 20, nodePeakBytesPerSecond: 90 * 2 ** 20 };
+  const held = (mib: number, isHeldTo = true): SideStatus =>
+    plan({ traffic, report: buildReport({ linkShare: { bytesPerSecond: mib * 2 ** 20, isHeldTo } }) });
+  expect(held(45).traffic).toEqual({ mibPerSecond: 40, nodePeakMiBPerSecond: 90, heldToMiBPerSecond: 45 });
+  expect(held(45, false).traffic).toEqual({ mibPerSecond: 40, nodePeakMiBPerSecond: 90 });
+  expect(decideWrite(held(45), held(45, false), { sinceMs: 0 })).toBe("atOnce");
+  expect(decideWrite(held(40), held(45), { sinceMs: 0 })).toBe("no");
+});
+
 describe("what is written", () => {
   test.each<{ when: string; view: Partial<SideView>; shows: object }>([
     {

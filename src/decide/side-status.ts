@@ -2,10 +2,11 @@
  * What an agent writes of its side into a GuestPair's status, and whether it is worth writing now.
  *
  * News is what somebody may act on: role, state, term, shape waited for, trouble, takeover, conditions by their reason, links by
- * whether they live. It is written at once. Everything else is figures, which an idle guest changes all the time: written from
- * time to time by the side that runs the guest, and rarely by the other one; those that only wavered can wait even longer, for
- * whoever wants them to the second reads the metrics. A pair of which nothing is new costs the API server, and the operator who
- * reads it, hardly more than a write in a minute; one whose figures move costs a write in ten seconds.
+ * whether they live, and whether the guest is held to its share of them. It is written at once. Everything else is figures, which
+ * an idle guest changes all the time: written from time to time by the side that runs the guest, and rarely by the other one; those
+ * that only wavered can wait even longer, for whoever wants them to the second reads the metrics. A pair of which nothing is new
+ * costs the API server, and the operator who reads it, hardly more than a write in a minute; one whose figures move costs a write
+ * in ten seconds.
  *
  * States that a side only passes on its way to another are no news until they last: a takeover takes a fraction of a second, in
  * which the processors belong to the guest, and who reads its steps could do nothing about them.
@@ -161,13 +162,16 @@ function planFigures(view: SideView): FigurePart {
 
 const MIB = 2 ** 20;
 
-const planTraffic = ({ traffic }: SideView): Pick<SideStatus, "traffic"> =>
+const planTraffic = ({ traffic, report }: SideView): Pick<SideStatus, "traffic"> =>
   traffic === undefined
     ? {}
     : {
         traffic: {
           mibPerSecond: round(traffic.bytesPerSecond / MIB),
           nodePeakMiBPerSecond: round(traffic.nodePeakBytesPerSecond / MIB),
+          ...(report?.linkShare?.isHeldTo === true
+            ? { heldToMiBPerSecond: round(report.linkShare.bytesPerSecond / MIB) }
+            : {}),
         },
       };
 
@@ -292,6 +296,7 @@ function encodeNews(side: SideStatus): string {
   return JSON.stringify([
     [side.observedGeneration, role, state, term, primaryNode, wantedShape, trouble, tracker],
     [lastTakeover?.at, takeoversCount, conditions, links, disks, faults, quorums, side.override?.at],
+    side.traffic?.heldToMiBPerSecond !== undefined,
   ]);
 }
 

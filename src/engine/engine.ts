@@ -84,6 +84,8 @@ export class Engine {
   readonly #output: GuestOutput;
   #timing: Timing;
   #contract: CheckpointContract;
+  /** Bytes a second; undefined: as much as the links carry. */
+  #linkShare: number | undefined;
   #side: Side;
   #queue: SideEvent[] = [];
   #isStepping = false;
@@ -231,6 +233,7 @@ export class Engine {
       ...{ figures: this.#figures, resync: this.#resync },
       side: () => this.#side,
       contract: () => this.#contract,
+      linkShare: () => this.#linkShare,
       post: (event) => {
         this.#post(event);
       },
@@ -334,7 +337,9 @@ export class Engine {
     }
   }
 
-  #takeRareMessage(message: Extract<AgentMessage, { readonly tag: "force" | "health" | "moveQuorum" }>): void {
+  #takeRareMessage(
+    message: Extract<AgentMessage, { readonly tag: "force" | "health" | "moveQuorum" | "linkShared" }>,
+  ): void {
     switch (message.tag) {
       case "force":
         void this.#quorum.force(message.override);
@@ -342,6 +347,10 @@ export class Engine {
       case "health":
         this.#isNodeImpaired = message.isImpaired;
         this.#noteHealth();
+        return;
+      case "linkShared":
+        this.#linkShare = message.bytesPerSecond ?? undefined;
+        this.#sessions.replication?.setLinkShare(this.#linkShare);
         return;
       case "moveQuorum":
         void this.#quorum.move(message.to).then(() => {
@@ -943,11 +952,11 @@ export class Engine {
       nowMs: monotonicMs(),
       figures: this.#figures,
       contract: this.#contract,
-      isThrottled: this.#sessions.replication?.isThrottled ?? false,
+      linkShare: this.#linkShare,
+      ...this.#sessions.figures,
       syncPercent: this.#resync.percent,
       disks: this.#held.primaryDisks?.progress() ?? [],
       resync: this.#resync.progress,
-      oldestUnacknowledgedMs: this.#sessions.replication?.oldestUnacknowledgedMs,
       heldPacketsCount: gate?.heldPackets ?? 0,
       outputMode: (gate?.mode ?? (this.#guest === undefined ? "closed" : "open")) satisfies OutputMode,
       tracker: this.#guest?.tracker ?? "none",

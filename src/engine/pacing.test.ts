@@ -4,7 +4,10 @@ import { observeEpoch, type PacingMoment, type PacingState, planCapture, startPa
 const limits = { minIntervalMs: 5, maxIntervalMs: 1000, maxAddedLatencyMs: 50 };
 const calm: PacingState = { pauseMs: 2, packetsPerEpoch: 1, silentIntervalMs: 800 };
 /** Started at 100, went on at 102, and has just sent something. */
-const moment: PacingMoment = { startedAtMs: 100, resumedAtMs: 102, outputSinceMs: 103, isBusy: false };
+const moment: PacingMoment = {
+  ...{ startedAtMs: 100, resumedAtMs: 102, outputSinceMs: 103, isBusy: false },
+  linkFreeAtMs: 0,
+};
 
 test.each<{
   when: string;
@@ -35,6 +38,13 @@ test.each<{
     state: { packetsPerEpoch: 50, silentIntervalMs: 9 },
     dueMs: 109,
   },
+  { when: "a guest with output has used up its share of the links", moment: { linkFreeAtMs: 340 }, dueMs: 340 },
+  {
+    when: "a silent guest's share of the links is free again before it is due",
+    moment: { outputSinceMs: undefined, linkFreeAtMs: 340 },
+    dueMs: 900,
+  },
+  { when: "a guest's share of the links is used up for very long", moment: { linkFreeAtMs: 60_000 }, dueMs: 10_100 },
 ])("$when: due at $dueMs", ({ state, moment: change, bound = 50, dueMs }) => {
   const bounded = { ...limits, maxAddedLatencyMs: bound };
   expect(planCapture({ ...calm, ...state }, { ...moment, ...change }, bounded)).toBeCloseTo(dueMs);

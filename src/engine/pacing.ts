@@ -13,7 +13,12 @@
  *
  * A guest that dirties memory without talking is checkpointed more often than `maxIntervalMs`, so that no epoch carries
  * more than about `DIRTY_PAGES_TARGET` pages: the copy is part of the pause.
+ *
+ * A guest that has used up its share of the links (link-pace.ts) is checkpointed when there is room again: what it changes twice
+ * meanwhile is sent once. What it sends waits longer for that, but no longer than the largest epoch may take.
  */
+import { LIMITED_EPOCH_MS_MAX } from "./link-pace.ts";
+
 export type PacingLimits = {
   readonly minIntervalMs: number;
   readonly maxIntervalMs: number;
@@ -39,6 +44,8 @@ export type PacingMoment = {
   readonly outputSinceMs: number | undefined;
   /** Whether the guest has more to do. */
   readonly isBusy: boolean;
+  /** When the guest's share of the links allows more to be sent; 0 without one. */
+  readonly linkFreeAtMs: number;
 };
 
 const GAP_PAUSES_MIN = 3;
@@ -49,7 +56,11 @@ const DIRTY_PAGES_TARGET = 4096;
 const SMOOTHING = 0.2;
 
 export function startPacing(limits: PacingLimits): PacingState {
-  return { pauseMs: 4, packetsPerEpoch: 1, silentIntervalMs: limits.minIntervalMs };
+  return {
+    pauseMs: 4,
+    packetsPerEpoch: 1,
+    silentIntervalMs: limits.minIntervalMs,
+  };
 }
 
 /** Takes one epoch into account. */
@@ -75,6 +86,11 @@ export function observeEpoch(
 
 /** The time at which the next checkpoint should start. */
 export function planCapture(state: PacingState, moment: PacingMoment, limits: PacingLimits): number {
+  const latestMs = moment.startedAtMs + LIMITED_EPOCH_MS_MAX;
+  return Math.max(planWithoutShare(state, moment, limits), Math.min(moment.linkFreeAtMs, latestMs));
+}
+
+function planWithoutShare(state: PacingState, moment: PacingMoment, limits: PacingLimits): number {
   const earliestMs = moment.startedAtMs + limits.minIntervalMs;
   const silentAtMs = Math.max(earliestMs, moment.startedAtMs + state.silentIntervalMs);
   if (moment.outputSinceMs === undefined) {

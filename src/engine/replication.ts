@@ -15,6 +15,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { constants, zstdCompress } from "node:zlib";
+import { countSetBits } from "../lib/bits.ts";
 import { type CheckpointContract } from "../protocol/assignment.ts";
 import {
   encodeDeviceState,
@@ -43,6 +44,16 @@ import { observeCompressed, observeSent, planPages, startCompression } from "./c
 import { GRANULE_BYTES } from "./dirty-map.ts";
 import { type Figures } from "./figures.ts";
 import { type Guest } from "./guest.ts";
+import {
+  freshLinkPace,
+  freshLinkUse,
+  isHeldToShare,
+  isWithinShare,
+  noteSent,
+  noteUse,
+  pieceBytesOf,
+  planPiece,
+} from "./link-pace.ts";
 import { observeEpoch, type PacingState, planCapture, startPacing } from "./pacing.ts";
 import { readLastSection } from "../qemu/device-state.ts";
 import { isBootBlock } from "../qemu/standby.ts";
@@ -52,6 +63,8 @@ import { freshPace, notePiece } from "./resync-pace.ts";
 import { DeltaBuffer, SentPages, SentState } from "./sent-pages.ts";
 
 const EPOCHS_IN_FLIGHT = 3;
+/** Whoever waits for the share looks so often whether it has to. */
+const SHARE_LOOK_MS = 20;
 /** Device state is 0.1 to 0.5 MiB; what is never touched of this costs nothing. */
 const STATE_BYTES_MAX = 16 * 1024 * 1024;
 const PAGES_BYTES_FIRST = 4 * 1024 * 1024;
@@ -98,6 +111,9 @@ type ShipOrder = {
   readonly slot: Slot;
   readonly stateBytes: number;
 };
+
+/** How many frames of an epoch have gone out already, and since when. */
+type Sent = { readonly startedMs: number; readonly sentCount: number };
 
 export type ReplicationEvents = {
   readonly onCopied: () => void;
@@ -148,8 +164,12 @@ export class Replication implements DiskStream {
   #epochRecords = 0;
   #epochBytes = 0;
   #compression = startCompression();
-  /** Set while an epoch is being compressed: later ones queue behind it, for epochs leave in order. */
-  #compressing: Promise<void> | undefined;
+  /** Set while an epoch is compressed, or leaves in pieces: later ones queue behind it, for epochs leave in order. */
+  #shipping: Promise<void> | undefined;
+  /** Bytes a second on the links, together with whatever else goes to the standby; undefined: as much as they carry. */
+  #linkShare: number | undefined;
+  #linkPace = freshLinkPace;
+  #linkUse = freshLinkUse;
   #ramCopy: RamCopy | undefined;
   /** Answers wait for the standby; see the head of this file. */
   #isSynchronous = false;
@@ -175,6 +195,7 @@ export class Replication implements DiskStream {
     readonly disks: PrimaryDisks;
     readonly connection: FrameConnection<Frame>;
     readonly contract: CheckpointContract;
+    readonly linkShare: number | undefined;
     readonly lacking: PageSet;
     readonly figures: Figures;
     readonly events: ReplicationEvents;
@@ -185,6 +206,7 @@ export class Replication implements DiskStream {
     this.#disks = options.disks;
     this.#connection = options.connection;
     this.#contract = options.contract;
+    this.#linkShare = options.linkShare;
     this.#lacking = options.lacking;
     this.#figures = options.figures;
     this.#events = options.events;
@@ -311,12 +333,28 @@ export class Replication implements DiskStream {
   // The stream.
 
   writeRoom(): Promise<void> | undefined {
+    if (this.#mustWait(this.#linkPace.nextAtMs) && !this.#isCapturing) {
+      return this.#awaitShare(() => (this.#isCapturing ? 0 : this.#linkPace.nextAtMs));
+    }
     return this.#connection.backlogBytes > 1024 * 1024 && !this.#ended ? this.#connection.drained() : undefined;
   }
 
   room(): Promise<void> | undefined {
     const waitMs = this.#pace.nextAtMs - monotonicMs();
     return waitMs > 0 && !this.#ended ? sleep(waitMs) : this.writeRoom();
+  }
+
+  /** Whoever hands the guest over is not kept waiting: it stands still. */
+  #mustWait(untilMs: number): boolean {
+    return untilMs > monotonicMs() && !this.#ended && !this.#finalWanted;
+  }
+
+  /** Until the time that `untilMs` gives, which may change meanwhile. */
+  async #awaitShare(untilMs: () => number): Promise<void> {
+    while (this.#mustWait(untilMs())) {
+      this.#noteUse(0, true);
+      await sleep(Math.min(SHARE_LOOK_MS, untilMs() - monotonicMs()));
+    }
   }
 
   /** What the standby lacks yet, as far as anybody knows. */
@@ -384,7 +422,10 @@ export class Replication implements DiskStream {
     if (this.#ended) {
       return;
     }
-    this.#figures.sentBytes += payloadBytesOf(parts);
+    const bytes = payloadBytesOf(parts);
+    this.#figures.sentBytes += bytes;
+    this.#linkPace = noteSent(this.#linkPace, bytes, this.#linkShare, monotonicMs());
+    this.#noteUse(bytes, false);
     this.#connection.send(parts, onSent);
   }
 
@@ -392,6 +433,24 @@ export class Replication implements DiskStream {
 
   setContract(contract: CheckpointContract): void {
     this.#contract = contract;
+  }
+
+  setLinkShare(bytesPerSecond: number | undefined): void {
+    this.#linkShare = bytesPerSecond;
+    if (bytesPerSecond === undefined) {
+      this.#linkPace = freshLinkPace;
+      this.#linkUse = freshLinkUse;
+    }
+    this.#schedule();
+  }
+
+  #noteUse(bytes: number, hasWaited: boolean): void {
+    this.#linkUse = noteUse(this.#linkUse, { bytes, hasWaited }, this.#linkShare, monotonicMs());
+  }
+
+  /** It wants more of the links than it has, or did a moment ago. */
+  get isHeldToShare(): boolean {
+    return isHeldToShare(this.#linkUse, monotonicMs());
   }
 
   /** From epoch `first` on the guest's writes wait for the standby; that epoch says that all before them is there. */
@@ -468,7 +527,8 @@ export class Replication implements DiskStream {
     const nowMs = monotonicMs();
     const outputSinceMs = this.#outputSinceMs;
     const isBusy = outputSinceMs !== undefined && this.#guest.isBusy();
-    const moment = { startedAtMs: this.#startedAtMs, resumedAtMs: this.#resumedAtMs, outputSinceMs, isBusy };
+    const since = { startedAtMs: this.#startedAtMs, resumedAtMs: this.#resumedAtMs, outputSinceMs };
+    const moment = { ...since, isBusy, linkFreeAtMs: this.#linkPace.nextAtMs };
     const dueMs = this.#finalWanted ? 0 : planCapture(this.#pacing, moment, this.#contract) - nowMs;
     if (dueMs < DUE_NOW_MS) {
       this.#timer.disarm();
@@ -483,7 +543,9 @@ export class Replication implements DiskStream {
     if (this.#ended || !this.#isRunningEpochs || this.#isCapturing || this.#isStoppedForGood) {
       return false;
     }
-    return this.#finalWanted || this.#inFlight.length < (this.#throttled ? 1 : EPOCHS_IN_FLIGHT);
+    // Of one that leaves in pieces the next would only repeat the pages.
+    const isOneEnough = this.#throttled || (this.#linkShare !== undefined && this.#shipping !== undefined);
+    return this.#finalWanted || this.#inFlight.length < (isOneEnough ? 1 : EPOCHS_IN_FLIGHT);
   }
 
   async #capture(): Promise<void> {
@@ -595,13 +657,25 @@ export class Replication implements DiskStream {
     this.#sortPages(order);
     const { compress, state } = planPages(this.#compression, slot.whole.pageCount * PAGE_BYTES);
     this.#compression = state;
-    if (compress || this.#compressing !== undefined) {
+    if (compress || this.#shipping !== undefined || this.#mustSendInPieces(slot)) {
       const rest = this.#encodeRest(order);
-      this.#compressing = (this.#compressing ?? Promise.resolve()).then(() => this.#sendCompressed(order, rest));
+      this.#shipping = (this.#shipping ?? Promise.resolve()).then(() => this.#shipInTurn(order, rest, compress));
     } else {
-      this.#sendEpoch(order, [...encodeEpochPages(epoch.epoch, slot.whole, slot.pages), ...this.#encodeRest(order)]);
+      this.#sendEpoch(order, [...encodeEpochPages(epoch.epoch, slot), ...this.#encodeRest(order)]);
     }
     this.#events.onCaptured(epoch.epoch, final);
+  }
+
+  #mustSendInPieces({ whole, deltas }: Slot): boolean {
+    const bytes = whole.pageCount * PAGE_BYTES + deltas.blockCount * WIRE_BLOCK_BYTES;
+    const share = this.#linkShare;
+    return share !== undefined && !this.#finalWanted && !isWithinShare(this.#linkPace, bytes, share, monotonicMs());
+  }
+
+  get #pagesPerPiece(): number {
+    return this.#linkShare === undefined
+      ? PAGES_PER_FRAME_MAX
+      : Math.min(PAGES_PER_FRAME_MAX, Math.ceil(pieceBytesOf(this.#linkShare) / PAGE_BYTES));
   }
 
   /** Into pages the standby has an older version of, and pages that go whole. */
@@ -620,15 +694,7 @@ export class Replication implements DiskStream {
   #encodeRest({ epoch: { epoch }, slot, stateBytes }: ShipOrder): FrameParts[] {
     const frames: FrameParts[] = [];
     const { deltas, state } = slot;
-    if (deltas.pageCount > 0) {
-      frames.push(
-        encodePageDeltas(epoch, {
-          pages: deltas.pages.subarray(0, deltas.pageCount),
-          masks: deltas.masks.subarray(0, 2 * deltas.pageCount),
-          data: deltas.data.subarray(0, deltas.blockCount * WIRE_BLOCK_BYTES),
-        }),
-      );
-    }
+    frames.push(...encodeEpochDeltas(epoch, deltas, this.#pagesPerPiece));
     if (!this.#sentState.compare(state, stateBytes)) {
       frames.push(encodeDeviceState(epoch, state.subarray(0, stateBytes)));
       return frames;
@@ -639,13 +705,27 @@ export class Replication implements DiskStream {
     return frames;
   }
 
-  async #sendCompressed(order: ShipOrder, rest: readonly FrameParts[]): Promise<void> {
-    const startedMs = monotonicMs();
+  async #shipInTurn(order: ShipOrder, rest: readonly FrameParts[], compress: boolean): Promise<void> {
     const { slot, epoch } = order;
+    const pages = compress
+      ? await this.#compressPages(order)
+      : encodeEpochPages(epoch.epoch, slot, this.#pagesPerPiece);
+    const frames = [...pages, ...rest];
+    const startedMs = monotonicMs();
+    const sentCount = this.#linkShare === undefined ? 0 : await this.#sendPieces(frames, startedMs);
+    this.#sendEpoch(order, frames, { startedMs, sentCount });
+    if (epoch === this.#inFlight.at(-1)) {
+      this.#shipping = undefined; // Nobody waits behind it.
+      this.#schedule();
+    }
+  }
+
+  async #compressPages({ slot, epoch }: ShipOrder): Promise<readonly FrameParts[]> {
+    const startedMs = monotonicMs();
     const frames: FrameParts[] = [];
     let rawBytes = 0;
     let bytes = 0;
-    for (const { starts, counts, from, to } of splitRuns(slot.whole)) {
+    for (const { starts, counts, from, to } of splitRuns(slot.whole, this.#pagesPerPiece)) {
       const raw = slot.pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES);
       const data = await compressPages(raw, COMPRESSION);
       rawBytes += raw.length;
@@ -655,14 +735,28 @@ export class Replication implements DiskStream {
     if (rawBytes > 0) {
       this.#compression = observeCompressed(this.#compression, { rawBytes, bytes, ms: monotonicMs() - startedMs });
     }
-    this.#sendEpoch(order, [...frames, ...rest]);
-    if (epoch === this.#inFlight.at(-1)) {
-      this.#compressing = undefined; // Nobody waits behind it.
-    }
+    return frames;
   }
 
-  #sendEpoch({ epoch, slot, stateBytes }: ShipOrder, frames: readonly FrameParts[]): void {
-    const startedMs = monotonicMs(); // Not sooner: the link's rate must not contain the time of comparing and compressing.
+  /** As the share of the links allows. */
+  async #sendPieces(frames: readonly FrameParts[], startedAtMs: number): Promise<number> {
+    const totalBytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), 0);
+    let sentBytes = 0;
+    for (const parts of frames) {
+      const epoch = { startedAtMs, sentBytes, totalBytes };
+      await this.#awaitShare(() => planPiece(this.#linkPace, epoch));
+      this.#send(parts);
+      sentBytes += payloadBytesOf(parts);
+    }
+    return frames.length;
+  }
+
+  #sendEpoch(
+    { epoch, slot, stateBytes }: ShipOrder,
+    frames: readonly FrameParts[],
+    // Not sooner: the link's rate must not contain the time of comparing and compressing.
+    { startedMs, sentCount }: Sent = { startedMs: monotonicMs(), sentCount: 0 },
+  ): void {
     const frameBytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), 0);
     const totals = {
       pageCount: slot.whole.pageCount + slot.deltas.pageCount,
@@ -670,7 +764,7 @@ export class Replication implements DiskStream {
       bytes: epoch.diskBytes + frameBytes,
       deviceStateBytes: stateBytes,
     };
-    this.#send([...frames, encodeEpochEnd(epoch.epoch, totals)].flat(), () => {
+    this.#send([...frames.slice(sentCount), encodeEpochEnd(epoch.epoch, totals)].flat(), () => {
       const ms = monotonicMs() - startedMs;
       this.#figures.addPhase("ship", ms);
       this.#compression = observeSent(this.#compression, frameBytes, ms);
@@ -799,15 +893,29 @@ function newSlot(): Slot {
   };
 }
 
-/** Whole pages as frames of a size both sides allow. */
-function encodeEpochPages(epoch: number, runs: PageRuns, pages: Buffer): FrameParts[] {
-  if (runs.pageCount <= PAGES_PER_FRAME_MAX) {
-    const table = { starts: runs.starts.subarray(0, runs.length), counts: runs.counts.subarray(0, runs.length) };
-    return runs.length === 0 ? [] : [encodePages(epoch, table, pages.subarray(0, runs.pageCount * PAGE_BYTES))];
+/** Whole pages as frames of a size both sides allow, or smaller ones. */
+function encodeEpochPages(epoch: number, { whole, pages }: Slot, pagesMax = PAGES_PER_FRAME_MAX): FrameParts[] {
+  if (whole.pageCount <= pagesMax) {
+    const table = { starts: whole.starts.subarray(0, whole.length), counts: whole.counts.subarray(0, whole.length) };
+    return whole.length === 0 ? [] : [encodePages(epoch, table, pages.subarray(0, whole.pageCount * PAGE_BYTES))];
   }
-  return splitRuns(runs).map(({ starts, counts, from, to }) =>
+  return splitRuns(whole, pagesMax).map(({ starts, counts, from, to }) =>
     encodePages(epoch, { starts, counts }, pages.subarray(from * PAGE_BYTES, to * PAGE_BYTES)),
   );
+}
+
+function encodeEpochDeltas(epoch: number, deltas: DeltaBuffer, pagesMax: number): FrameParts[] {
+  const frames: FrameParts[] = [];
+  let block = 0;
+  for (let first = 0; first < deltas.pageCount; first += pagesMax) {
+    const last = Math.min(deltas.pageCount, first + pagesMax);
+    const masks = deltas.masks.subarray(2 * first, 2 * last);
+    const end = block + countSetBits(masks);
+    const data = deltas.data.subarray(block * WIRE_BLOCK_BYTES, end * WIRE_BLOCK_BYTES);
+    frames.push(encodePageDeltas(epoch, { pages: deltas.pages.subarray(first, last), masks, data }));
+    block = end;
+  }
+  return frames;
 }
 
 type RunPart = {
@@ -817,7 +925,7 @@ type RunPart = {
   readonly to: number;
 };
 
-function splitRuns(runs: PageRuns): RunPart[] {
+function splitRuns(runs: PageRuns, pagesMax: number): RunPart[] {
   const parts: RunPart[] = [];
   let starts: number[] = [];
   let counts: number[] = [];
@@ -836,13 +944,13 @@ function splitRuns(runs: PageRuns): RunPart[] {
     let start = runs.start(run);
     let left = runs.count(run);
     while (left > 0) {
-      const count = Math.min(left, PAGES_PER_FRAME_MAX - pages);
+      const count = Math.min(left, pagesMax - pages);
       starts.push(start);
       counts.push(count);
       pages += count;
       start += count;
       left -= count;
-      if (pages === PAGES_PER_FRAME_MAX) {
+      if (pages === pagesMax) {
         flush();
       }
     }

@@ -22,7 +22,15 @@ function conditionOf(type: string, change: Partial<Side>, more: Partial<EngineSn
   const snapshot: EngineSnapshot = {
     ...{ side, role: "standby", state: side.state.tag, nowMs: 0, figures: new Figures() },
     contract: { maxAddedLatencyMs: 50, minIntervalMs: 5, maxIntervalMs: 1000 },
-    ...{ isThrottled: false, syncPercent: 0, disks: [], resync: undefined, oldestUnacknowledgedMs: undefined },
+    ...{
+      isThrottled: false,
+      linkShare: undefined,
+      isHeldToShare: false,
+      syncPercent: 0,
+      disks: [],
+      resync: undefined,
+      oldestUnacknowledgedMs: undefined,
+    },
     ...{ heldPacketsCount: 0, outputMode: "closed", tracker: "none", quorums: [], quorumProblem: undefined },
     links: [{ name: "one", alive: false } as EngineReport["links"][number]],
     ...{ takeoversCount: 0, problems: new Map(), diskFaults: [], slowDisks: [] },

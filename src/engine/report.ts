@@ -5,6 +5,8 @@ import { type DiskFault, isOfDisk } from "./disk-faults.ts";
 import { type Figures } from "./figures.ts";
 import { type ResyncProgress, secondsLeftOf } from "./resync-progress.ts";
 
+const MIB = 2 ** 20;
+
 export type EngineSnapshot = {
   readonly side: Side;
   readonly role: EngineReport["role"];
@@ -13,6 +15,9 @@ export type EngineSnapshot = {
   readonly figures: Figures;
   readonly contract: CheckpointContract;
   readonly isThrottled: boolean;
+  /** Bytes a second; undefined: as much as the links carry. */
+  readonly linkShare: number | undefined;
+  readonly isHeldToShare: boolean;
   readonly syncPercent: number;
   readonly disks: EngineReport["disks"];
   /** Of a primary that copies to its standby. */
@@ -48,6 +53,7 @@ export function planReport(snapshot: EngineSnapshot): EngineReport {
     resync: planResync(snapshot),
     checkpoint: figures.checkpoint(nowMs),
     addedLatency: figures.addedLatency(),
+    ...planLinkShare(snapshot),
     lagMs: inSync ? Math.max(0, nowMs - (oldestUnacknowledgedMs ?? nowMs)) : null,
     heldPacketsCount: snapshot.heldPacketsCount,
     links: snapshot.links,
@@ -124,7 +130,12 @@ function planQuorum({ quorumProblem, state }: EngineSnapshot): EngineCondition {
   return { type: "QuorumReachable", status: "False", reason: "Unreachable", message };
 }
 
-function planLatency({ figures, contract, isThrottled, outputMode }: EngineSnapshot): EngineCondition {
+function planLinkShare({ linkShare, isHeldToShare }: EngineSnapshot): Pick<EngineReport, "linkShare"> {
+  return linkShare === undefined ? {} : { linkShare: { bytesPerSecond: linkShare, isHeldTo: isHeldToShare } };
+}
+
+function planLatency(snapshot: EngineSnapshot): EngineCondition {
+  const { figures, contract, outputMode } = snapshot;
   const { recentAddedLatency } = figures;
   if (outputMode === "leased") {
     const message = "in HighAvailability nothing that the guest sends is held back";
@@ -139,8 +150,18 @@ function planLatency({ figures, contract, isThrottled, outputMode }: EngineSnaps
   if (p99Ms <= contract.maxAddedLatencyMs) {
     return { type: "LatencyWithinBound", status: "True", reason: "WithinBound", message: says };
   }
-  const remedy = isThrottled ? "the guest is throttled; reduce its load or give the link more bandwidth" : "throttling";
-  return { type: "LatencyWithinBound", status: "False", reason: "BoundExceeded", message: `${says}: ${remedy}` };
+  const message = `${says}: ${sayLateness(snapshot)}`;
+  return { type: "LatencyWithinBound", status: "False", reason: "BoundExceeded", message };
+}
+
+function sayLateness({ isThrottled, linkShare, isHeldToShare }: EngineSnapshot): string {
+  if (linkShare !== undefined && isHeldToShare) {
+    return (
+      `the guest changes more than its share of the links carries (${Math.round(linkShare / MIB)} MiB/s, so that its neighbours ` +
+      "have theirs); reduce its load, move it or its neighbours to other nodes, or give the links more bandwidth and declare it"
+    );
+  }
+  return isThrottled ? "the guest is throttled; reduce its load or give the link more bandwidth" : "throttling";
 }
 
 /** The standby's disks as well: its own report is not the one that people read. */

@@ -15,6 +15,7 @@ import { DiskReadFailure } from "./primary-disks.ts";
 import { type Problems } from "./problems.ts";
 import { Reception } from "./reception.ts";
 import { Replication, type ReplicationEvents } from "./replication.ts";
+import { type EngineSnapshot } from "./report.ts";
 import { type ResyncWatch } from "./resync-progress.ts";
 import { mayGoOnElsewhere, stateName } from "./side-names.ts";
 
@@ -44,6 +45,7 @@ export type SessionsOptions = {
   readonly resync: ResyncWatch;
   readonly side: () => Side;
   readonly contract: () => CheckpointContract;
+  readonly linkShare: () => number | undefined;
   readonly post: (event: SideEvent) => void;
   /** The guest is lost, and another side can go on. */
   readonly onGuestFailed: (why: string) => void;
@@ -135,6 +137,12 @@ export class Sessions {
     }
   }
 
+  /** How the guest bears being copied. */
+  get figures(): Pick<EngineSnapshot, "isThrottled" | "isHeldToShare" | "oldestUnacknowledgedMs"> {
+    const { isThrottled = false, isHeldToShare = false, oldestUnacknowledgedMs } = this.replication ?? {};
+    return { isThrottled, isHeldToShare, oldestUnacknowledgedMs };
+  }
+
   /** Ends the running session by ending its link; the machine does the rest. */
   fail(): void {
     const { state } = this.#options.side();
@@ -157,7 +165,7 @@ export class Sessions {
   }
 
   async #beginSync({ session, link, ram, disks }: Extract<Effect, { tag: "beginSync" }>): Promise<void> {
-    const { held, links, resync, log, figures, contract } = this.#options;
+    const { held, links, resync, log, figures, contract, linkShare } = this.#options;
     const { guest, primaryDisks, lacking } = held;
     const connection = links.connection(link);
     if (guest === undefined || primaryDisks === undefined || lacking === undefined || connection === undefined) {
@@ -171,8 +179,9 @@ export class Sessions {
       if (this.name !== session) {
         return;
       }
-      const parts = { session, guest, disks: primaryDisks, connection, contract: contract(), lacking };
-      const replication = new Replication({ ...parts, figures, events, log });
+      const parts = { session, guest, disks: primaryDisks, connection, lacking };
+      const limits = { contract: contract(), linkShare: linkShare() };
+      const replication = new Replication({ ...parts, ...limits, figures, events, log });
       this.replication = replication;
       const copied = resync.isFullWanted ? replication.copy(FULL, FULL) : replication.copy(ram, disks);
       resync.start(replication.leftBytes);

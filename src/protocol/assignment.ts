@@ -13,6 +13,7 @@
  *   engine -> fault, repaired      what of this side fails, each time it is seen, and what works again (faults.ts)
  *   agent  -> switchover           planned hand-over; answered by switchoverAnswered with the same requestId
  *   agent  -> retuned              the mode, the latency contract or the detection time changed, or a whole copy is asked for
+ *   agent  -> linkShared           what the engine may put on the links, so that the node's other guests have their share
  *   agent  -> quorumChanged        the quorum's endpoints changed; everything else needs a new engine
  *   agent  -> moveQuorum           the other quorum is to be in force; trouble says why it is not
  *   agent  -> force                a person makes this side the owner; what the quorum says to that comes by the next report
@@ -72,6 +73,11 @@ export type CheckpointContract = {
   readonly resyncMiBPerSecond?: number | undefined;
 };
 
+export type LinkCapacity = {
+  readonly ownMiBPerSecond?: number | undefined;
+  readonly peerMiBPerSecond?: number | undefined;
+};
+
 export type FailoverTiming = { readonly detectionTimeoutMs: number };
 
 export type TrackerMethod = "userfaultfd" | "softDirty" | "comparison";
@@ -100,6 +106,8 @@ export type GuestAssignment = {
   readonly isReleasing?: boolean | undefined;
   /** Over which clients reach the guest here; undefined: those that the agent was told of. Engines do not know them. */
   readonly uplinks?: readonly string[] | undefined;
+  /** What all links of this node, and of the peer's, carry together; undefined: nobody has said. Engines do not know it. */
+  readonly linkCapacity?: LinkCapacity | undefined;
   /** Another word than before: the running engine copies everything once more. One that starts compares anyway. */
   readonly fullResync?: string | undefined;
 };
@@ -166,6 +174,12 @@ export type CheckpointFigures = {
   readonly diskBytes: number;
 };
 
+export type LinkShareFigures = {
+  readonly bytesPerSecond: number;
+  /** The guest changes more than that, or did a moment ago, and is slowed down. */
+  readonly isHeldTo: boolean;
+};
+
 export type LinkFigures = {
   readonly name: string;
   readonly alive: boolean;
@@ -210,6 +224,8 @@ export type EngineReport = {
   readonly checkpoint: CheckpointFigures;
   /** From the moment a packet was held to the moment it left. */
   readonly addedLatency: DurationFigures;
+  /** What the engine may put on the links; absent while it may use all they carry. */
+  readonly linkShare?: LinkShareFigures | undefined;
   /** Age of the newest state that the standby acknowledged; null while there is none. */
   readonly lagMs: number | null;
   readonly heldPacketsCount: number;
@@ -279,6 +295,8 @@ export type AgentMessage =
       readonly failover: FailoverTiming;
       readonly fullResync?: string | undefined;
     }
+  /** Null: as much as the links carry. */
+  | { readonly tag: "linkShared"; readonly bytesPerSecond: number | null }
   | { readonly tag: "quorumChanged"; readonly quorum: readonly Endpoint[] }
   | { readonly tag: "moveQuorum"; readonly to: QuorumSeat }
   | { readonly tag: "force"; readonly override: OverrideOrder }

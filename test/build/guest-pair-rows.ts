@@ -49,7 +49,7 @@ const [primary, standby] = [
     resync: { leftBytes: 1_073_741_824, secondsLeft: 12 },
     links: reported.links.map((link) => ({ ...link, roundTrip: { p50Ms: 0.2, p99Ms: 0.9 }, carriesData: true })),
     quorums: [{ seat: "preferred", reachable: true, latencyMs: 3.5, inForce: true }],
-    traffic: { mibPerSecond: 812.5, nodePeakMiBPerSecond: 1_100 },
+    traffic: { mibPerSecond: 812.5, nodePeakMiBPerSecond: 1_100, heldToMiBPerSecond: 900 },
     override: { who: "kubernetes-admin", why: "site A burnt down", at, term: 4 },
   },
   buildReportedSide("node-b", buildReport({ role: "standby", primaryNode: "", lagMs: null, takeoversCount: 0 })),
@@ -83,7 +83,7 @@ export const guestPairRows: ResourceRows = {
       object: buildGuestPair({
         checkpoint: { maxAddedLatencyMs: 20, minIntervalMs: 10, maxIntervalMs: 100, resyncMiBPerSecond: 200 },
         fullResync: at,
-        sides: ["node-a", "node-b"].map((node) => buildSide(node, { uplinks: ["lan"] })),
+        sides: ["node-a", "node-b"].map((node) => buildSide(node, { uplinks: ["lan"], linkMiBPerSecond: 1_000 })),
         failover: { detectionTimeoutMs: 300 },
       }),
     },

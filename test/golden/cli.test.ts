@@ -121,8 +121,9 @@ test("faults", () => {
 describe("describe", () => {
   const members = [{ name: "db", primary: "node-a" }, { name: "web", primary: "node-a" }, { name: "cache" }];
   const report = { reportedAt: "2026-01-31T08:29:55Z" };
+  const traffic = { mibPerSecond: 43.31, nodePeakMiBPerSecond: 88, heldToMiBPerSecond: 44.96 };
   const sides = [
-    { ...buildReportedSide("node-a", buildReport()), ...report },
+    { ...buildReportedSide("node-a", buildReport()), ...report, traffic },
     {
       ...buildReportedSide("node-b", buildReport({ role: "standby" })),
       ...{ ...report, trouble: "QEMU is not there yet: look at pod virt-launcher-web", wantedShape: "standby" },

@@ -16,6 +16,7 @@ import {
   type CheckpointContract,
   type EngineReport,
   type FailoverTiming,
+  type LinkCapacity,
   type TlsFiles,
   type TrackerMethod,
 } from "../../src/protocol/assignment.ts";
@@ -334,7 +335,11 @@ export class Cluster {
   /** Changes what both agents are told of a guest, while it runs. */
   reassign(
     guest: string,
-    change: { readonly checkpoint: Partial<CheckpointContract>; readonly fullResync?: string },
+    change: {
+      readonly checkpoint: Partial<CheckpointContract>;
+      readonly fullResync?: string;
+      readonly linkCapacity?: LinkCapacity;
+    },
   ): void {
     for (const host of pairHosts) {
       const path = join(this.lab.diskDirectory(host), "etc/assignments.json");

@@ -200,6 +200,16 @@ export class Lab {
     this.#setPorts(network, host, "forwarding");
   }
 
+  /** From now on the network carries so much each way, and what waits for that waits in front of everything that comes later. */
+  narrowLink(network: NetworkName, rate: { readonly mibPerSecond: number; readonly bufferMs: number }): void {
+    for (const host of members[network]) {
+      this.run(host, [
+        ...["tc", "qdisc", "replace", "dev", deviceName[network], "root", "tbf"],
+        ...["rate", `${rate.mibPerSecond * 8 * 2 ** 20}bit`, "burst", "64kb", "latency", `${rate.bufferMs}ms`],
+      ]);
+    }
+  }
+
   /** Pulls a host's cable out: unlike a dead switch, the host sees that its card has no carrier any more. */
   pullCable(network: NetworkName, host: HostName): void {
     this.#setCable(network, host, "down");
