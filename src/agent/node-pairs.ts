@@ -66,6 +66,7 @@ export class NodePairs {
       readObject: (guest) => wishes.readWish(guest)?.object,
       readTrouble: (guest) => wishes.readTrouble(guest),
       readFaults: (guest) => control.readFaults(guest),
+      isListed: () => this.#watch.isListed,
       readWritten: (object) => this.#watch.readSide(object),
       applyStatus: (object: AppliedStatus, fieldManager) =>
         cluster.applyStatus(object, fieldManager, { force: true, timeoutMs: WRITE_TIMEOUT_MS }),
@@ -125,7 +126,11 @@ class ReflectedPairs implements PairWatch {
   }
 
   list(): readonly unknown[] | undefined {
-    return this.#reflector.isSynced ? this.#reflector.list() : undefined;
+    return this.isListed ? this.#reflector.list() : undefined;
+  }
+
+  get isListed(): boolean {
+    return this.#reflector.isSynced;
   }
 
   readSide(object: PairObject): SideStatus | undefined {

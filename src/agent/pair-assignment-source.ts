@@ -98,10 +98,6 @@ export class PairAssignmentSource implements AssignmentSource {
     this.#hasList = true;
     clearTimeout(this.#timer);
     const problems = this.#read(list);
-    writeStateFile(this.#keptPath, {
-      version: KEPT_VERSION,
-      pairs: [...this.#good.values()].map(({ raw }) => raw),
-    });
     const problem = problems.length === 0 ? undefined : problems.join("\n");
     if (problem !== this.#problem) {
       this.#problem = problem;

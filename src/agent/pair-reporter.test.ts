@@ -2,6 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "@jest/globals";
 import { until } from "../../test/build/agent-host.ts";
 import { buildReport } from "../../test/build/engine-report.ts";
+import { type SideStatus } from "../decide/side-status.ts";
 import { type EngineReport } from "../protocol/assignment.ts";
 import { silentLog } from "../telemetry/log.ts";
 import { type GuestStatus } from "./guest-runner.ts";
@@ -15,6 +16,8 @@ class Server {
   readonly managers = new Set<string>();
   report: EngineReport | null = buildReport();
   isAssigned = true;
+  isListed = true;
+  written: SideStatus | undefined;
   readonly reporter = new PairReporter({
     node: "node-a",
     apiVersion: "twinrun.dev/v1alpha1",
@@ -22,7 +25,8 @@ class Server {
     readObject: () => ({ namespace: "twinrun", name: "web", generation: 2 }),
     readTrouble: () => undefined,
     readFaults: () => [],
-    readWritten: () => undefined,
+    isListed: () => this.isListed,
+    readWritten: () => (this.isListed ? this.written : undefined),
     applyStatus: (object, manager) => this.#take(object, manager),
     log: silentLog,
   });
@@ -150,4 +154,21 @@ test("of a guest that is not assigned any more nothing is written", async () => 
   server.say(buildReport());
   await sleep(30);
   expect(server.attempts).toBe(0);
+});
+
+test("an agent that starts while the API server is away forgets nothing of what the one before it wrote", async () => {
+  server.say(buildReport());
+  await until("it is written", () => server.applied.length > 0 || undefined);
+  const written = server.applied[0]?.status.sides?.[0];
+  const next = new Server();
+  next.written = written === undefined ? undefined : { ...written, term: 7, takeoversCount: 3 };
+  next.isListed = false;
+  next.say(null);
+  await sleep(10);
+  expect(next.attempts).toBe(0);
+  next.isListed = true;
+  next.say(null);
+  await until("the next one writes", () => next.applied.length > 0 || undefined);
+  expect(next.applied[0]?.status.sides?.[0]).toMatchObject({ term: 7, primaryNode: "host-a", takeoversCount: 3 });
+  next.reporter.close();
 });

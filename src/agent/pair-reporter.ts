@@ -32,6 +32,8 @@ export type PairReporterOptions = {
   readonly readFaults: (guest: string) => SideView["faults"];
   /** Rejects when it was not written. */
   readonly applyStatus: (object: AppliedStatus, fieldManager: string) => Promise<unknown>;
+  /** Whether {@link readWritten} can know. Until then nothing is written: it would forget term, primary and takeovers. */
+  readonly isListed: () => boolean;
   /** What an agent of this node wrote before this one started. */
   readonly readWritten: (object: PairObject) => SideStatus | undefined;
   readonly log: Log;
@@ -87,7 +89,7 @@ export class PairReporter {
       return;
     }
     const reported = this.#find(guest);
-    if (!reported.isWriting && reported.retry === undefined) {
+    if (!reported.isWriting && reported.retry === undefined && this.#options.isListed()) {
       this.#look(guest, { reported, status, object });
     }
   }

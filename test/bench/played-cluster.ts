@@ -179,6 +179,7 @@ export class PlayedCluster {
       },
       readTrouble: () => undefined,
       readFaults: () => [],
+      isListed: () => true,
       readWritten: ({ name }) => find(name)?.status?.sides?.find((side) => side.node === node),
       applyStatus: (object, fieldManager) => this.#inLane(() => this.#cluster.applyStatus(object, fieldManager)),
       log: silentLog,
