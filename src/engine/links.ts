@@ -15,6 +15,7 @@ import {
   noteHeard,
   noteHeartbeat,
   removeLink,
+  silenceInMs,
   stepLiveness,
 } from "../protocol/liveness.ts";
 import { type Message } from "../protocol/messages.ts";
@@ -50,6 +51,7 @@ export class Links {
   #listener: Promise<PeerListener> | undefined;
   #liveness: Liveness = {};
   #timer: NodeJS.Timeout | undefined;
+  #silenceTimer: NodeJS.Timeout | undefined;
   #limits = { heartbeatMs: 60, silenceMs: 500 };
   #tickedAtMs = 0;
 
@@ -143,6 +145,7 @@ export class Links {
 
   close(): void {
     clearInterval(this.#timer);
+    clearTimeout(this.#silenceTimer);
     this.#closeOpeners();
   }
 
@@ -231,14 +234,39 @@ export class Links {
       // This process stood still (an overloaded host, a debugger): that is no silence of the peer's.
       this.#liveness = excuse(this.#liveness, lateMs);
     }
-    for (const link of this.#paused) {
-      this.#liveness = noteHeard(this.#liveness, link, nowMs);
-    }
     if (Object.values(this.#liveness).some(({ heardAtMs }) => nowMs - heardAtMs <= 1.5 * heartbeatMs)) {
       this.#options.onHeard();
     }
     // Every tick is due: a timer that fires a millisecond early must not leave one out.
-    const { liveness, actions } = stepLiveness(this.#liveness, nowMs, { heartbeatMs: heartbeatMs / 2, silenceMs });
+    this.#step(nowMs, { heartbeatMs: heartbeatMs / 2, silenceMs });
+    const inMs = silenceInMs(this.#liveness, nowMs, silenceMs);
+    if (inMs !== undefined && inMs < heartbeatMs) {
+      this.#lookForSilenceAt(nowMs + inMs + 1);
+    }
+  }
+
+  /** Between two ticks, to the millisecond: of the time until a takeover it would else be half a heartbeat interval. */
+  #lookForSilenceAt(atMs: number): void {
+    clearTimeout(this.#silenceTimer);
+    this.#silenceTimer = setTimeout(
+      () => {
+        setImmediate(() => {
+          const nowMs = monotonicMs();
+          // When we stood still ourselves the next tick says how long.
+          if (nowMs - atMs < this.#limits.heartbeatMs / 2) {
+            this.#step(nowMs, { heartbeatMs: Infinity, silenceMs: this.#limits.silenceMs });
+          }
+        });
+      },
+      Math.ceil(atMs - monotonicMs()),
+    );
+  }
+
+  #step(nowMs: number, limits: Parameters<typeof stepLiveness>[2]): void {
+    for (const link of this.#paused) {
+      this.#liveness = noteHeard(this.#liveness, link, nowMs);
+    }
+    const { liveness, actions } = stepLiveness(this.#liveness, nowMs, limits);
     this.#liveness = liveness;
     for (const action of actions) {
       const connection = this.#connections.get(action.link);

@@ -94,3 +94,9 @@ export function stepLiveness(
   }
   return { liveness: next, actions };
 }
+
+/** How long until the next link would be given up if nothing more were heard; undefined without links. */
+export function silenceInMs(liveness: Liveness, nowMs: number, silenceMs: number): number | undefined {
+  const heardAtMs = Object.values(liveness).map((state) => state.heardAtMs);
+  return heardAtMs.length === 0 ? undefined : Math.max(0, Math.min(...heardAtMs) + silenceMs - nowMs);
+}

@@ -191,9 +191,12 @@ describeOnCluster(import.meta.filename)("a guest of an operator", () => {
       dying = new DyingOperator(platform);
       await dying.start();
       const life = await live("dying", "10.77.0.64");
+      while (!dying.deaths.has("removeFinalizer")) {
+        await sleep(100); // The ProtectedVM is gone a moment before the operator dies of it.
+      }
       say(`the operator died: ${[...dying.deaths].map(([action, times]) => `${action} ${times}`).join(", ")}`);
       expect(life).toEqual(calm);
-      for (const action of ["applyFinalizer", "apply", "create", "delete", "removeFinalizer"]) {
+      for (const action of ["applyFinalizer", "apply", "create", "delete"]) {
         expect([...dying.deaths.keys()]).toContain(action);
       }
     },
