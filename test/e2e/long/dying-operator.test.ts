@@ -66,13 +66,17 @@ class DyingOperator {
     rmSync(this.#directory, { recursive: true });
   }
 
+  /** It leaves its lead behind each time; nobody waits 15 s for the end of a lease here. */
+  async #mayLive(): Promise<boolean> {
+    const leases = kindOf("coordination.k8s.io/v1", "Lease");
+    await this.#platform.cluster.remove({ kind: leases, namespace: systemNamespace, name: "twinrun-operator" });
+    return !this.#isStopping;
+  }
+
   async #live(kubeconfig: string): Promise<void> {
     const failPoint = join(this.#directory, "fail-point");
-    for (let life = 1; !this.#isStopping; life += 1) {
+    for (let life = 1; await this.#mayLive(); life += 1) {
       writeFileSync(failPoint, `any ${this.#unharmed}\n`);
-      // It leaves its lead behind each time; nobody waits 15 s for the end of a lease here.
-      const leases = kindOf("coordination.k8s.io/v1", "Lease");
-      await this.#platform.cluster.remove({ kind: leases, namespace: systemNamespace, name: "twinrun-operator" });
       const args = [
         ...["--disable-warning=ExperimentalWarning", join(root, "src/main/operator.ts")],
         ...[`--namespace=${systemNamespace}`, `--identity=dying-${life}`, `--hook-image=${hookImage}`],
