@@ -96,7 +96,9 @@ export class ClusterDemo {
 
   /** One transaction after the other on each of its connections; in the end what was acknowledged has to be there. */
   startLedger(stallMs: number): Client {
-    const options = { host: address, connectionsCount: 4, thinkMs: 50, stallMs, firstConnection: 2000 };
+    const base = { host: address, connectionsCount: 4, thinkMs: 50, stallMs, firstConnection: 2000 };
+    // It reads them when PostgreSQL is there again.
+    const options = { ...base, connectTimeoutMs: bootMsMax };
     return startClient(this.#client, "ledger", options);
   }
 
