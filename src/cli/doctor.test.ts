@@ -368,6 +368,14 @@ describe("of a node", () => {
       remedy: /6[.]7/,
     },
     {
+      when: "what its links carry is no number",
+      node: { annotations: { "twinrun.dev/replication-mib-per-second": "10G" } },
+      level: "warning",
+      check: "LinkCapacity",
+      says: /"10G", which is no number/,
+      remedy: /replication-mib-per-second=1000/,
+    },
+    {
       when: "its links are not written well",
       node: { annotations: { "twinrun.dev/replication-links": "192.0.2.1" } },
       level: "failure",

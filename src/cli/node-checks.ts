@@ -1,5 +1,5 @@
 /** Doctor's checks of nodes. */
-import { REPLICATION_LINKS_ANNOTATION } from "../api/requests.ts";
+import { LINK_CAPACITY_ANNOTATION, REPLICATION_LINKS_ANNOTATION } from "../api/requests.ts";
 import { findNodeObstacle } from "../decide/node-fitness.ts";
 import { present } from "../lib/assert.ts";
 import { type ClusterFacts, componentOf, isVersioned, listOffers } from "./facts.ts";
@@ -65,7 +65,7 @@ function checkNode(node: Node, pods: readonly Pod[]): readonly Finding[] {
     unfitness === undefined
       ? ok("NodeFit", "Ready, schedulable, and its agent is Ready")
       : warning("NodeFit", `cannot be one of the two nodes of a guest: ${unfitness.why}`, unfitness.remedy);
-  return [fitness, checkKernel(node), checkLinks(node), checkOffers(node)];
+  return [fitness, checkKernel(node), checkLinks(node), ...checkLinkCapacity(node), checkOffers(node)];
 }
 
 /** PAGEMAP_SCAN, with which changed pages are found without looking at all of them. */
@@ -104,6 +104,23 @@ function checkLinks({ metadata, status }: Node): Finding {
         "ReplicationLinks",
         `one link, over the node's own address ${address}; a second one would survive a cut cable`,
       );
+}
+
+/** One that is no number counts as none. */
+function checkLinkCapacity({ metadata }: Node): readonly Finding[] {
+  const declared = metadata.annotations?.[LINK_CAPACITY_ANNOTATION];
+  if (declared === undefined) {
+    return [];
+  }
+  return Number(declared) > 0 && Number.isFinite(Number(declared))
+    ? [ok("LinkCapacity", `its replication links carry ${declared} MiB/s, of which every guest has its share`)]
+    : [
+        warning(
+          "LinkCapacity",
+          `the annotation ${LINK_CAPACITY_ANNOTATION} is "${declared}", which is no number of MiB a second: nobody is held to a share`,
+          `kubectl annotate node ${metadata.name} --overwrite ${LINK_CAPACITY_ANNOTATION}=1000`,
+        ),
+      ];
 }
 
 function checkOffers(node: Node): Finding {

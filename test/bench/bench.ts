@@ -3,11 +3,10 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assert, present } from "../../src/lib/assert.ts";
-import { type CheckpointContract } from "../../src/protocol/assignment.ts";
 import { runClient, type ClientOptions } from "../lab/clients/client-process.ts";
 import { type ConversationResult } from "../lab/clients/conversation.ts";
 import { waitForPostgres } from "../lab/clients/pgbench.ts";
-import { createCluster, type Cluster } from "../lab/cluster.ts";
+import { createCluster, type Cluster, type ClusterOptions } from "../lab/cluster.ts";
 import { waitForGuest } from "../lab/guest-health.ts";
 import { type GuestImage, type GuestKind } from "../lab/guests.ts";
 import { type Lab } from "../lab/hosts.ts";
@@ -23,7 +22,7 @@ import {
 
 export type Load = { readonly result: ConversationResult; readonly samples: readonly TimedSample[] };
 
-export type ProtectOptions = { readonly checkpoint?: Partial<CheckpointContract> };
+export type ProtectOptions = Pick<ClusterOptions, "checkpoint" | "failover">;
 
 export type Measured<T> = {
   readonly value: T;
@@ -83,12 +82,12 @@ export class Bench {
   }
 
   /** The cluster of {@link protect}, not started. */
-  prepare(lab: Lab, guests: readonly PlacedGuest[], { checkpoint }: ProtectOptions): Promise<Cluster> {
+  prepare(lab: Lab, guests: readonly PlacedGuest[], options: ProtectOptions): Promise<Cluster> {
     return createCluster(lab, {
       guests,
       firstPrimary: "a",
       environment: { TWINRUN_SAMPLES: engineSamplesPath(lab) },
-      ...(checkpoint === undefined ? {} : { checkpoint }),
+      ...options,
     });
   }
 

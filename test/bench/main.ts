@@ -14,6 +14,7 @@ import { provideImage } from "../lab/images.ts";
 import { Bench } from "./bench.ts";
 import { measureCluster } from "./cluster.ts";
 import { measureDatabase } from "./database.ts";
+import { measureNeighbour } from "./neighbour.ts";
 import { measureOperator } from "./operator.ts";
 import { measureProcessor } from "./processor.ts";
 import { type ProcessorShares } from "./processor-time.ts";
@@ -27,6 +28,7 @@ const parts: Readonly<Record<string, (bench: Bench) => Promise<Figure[]>>> = {
   "request-reply": measureRequestReply,
   database: measureDatabase,
   processor: measureProcessor,
+  neighbour: measureNeighbour,
   takeover: measureTakeovers,
   resync: measureResync,
   idle: measureIdle,

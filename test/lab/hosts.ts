@@ -210,6 +210,11 @@ export class Lab {
     }
   }
 
+  /** Connections that the host makes from now on send until a buffer on the way is full, whatever the machine's own do (Reno). */
+  fillBuffers(host: HostName): void {
+    this.run(host, ["sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=reno"]);
+  }
+
   /** Pulls a host's cable out: unlike a dead switch, the host sees that its card has no carrier any more. */
   pullCable(network: NetworkName, host: HostName): void {
     this.#setCable(network, host, "down");
