@@ -58,7 +58,6 @@ const stages: readonly Stage[] = [
   { name: "lint", command: ["make", "--no-print-directory", "lint"] },
   { name: "unit", command: jest(`${root}/src/`, `${root}/test/${light}`, "--maxWorkers=2"), countedBy: "jest" },
   { name: "simulation", command: [node, "test/sim/main.ts", "--seeds", "10000"] },
-  { name: "model", command: ["nice", node, "test/model/main.ts"], isEarly: true },
   {
     name: "integration",
     command: jest(
@@ -69,6 +68,7 @@ const stages: readonly Stage[] = [
     ),
     countedBy: "jest",
   },
+  { name: "model", command: ["nice", node, "test/model/main.ts"], isEarly: true },
   // The same choices every time; make soak draws new ones.
   {
     name: "soak",
