@@ -30,13 +30,13 @@ ifeq ($(filter $(CHAPTER),$(CHAPTERS)),)
 $(error there is no CHAPTER $(CHAPTER): $(CHAPTERS))
 endif
 NEEDS_hosts := for-hosts
-NEEDS_disk-fault := for-hosts
 NEEDS_existing := modules
 NETWORK ?= replication
 
 .DEFAULT_GOAL := help
 .PHONY: help setup modules build generate format lint unit test sim model soak demo traces bench clean \
-  lab-binaries kubernetes e2e for-hosts for-lab lab lab-down lab-power-off lab-power-on lab-cut-link lab-mend-link lab-api-outage
+  lab-binaries kubernetes e2e for-hosts for-lab lab lab-down lab-power-off lab-power-on lab-cut-link lab-mend-link lab-api-outage \
+  lab-frail-disks lab-fail-disk lab-mend-disk
 
 help: ## Print what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -111,6 +111,15 @@ lab-cut-link: ## Silence between NODE=node-a and NETWORK=replication, management
 
 lab-mend-link: ## The same link is whole again
 	@$(LAB) mend-link $(NODE) $(NETWORK) $(PEER)
+
+lab-frail-disks: ## Volumes that are made from now on are on disks that fail when they are told to
+	@$(LAB) frail-disks
+
+lab-fail-disk: ## The newest volume of NODE=node-a has TROUBLE=write, read, slow, hang or full
+	@$(LAB) fail-disk $(NODE) $(TROUBLE)
+
+lab-mend-disk: ## It works again
+	@$(LAB) mend-disk $(NODE)
 
 lab-api-outage: ## The API server is away for SECONDS=60
 	@$(LAB) api-outage $(or $(SECONDS),60)

@@ -11,7 +11,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { closeSync, existsSync, openSync, renameSync, statSync, truncateSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assert } from "../../src/lib/assert.ts";
 import { QmpClient } from "../../src/qemu/qmp-client.ts";
@@ -25,33 +25,62 @@ const NUMBERS: Readonly<Record<DiskErrno, number>> = { EIO: 5, ENOSPC: 28 };
 const START_MS = 30_000;
 
 export class FaultyDisk {
-  readonly path: string;
-  readonly #lab: Lab;
-  readonly #host: PairHost;
+  readonly #place: Place;
   #served: Served;
   #isBad = false;
 
-  private constructor(lab: Lab, host: PairHost, path: string, served: Served) {
-    this.#lab = lab;
-    this.#host = host;
-    this.path = path;
+  private constructor(place: Place, served: Served) {
+    this.#place = place;
     this.#served = served;
   }
 
   /** Takes the disk at `path` over, before anybody has opened it. It goes with its host. */
-  static async insert(lab: Lab, host: PairHost, path: string): Promise<FaultyDisk> {
+  static insert(lab: Lab, host: PairHost, path: string): Promise<FaultyDisk> {
+    return FaultyDisk.#insert({
+      path,
+      directory: lab.runDirectory(host),
+      // In the host's network namespace, so that it goes with it, but in our mount namespace, for everybody is to see the mount.
+      runner: ["nsenter", `--net=/run/netns/${lab.namespaceOf(host)}`],
+      logPath: join(lab.logDirectory, `faulty-disk-${host}.log`),
+    });
+  }
+
+  /** The same of a file of this machine; it goes with this process, or by {@link eject}. */
+  static insertHere(path: string): Promise<FaultyDisk> {
+    const runner = ["setpriv", "--pdeathsig", "KILL"];
+    return FaultyDisk.#insert({ path, directory: dirname(path), runner, logPath: `${path}.log` });
+  }
+
+  static async #insert(place: Place): Promise<FaultyDisk> {
+    const { path } = place;
     const { size } = statSync(path);
     renameSync(path, storeOf(path));
     writeFileSync(path, "");
     truncateSync(path, size);
-    return new FaultyDisk(lab, host, path, await serveDisk(lab, host, path));
+    return new FaultyDisk(place, await serveDisk(place));
+  }
+
+  get path(): string {
+    return this.#place.path;
   }
 
   /** It is back with its host, and works. */
   async serve(): Promise<void> {
     runCommand(["umount", "--lazy", this.path]);
     this.#isBad = false;
-    this.#served = await serveDisk(this.#lab, this.#host, this.path);
+    this.#served = await serveDisk(this.#place);
+  }
+
+  /** Whoever still uses it sees it gone. */
+  async eject(): Promise<void> {
+    const { daemon, qmp } = this.#served;
+    runCommand(["umount", "--lazy", this.path]);
+    qmp.close();
+    if (daemon.exitCode === null && daemon.signalCode === null) {
+      const ended = new Promise((resolve) => daemon.once("exit", resolve));
+      daemon.kill("SIGKILL");
+      await ended;
+    }
   }
 
   /** The file with what is on it. */
@@ -110,20 +139,24 @@ export class FaultyDisk {
   }
 }
 
+type Place = {
+  readonly path: string;
+  /** For the monitor. */
+  readonly directory: string;
+  /** What starts a command there, as that process itself. */
+  readonly runner: readonly string[];
+  readonly logPath: string;
+};
 type Served = { readonly daemon: ChildProcess; readonly qmp: QmpClient };
 
 const storeOf = (path: string): string => `${path}.store`;
 
-async function serveDisk(lab: Lab, host: PairHost, path: string): Promise<Served> {
+async function serveDisk({ path, directory, runner, logPath }: Place): Promise<Served> {
   const store = storeOf(path);
-  const socket = join(lab.runDirectory(host), `disk-${randomUUID().slice(0, 8)}.qmp`);
-  const log = openSync(join(lab.logDirectory, `faulty-disk-${host}.log`), "a");
-  // In the host's network namespace, so that it goes with it, but in our mount namespace, for everybody is to see the mount.
-  const enter = [`--net=/run/netns/${lab.namespaceOf(host)}`, "qemu-storage-daemon"];
-  const daemon = spawn("nsenter", [...enter, ...listArguments({ store, path, socket })], {
-    detached: true,
-    stdio: ["ignore", log, log],
-  });
+  const socket = join(directory, `disk-${randomUUID().slice(0, 8)}.qmp`);
+  const log = openSync(logPath, "a");
+  const [program = "", ...args] = [...runner, "qemu-storage-daemon", ...listArguments({ store, path, socket })];
+  const daemon = spawn(program, args, { detached: true, stdio: ["ignore", log, log] });
   closeSync(log);
   const deadlineMs = Date.now() + START_MS;
   while (!existsSync(socket) && Date.now() < deadlineMs) {
@@ -132,7 +165,7 @@ async function serveDisk(lab: Lab, host: PairHost, path: string): Promise<Served
   const qmp = await QmpClient.connect(socket, { connectTimeoutMs: START_MS });
   // The monitor is there before the export is.
   while (statSync(path).dev === statSync(store).dev) {
-    assert(Date.now() < deadlineMs, `${path} is not served after ${START_MS} ms: see ${lab.logDirectory}`);
+    assert(Date.now() < deadlineMs, `${path} is not served after ${START_MS} ms: see ${logPath}`);
     await sleep(20);
   }
   return { daemon, qmp };

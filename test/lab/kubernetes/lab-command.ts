@@ -19,6 +19,7 @@ import { stringify } from "yaml";
 import { buildProtectedGuest, type GuestWish } from "../../e2e/guest-manifests.ts";
 import { type Platform, startPlatform, tenantNamespace } from "../../e2e/platform.ts";
 import { removeDeadLabs } from "../hosts.ts";
+import { volumeTroubles } from "./faulty-volumes.ts";
 import { type KubernetesLab } from "./lab.ts";
 import { type Answer, askLab, LabCommandFailure, labDirectory, type LabFacts, socketName } from "./lab-socket.ts";
 import { type NetworkName, networkNames } from "./network.ts";
@@ -66,6 +67,35 @@ const commands: Readonly<Record<string, Command>> = {
     run: (lab, args) => {
       lab.mendLink(...checkLink(lab, args));
       return `mended: ${args.join(" ")}`;
+    },
+  },
+  "frail-disks": {
+    usage: "",
+    says: "volumes that are made from now on are on disks that fail when they are told to",
+    run: (lab) => {
+      lab.provideFaultyVolumes();
+      return "disks of new volumes can fail";
+    },
+  },
+  "fail-disk": {
+    usage: `NODE ${volumeTroubles.join("|")}`,
+    says: "that is the matter with the node's newest volume; frail-disks has to come first",
+    run: async (lab, [node = "", name]) => {
+      const trouble = volumeTroubles.find((known) => known === name);
+      if (trouble === undefined) {
+        const known = volumeTroubles.join(", ");
+        throw new LabCommandFailure({ code: "NotUnderstood" }, `there is no trouble ${name ?? ""}: ${known}`);
+      }
+      await lab.provideFaultyVolumes().begin(checkNode(lab, node), trouble);
+      return `a disk of ${node}: ${trouble}`;
+    },
+  },
+  "mend-disk": {
+    usage: "NODE",
+    says: "they work as they did",
+    run: async (lab, [node = ""]) => {
+      await lab.provideFaultyVolumes().mend(checkNode(lab, node));
+      return `the disks of ${node} work`;
     },
   },
   "stop-api-server": {

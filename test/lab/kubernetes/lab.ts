@@ -12,6 +12,7 @@ import { present } from "../../../src/lib/assert.ts";
 import { REPLICATION_LINKS_ANNOTATION } from "../../../src/api/requests.ts";
 import { type LabRecord, removeDeadLabs, removeLeftovers, type SpawnOptions, writeLabRecord } from "../hosts.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
+import { FaultyVolumes } from "./faulty-volumes.ts";
 import { provideImageStore } from "./image-store.ts";
 import { LabClient } from "./lab-client.ts";
 import { LabNetwork, type NetworkName } from "./network.ts";
@@ -145,6 +146,7 @@ export class KubernetesLab {
     const bootedAt = new Date();
     this.network.addNode(name);
     await this.node(name).boot();
+    await this.#storage.faulty?.mountAgain(name);
     await this.#finish(this.node(name), bootedAt);
   }
 
@@ -155,6 +157,21 @@ export class KubernetesLab {
 
   mendLink(node: string, network: NetworkName, peer?: string): void {
     this.network.mendLink(node, network, peer);
+  }
+
+  /** The cable of a node in a network is pulled out, and the node sees its carrier go; or it is put back. */
+  pullCable(node: string, network: NetworkName): void {
+    this.network.setCarrier(node, network, "down");
+  }
+
+  plugCable(node: string, network: NetworkName): void {
+    this.network.setCarrier(node, network, "up");
+  }
+
+  /** Volumes that are made from now on fail when they are told to. */
+  provideFaultyVolumes(): FaultyVolumes {
+    this.#storage.faulty ??= new FaultyVolumes((name) => this.node(name));
+    return this.#storage.faulty;
   }
 
   /** The API server crashes, and is not started again before {@link startApiServer}. */
@@ -205,7 +222,9 @@ export class KubernetesLab {
 
   async #destroy(): Promise<void> {
     this.#storage.stop();
+    await this.#storage.faulty?.mendDisks();
     await Promise.all([...this.#nodes.values()].map((node) => node.kill()));
+    await this.#storage.faulty?.close();
     await this.plane.stop();
     this.network.close();
     await removeLeftovers(this.#record);

@@ -175,6 +175,11 @@ export class LabNetwork {
     ]);
   }
 
+  /** Whether the cable of the node is plugged in, as both of its ends see it. */
+  setCarrier(node: string, network: NetworkName, state: "up" | "down"): void {
+    runBatch(`${this.#id}-switch`, [`link set ${this.#findEnd(node, network).port} ${state}`]);
+  }
+
   /** As when the node loses power: silence, and switches see the carrier of its ports go. */
   dropCarrier(node: string): void {
     runBatch(

@@ -7,6 +7,8 @@
 import { chmodSync, mkdirSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ApiClient } from "./api-client.ts";
+import { type FaultyVolumes } from "./faulty-volumes.ts";
+import { parseQuantity } from "./kubevirt/vmi.ts";
 
 export const storageClass = "lab-local";
 
@@ -39,6 +41,8 @@ type Volume = {
 };
 
 export class LabStorage {
+  /** What volumes that are made from now on are; left out: directories of the nodes' disks. */
+  faulty: FaultyVolumes | undefined;
   readonly #admin: ApiClient;
   readonly #diskPath: (node: string, path: string) => string | undefined;
   readonly #abort = new AbortController();
@@ -107,6 +111,7 @@ export class LabStorage {
     mkdirSync(directory, { recursive: true });
     // As many drivers have it; what a pod wants otherwise it says by fsGroup.
     chmodSync(directory, 0o777);
+    await this.faulty?.make(node, path, parseQuantity(claim.spec.resources.requests.storage));
     await this.#admin.send("POST", volumesPath, {
       body: {
         metadata: {
