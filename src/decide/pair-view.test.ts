@@ -10,13 +10,13 @@ import { type Observed } from "./protected-vm-plan.ts";
 const nowMs = Date.parse("2026-11-27T13:00:00Z");
 const at = (offsetMs: number): string => new Date(nowMs + offsetMs).toISOString();
 
-const isReady = (isTrue: boolean): object => ({
-  conditions: [{ type: "Ready", status: isTrue ? "True" : "Unknown", lastTransitionTime: at(-20_000) }],
+const isReady = (isTrue: boolean, forMs = 20_000): object => ({
+  conditions: [{ type: "Ready", status: isTrue ? "True" : "Unknown", lastTransitionTime: at(-forMs) }],
 });
 
-/** Both nodes ready or not, agents on both, and what the agents said last. */
-function view(sides: readonly PairReport[], areReady = true): PairView {
-  const nodes = ["node-a", "node-b"].map((name) => ({ metadata: { name }, status: isReady(areReady) }));
+/** Both nodes ready or not, for how long, agents on both, and what the agents said last. */
+function view(sides: readonly PairReport[], areReady = true, forMs = 20_000): PairView {
+  const nodes = ["node-a", "node-b"].map((name) => ({ metadata: { name }, status: isReady(areReady, forMs) }));
   const agents = nodes.map(({ metadata }) => ({
     spec: { nodeName: metadata.name },
     metadata: {},
@@ -39,6 +39,18 @@ test("a standby that its primary is in sync with is there, though its node is ta
   const seen = view([primary, report("node-b", { role: "standby" }, 90_000)], false);
   expect(seen).toMatchObject({ isInSync: true, primary: { node: "node-a" }, standby: { node: "node-b" } });
 });
+
+test.each([
+  { forMs: 2_000, runs: "node-a" },
+  { forMs: 20_000, runs: undefined },
+])(
+  "after an outage of the API server, its nodes lost to it for $forMs ms: the guest runs on $runs",
+  ({ forMs, runs }) => {
+    const primary = { ...report("node-a", {}, 90_000), conditions: [inSync] };
+    const seen = view([primary, report("node-b", { role: "standby" }, 90_000)], false, forMs);
+    expect(seen.primary?.node).toBe(runs);
+  },
+);
 
 test("one that is silent is no standby where nobody is in sync with it", () => {
   const primary = { ...report("node-a", { state: "alone" }, 5_000), conditions: [] };

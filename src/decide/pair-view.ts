@@ -57,6 +57,11 @@ export type PairView = {
 };
 
 const SILENT_AFTER_MS = 30_000;
+/**
+ * When the API server was away itself, nodes are found lost as soon as it is back, and all reports are old by then. Agents that live
+ * are heard within this time: they try again every five seconds.
+ */
+const HEARD_WITHIN_MS = 10_000;
 
 export function viewPair(observed: Observed, pair: GuestPair): PairView {
   const notes = parseNotes(pair) ?? guessNotes(pair, observed);
@@ -157,7 +162,7 @@ function viewSide(observed: Observed, { pair, notes, side: { node, vmi: vmiName 
     state,
     isOrigin,
     isVirtualMachine: isOrigin && protectedVm.spec.virtualMachineRef !== undefined,
-    isSilent: state.awaySinceMs !== undefined && reportAgeMs > SILENT_AFTER_MS,
+    isSilent: isAwayFor(state, nowMs, HEARD_WITHIN_MS) && reportAgeMs > SILENT_AFTER_MS,
   };
 }
 
@@ -185,8 +190,10 @@ function guessNotes({ spec }: GuestPair, { protectedVm }: Observed): GuestNotes 
 export const isMaintained = ({ state }: SideView): boolean => findMaintenance(state.node) !== undefined;
 
 /** Its node or agent has been away for longer than a restart takes. */
-export const isLost = ({ state }: SideView, nowMs: number): boolean =>
-  state.awaySinceMs !== undefined && nowMs - state.awaySinceMs >= LOSS_GRACE_MS;
+export const isLost = ({ state }: SideView, nowMs: number): boolean => isAwayFor(state, nowMs, LOSS_GRACE_MS);
+
+const isAwayFor = ({ awaySinceMs }: NodeState, nowMs: number, ms: number): boolean =>
+  awaySinceMs !== undefined && nowMs - awaySinceMs >= ms;
 
 export const peerOf = ({ sides: [first, second] }: PairView, side: SideView): SideView =>
   side.node === first.node ? second : first;
