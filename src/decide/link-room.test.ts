@@ -1,6 +1,6 @@
 import { expect, test } from "@jest/globals";
 import { type ClusterNode } from "./cluster-objects.ts";
-import { type LinkUse, listFullLinks } from "./link-room.ts";
+import { type LinkUse, listFullLinks, readLinkCapacity } from "./link-room.ts";
 
 const use = (mibPerSecond: number, difference: Partial<LinkUse> = {}): LinkUse => ({
   ...{ guest: `guest-${mibPerSecond}`, nodes: ["node-a", "node-b"], mibPerSecond, isLate: false },
@@ -33,4 +33,17 @@ test.each<{ readonly when: string; readonly uses: readonly LinkUse[]; readonly d
   { when: "what is declared is no number", uses: [use(900, { isLate: true })], declared: "plenty" },
 ])("there is none: $when", ({ uses, declared }) => {
   expect(isFull(uses, declared)).toBe(true);
+});
+
+test.each([
+  ["1000", 1_000],
+  ["1.5", 1.5],
+  ["0", undefined],
+  ["-5", undefined],
+  ["10G", undefined],
+  ["", undefined],
+])("a node that declares %j carries %j MiB a second", (declared, carries) => {
+  const annotations = { "twinrun.dev/replication-mib-per-second": declared };
+  expect(readLinkCapacity({ apiVersion: "v1", kind: "Node", metadata: { name: "node-a", annotations } })).toBe(carries);
+  expect(readLinkCapacity(undefined)).toBeUndefined();
 });

@@ -169,6 +169,8 @@ export class Replication implements DiskStream {
   /** Bytes a second on the links, together with whatever else goes to the standby; undefined: as much as they carry. */
   #linkShare: number | undefined;
   #linkPace = freshLinkPace;
+  /** The same for the guest's disk writes alone. */
+  #writePace = freshLinkPace;
   #linkUse = freshLinkUse;
   #ramCopy: RamCopy | undefined;
   /** Answers wait for the standby; see the head of this file. */
@@ -332,16 +334,21 @@ export class Replication implements DiskStream {
 
   // The stream.
 
+  /** While the guest is being stopped, which its writes have to end for, they wait for no share. */
   writeRoom(): Promise<void> | undefined {
-    if (this.#mustWait(this.#linkPace.nextAtMs) && !this.#isCapturing) {
-      return this.#awaitShare(() => (this.#isCapturing ? 0 : this.#linkPace.nextAtMs));
-    }
-    return this.#connection.backlogBytes > 1024 * 1024 && !this.#ended ? this.#connection.drained() : undefined;
+    return this.#shareRoom(() => (this.#isCapturing ? 0 : this.#writePace.nextAtMs));
   }
 
   room(): Promise<void> | undefined {
     const waitMs = this.#pace.nextAtMs - monotonicMs();
-    return waitMs > 0 && !this.#ended ? sleep(waitMs) : this.writeRoom();
+    return waitMs > 0 && !this.#ended ? sleep(waitMs) : this.#shareRoom(() => this.#linkPace.nextAtMs);
+  }
+
+  #shareRoom(untilMs: () => number): Promise<void> | undefined {
+    if (this.#mustWait(untilMs())) {
+      return this.#awaitShare(untilMs);
+    }
+    return this.#connection.backlogBytes > 1024 * 1024 && !this.#ended ? this.#connection.drained() : undefined;
   }
 
   /** Whoever hands the guest over is not kept waiting: it stands still. */
@@ -391,7 +398,15 @@ export class Replication implements DiskStream {
 
   sendDiskWrite(disk: number, offset: number, data: Buffer): void {
     this.#hasGuestWritten = true;
+    this.#noteWrite(data.length);
     this.#sendDiskParts(encodeDiskWrite(this.#epoch, disk, offset, data), this.#epoch);
+  }
+
+  /** Writes may take the whole share, or half of it beside memory or copies: neither may keep the other from ever going on. */
+  #noteWrite(bytes: number): void {
+    const isBesideBulk = this.#epoch === 0 || this.#copiesMemory || this.#shipping !== undefined;
+    const share = this.#linkShare === undefined || !isBesideBulk ? this.#linkShare : this.#linkShare / 2;
+    this.#writePace = noteSent(this.#writePace, bytes, share, monotonicMs());
   }
 
   sendDiskWriteZero(disk: number, offset: number, bytes: number): void {
@@ -439,6 +454,7 @@ export class Replication implements DiskStream {
     this.#linkShare = bytesPerSecond;
     if (bytesPerSecond === undefined) {
       this.#linkPace = freshLinkPace;
+      this.#writePace = freshLinkPace;
       this.#linkUse = freshLinkUse;
     }
     this.#schedule();

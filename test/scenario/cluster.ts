@@ -386,7 +386,11 @@ export class SimulatedCluster implements ProtectedVmCluster {
       const places = sides.map(({ node, vmi }) => `${node}=${vmi.namespace}/${vmi.name}`).join(" ");
       const names = sides[0]?.links.map(({ name }) => name).join(",");
       const links = names === "node" ? "" : ` links ${names ?? ""}`;
-      return `${places} roles ${roles.term}:${roles.primary}${intent === "Release" ? " Release" : ""}${links}`;
+      const declared = sides.flatMap(({ node, linkMiBPerSecond: mib }) =>
+        mib === undefined ? [] : [`${node}:${mib}`],
+      );
+      const carries = declared.length === 0 ? "" : ` carries ${declared.join(",")}`;
+      return `${places} roles ${roles.term}:${roles.primary}${intent === "Release" ? " Release" : ""}${links}${carries}`;
     }
     if (action.tag === "createObject") {
       const shape = action.object.metadata.annotations?.["twinrun.dev/started-as"];

@@ -8,7 +8,14 @@ import { askGuest } from "../../lab/guest-acts.ts";
 import { waitForGuest } from "../../lab/guest-health.ts";
 import { type Lab, withLab } from "../../lab/hosts.ts";
 import { provideImage } from "../../lab/images.ts";
-import { isFlawless, stopWitnesses, sumVerdicts, waitForReplies, type Witness } from "../../lab/load.ts";
+import {
+  isFlawless,
+  startWitnesses,
+  stopWitnesses,
+  sumVerdicts,
+  waitForReplies,
+  type Witness,
+} from "../../lab/load.ts";
 import { type PlacedGuest, placeGuest } from "../../lab/placement.ts";
 
 const patienceMs = 120_000;
@@ -80,7 +87,8 @@ test(
       const isHeld = (views: readonly GuestView[], guest: PlacedGuest): boolean =>
         find(views, guest.name).report?.linkShare?.isHeldTo === true;
       await cluster.waitFor("the loud guest is held to its share", (views) => isHeld(views, loud), patienceMs);
-      witnesses.push(startEcho(lab, loud));
+      // What it is asked needs its disk as well, whose writes have their part of the share.
+      witnesses.push(...startWitnesses(lab, loud, { connectionsCount: 1, thinkMs: 20, stallMs: patienceMs }));
       await cluster.waitForWords("a", loud.name, /more than its share of the links carries \(\d+ MiB\/s/, patienceMs);
       const rate = await measureRate(cluster, loud.name);
       expect(rate).toBeLessThan(DECLARED_MIB_PER_SECOND);
