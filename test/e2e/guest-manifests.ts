@@ -15,6 +15,8 @@ export type GuestWish = {
   readonly graceSeconds?: number;
   /** `pod`: a containerDisk in place of a volume, with cloud-init and an emptyDisk beside it. */
   readonly disks?: "volume" | "pod";
+  /** Of the volume's claim. */
+  readonly volumeMode?: "Filesystem" | "Block";
   readonly detectionTimeoutMs?: number;
   readonly mode?: "FaultTolerant" | "HighAvailability";
   /** The serial line tells when the kernel starts; left out it is silent until the guest's services are there. */
@@ -78,7 +80,7 @@ export function buildMachine(wish: Omit<GuestWish, "placement">): KubeObject {
 const storage = { first: { storageClassName: "lab-local" }, second: { storageClassName: "lab-local" } };
 
 function buildMachineSpec(wish: Omit<GuestWish, "placement">): object {
-  const { name, kind, address, graceSeconds = 0, disks = "volume", isVerbose = false } = wish;
+  const { name, kind, address, graceSeconds = 0, disks = "volume", isVerbose = false, volumeMode } = wish;
   const volumes = disks === "pod" ? podVolumes : [{ name: "disk", dataVolume: { name: `${name}-disk` } }];
   const root = kind === "debian" ? "root=/dev/vda rw fsck.mode=skip net.ifnames=1" : "rdinit=/init";
   const source = kind === "debian" ? { http: { url: "lab://debian" } } : { blank: {} };
@@ -87,7 +89,7 @@ function buildMachineSpec(wish: Omit<GuestWish, "placement">): object {
     dataVolumeTemplates: [
       {
         metadata: { name: `${name}-disk` },
-        spec: { source, storage: { storageClassName: "lab-local", resources: request } },
+        spec: { source, storage: { storageClassName: "lab-local", volumeMode, resources: request } },
       },
     ].slice(disks === "pod" ? 1 : 0),
     template: {

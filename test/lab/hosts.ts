@@ -18,6 +18,8 @@
 import { spawn, spawnSync, type ChildProcess, type StdioOptions } from "node:child_process";
 import {
   existsSync,
+  globSync,
+  lstatSync,
   mkdirSync,
   readFileSync,
   readdirSync,
@@ -496,6 +498,7 @@ export async function removeLeftovers(record: LabRecord): Promise<void> {
   }
   for (const directory of record.directories) {
     unmountVolumes(directory);
+    detachLoops(listVolumes(directory));
     rmSync(directory, { recursive: true, force: true });
   }
   await Promise.all((record.controlGroups ?? []).map(removeControlGroup));
@@ -510,6 +513,29 @@ function unmountVolumes(directory: string): void {
     .map((line) => line.split(" ")[1] ?? "");
   for (const point of points.filter((path) => path.startsWith(`${directory}/`))) {
     spawnSync("umount", ["--lazy", point], { stdio: "ignore" });
+  }
+}
+
+/** Of a lab of Kubernetes nodes (kubernetes/storage.ts). */
+function listVolumes(directory: string): string[] {
+  return globSync(join(directory, "*/var-lib/lab-volumes/*"));
+}
+
+type Loop = { readonly name: string; readonly "back-maj:min": string; readonly "back-ino": number };
+
+/** Loop devices on files, and those that a kubelet has on the devices of such; they go when nobody uses them any more. */
+export function detachLoops(paths: readonly string[]): void {
+  const files = paths.flatMap((path) => {
+    const { dev, ino } = lstatSync(path, { throwIfNoEntry: false }) ?? {};
+    return dev === undefined ? [] : [`${dev >> 8}:${dev & 0xff} ${ino}`];
+  });
+  if (files.length === 0) {
+    return;
+  }
+  const listed = runCommand(["losetup", "--list", "--json", "--output", "NAME,BACK-MAJ:MIN,BACK-INO"]);
+  const loops = listed === "" ? [] : (JSON.parse(listed) as { readonly loopdevices: readonly Loop[] }).loopdevices;
+  for (const loop of loops.filter((each) => files.includes(`${each["back-maj:min"].trim()} ${each["back-ino"]}`))) {
+    spawnSync("losetup", ["--detach", loop.name], { stdio: "ignore" });
   }
 }
 

@@ -2,13 +2,16 @@
  * The storage class `lab-local` of a lab: a claim becomes a directory on the disk of the node that the scheduler chose for the
  * first pod that uses it, bound to that node. Deleting the claim deletes the directory.
  *
- * Only volumeMode Filesystem, and nothing keeps a volume within its size: it has all the room that this machine has.
+ * One of mode Block is a loop device on a file there, as large as it was claimed. It stays when the node loses power, as a disk
+ * does. Nothing keeps one of mode Filesystem within its size: it has all the room that this machine has.
  */
-import { chmodSync, mkdirSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ApiClient } from "./api-client.ts";
 import { type FaultyVolumes } from "./faulty-volumes.ts";
 import { parseQuantity } from "./kubevirt/vmi.ts";
+import { detachLoops, runCommand } from "../hosts.ts";
 
 export const storageClass = "lab-local";
 
@@ -108,10 +111,15 @@ export class LabStorage {
     if (directory === undefined) {
       return;
     }
-    mkdirSync(directory, { recursive: true });
-    // As many drivers have it; what a pod wants otherwise it says by fsGroup.
-    chmodSync(directory, 0o777);
-    await this.faulty?.make(node, path, parseQuantity(claim.spec.resources.requests.storage));
+    const bytes = parseQuantity(claim.spec.resources.requests.storage);
+    if (claim.spec.volumeMode === "Block") {
+      makeDevice(directory, bytes);
+    } else {
+      mkdirSync(directory, { recursive: true });
+      // As many drivers have it; what a pod wants otherwise it says by fsGroup.
+      chmodSync(directory, 0o777);
+      await this.faulty?.make(node, path, bytes);
+    }
     await this.#admin.send("POST", volumesPath, {
       body: {
         metadata: {
@@ -120,6 +128,7 @@ export class LabStorage {
         },
         spec: {
           storageClassName: storageClass,
+          volumeMode: claim.spec.volumeMode,
           capacity: { storage: claim.spec.resources.requests.storage },
           accessModes: claim.spec.accessModes,
           persistentVolumeReclaimPolicy: "Delete",
@@ -141,10 +150,26 @@ export class LabStorage {
     const node = metadata.annotations?.[nodeAnnotation] ?? "";
     const directory = this.#diskPath(node, spec.local?.path ?? "");
     if (directory !== undefined) {
+      detachLoops([directory, imageOf(directory)]);
       rmSync(directory, { recursive: true, force: true });
+      rmSync(imageOf(directory), { force: true });
     }
     await this.#admin.send("DELETE", `${volumesPath}/${metadata.name}`);
   }
+}
+
+const imageOf = (device: string): string => `${device}.image`;
+
+/** The device has its place where the volume is, as any node has one for a disk. Nothing is done when it is there. */
+function makeDevice(path: string, bytes: number): void {
+  if (existsSync(path)) {
+    return;
+  }
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(imageOf(path), "");
+  truncateSync(imageOf(path), bytes);
+  const loop = runCommand(["losetup", "--find", "--show", imageOf(path)]).trim();
+  runCommand(["mknod", path, "b", "7", loop.replace("/dev/loop", "")]);
 }
 
 const selectedNode = "volume.kubernetes.io/selected-node";
@@ -152,7 +177,6 @@ const nodeAnnotation = `${provisioner}-node`;
 
 const isWaiting = ({ metadata, spec }: Claim): boolean =>
   spec.storageClassName === storageClass &&
-  spec.volumeMode !== "Block" &&
   (spec.volumeName ?? "") === "" &&
   metadata.annotations?.[selectedNode] !== undefined;
 

@@ -11,9 +11,11 @@ import {
   cloudInitPathOf,
   containerDiskPathOf,
   countVcpus,
+  devicePathOf,
   diskPathOf,
   domainNameOf,
   emptyDiskPathOf,
+  isBlockVolume,
   overlayPathOf,
   podPaths,
   readMemoryBytes,
@@ -155,8 +157,9 @@ function encodeDisk(vmi: Vmi, disk: VmiDisk, { letters, formats }: DiskContext):
   const volume = (vmi.spec.volumes ?? []).find(({ name }) => name === disk.name);
   const model = bus === "virtio" ? "virtio-non-transitional" : undefined;
   const device = isCdrom ? "cdrom" : "disk";
-  return element("disk", { device, type: "file", model }, [
-    element("source", { file: locateVolume(vmi, disk.name, volume) }),
+  const isBlock = isBlockVolume(vmi, disk.name);
+  return element("disk", { device, type: isBlock ? "block" : "file", model }, [
+    element("source", isBlock ? { dev: devicePathOf(disk.name) } : { file: locateVolume(vmi, disk.name, volume) }),
     element("target", { bus, dev: nextDevice(bus, letters), tray: isCdrom ? "closed" : undefined }),
     element("driver", { ...driverOf(volume, disk), name: "qemu", type: isQcow2(volume) ? "qcow2" : "raw" }),
     ...(disk.serial === undefined ? [] : [element("serial", {}, [escapeText(disk.serial)])]),

@@ -7,6 +7,7 @@ import {
   type VmiVolume,
   containerDiskPathOf,
   countVcpus,
+  devicePathOf,
   hookSidecarsAnnotation,
   parseQuantity,
   podPaths,
@@ -24,6 +25,8 @@ export type PodOptions = {
   readonly suffix: string;
   /** Sidecars of network bindings, by the binding's name; they come after those of the annotation. */
   readonly bindingSidecars: ReadonlyMap<string, string>;
+  /** Behind the VMI's volumes. */
+  readonly claims: ReadonlyMap<string, { readonly volumeMode: string }>;
 };
 
 const user = 107;
@@ -72,7 +75,7 @@ export function planLauncherPod(vmi: Vmi, options: PodOptions): object {
         ...planContainerDisks(vmi, isGuaranteed(resources)),
       ],
       containers: [
-        planCompute(vmi, { image: options.launcherImage, sidecarCount: sidecars.length, resources }),
+        planCompute(vmi, options, { sidecarCount: sidecars.length, resources }),
         ...sidecars.map((sidecar, index) => planSidecar(sidecar, index, isGuaranteed(resources))),
       ],
       volumes: planVolumes(vmi),
@@ -114,13 +117,15 @@ const isGuaranteed = ({ requests = {}, limits = {} }: Resources): boolean =>
 
 const dropAll = { runAsUser: user, runAsGroup: user, runAsNonRoot: true, allowPrivilegeEscalation: false };
 
-type Compute = { readonly image: string; readonly sidecarCount: number; readonly resources: Resources };
+type Compute = { readonly sidecarCount: number; readonly resources: Resources };
 
-function planCompute(vmi: Vmi, { image, sidecarCount, resources }: Compute): object {
+function planCompute(vmi: Vmi, { launcherImage, claims }: PodOptions, { sidecarCount, resources }: Compute): object {
   const { name, namespace, uid } = vmi.metadata;
+  const volumes = vmi.spec.volumes ?? [];
+  const isBlock = (volume: VmiVolume): boolean => claims.get(volume.name)?.volumeMode === "Block";
   return {
     name: "compute",
-    image,
+    image: launcherImage,
     imagePullPolicy: "IfNotPresent",
     command: ["/usr/bin/virt-launcher-monitor"],
     args: [
@@ -133,8 +138,11 @@ function planCompute(vmi: Vmi, { image, sidecarCount, resources }: Compute): obj
       ...planBaseMounts(),
       ...(sidecarCount === 0 ? [] : [{ name: "hook-sidecar-sockets", mountPath: podPaths.hooks }]),
       ...(hasKernelBoot(vmi) ? [{ name: "kernel-boot", mountPath: podPaths.kernelBoot }] : []),
-      ...(vmi.spec.volumes ?? []).flatMap(planDiskMounts),
+      ...volumes.filter((volume) => !isBlock(volume)).flatMap(planDiskMounts),
     ],
+    volumeDevices: volumes.filter(isBlock).map((volume) => ({
+      ...{ name: volume.name, devicePath: devicePathOf(volume.name) },
+    })),
   };
 }
 

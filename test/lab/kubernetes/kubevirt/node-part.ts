@@ -1,5 +1,6 @@
 /**
- * What virt-handler does on a VMI's node before its guest can start: the device for taps, and for each interface a tap that
+ * What virt-handler does on a VMI's node before its guest can start: the device for taps, those of claims of mode Block for QEMU's
+ * user, and for each interface a tap that
  * QEMU's user owns and a bridge that joins it to the network (`k6t-…`, as KubeVirt has them). Idempotent.
  *
  *   bridge on a Multus network     a veth from the pod into the node's bridge that the NetworkAttachmentDefinition names
@@ -11,7 +12,7 @@ import { existsSync, mkdirSync } from "node:fs";
 import { promisify } from "node:util";
 import { bridgeNameOf, podInterfaceOf, tapNameOf } from "./interfaces.ts";
 import { type LauncherProcess } from "./pod-processes.ts";
-import { type Vmi, type VmiInterface } from "./vmi.ts";
+import { devicePathOf, type Vmi, type VmiInterface } from "./vmi.ts";
 
 const run = promisify(execFile);
 
@@ -20,6 +21,12 @@ export type NetworkBridges = ReadonlyMap<string, string>;
 
 export async function prepareNode(vmi: Vmi, launcher: LauncherProcess, bridges: NetworkBridges): Promise<void> {
   await makeTapDevice(launcher);
+  for (const { name } of vmi.spec.volumes ?? []) {
+    const device = `/proc/${launcher.pid}/root${devicePathOf(name)}`;
+    if (existsSync(device)) {
+      await run("chown", ["107:107", device]);
+    }
+  }
   for (const nic of vmi.spec.domain.devices.interfaces ?? []) {
     if (!(await hasDevice(launcher.pid, tapNameOf(vmi.spec, nic)))) {
       await makeInterface(vmi, nic, launcher, bridges.get(nic.name));

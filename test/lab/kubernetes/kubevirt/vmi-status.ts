@@ -15,7 +15,11 @@ export type LauncherPod = {
   };
 };
 
-export type ClaimInfo = { readonly claimName: string; readonly requests: Readonly<Record<string, string>> };
+export type ClaimInfo = {
+  readonly claimName: string;
+  readonly requests: Readonly<Record<string, string>>;
+  readonly volumeMode: string;
+};
 
 export type ObservedVmi = {
   readonly vmi: Vmi;

@@ -79,7 +79,7 @@ export class VmiTurn {
     const pod = this.#findPod(vmi);
     if (vmi.metadata.deletionTimestamp !== undefined) {
       await this.#end(vmi, pod);
-    } else if (pod === undefined && (vmi.status?.phase ?? "Pending") === "Pending") {
+    } else if (pod === undefined && (vmi.status?.phase ?? "Pending") === "Pending" && this.#hasClaims(vmi)) {
       await this.#createPod(vmi);
     } else if (isFinal(vmi) && pod !== undefined && !isPodOver(pod) && pod.metadata.deletionTimestamp === undefined) {
       await this.#options.cluster.remove(podRefOf(pod), { uid: pod.metadata.uid });
@@ -100,8 +100,9 @@ export class VmiTurn {
     try {
       await this.#readBridges(vmi);
       const bindingSidecars = await this.#readBindingSidecars();
+      const claims = this.#findClaims(vmi);
       const suffix = createHash("sha256").update(vmi.metadata.uid).digest("hex").slice(0, 5);
-      await cluster.create(planLauncherPod(vmi, { launcherImage, suffix, bindingSidecars }) as KubeObject);
+      await cluster.create(planLauncherPod(vmi, { launcherImage, suffix, bindingSidecars, claims }) as KubeObject);
       this.#troubles.delete(vmi.metadata.uid);
     } catch (cause) {
       this.#troubles.set(vmi.metadata.uid, cause instanceof Error ? cause.message : String(cause));
@@ -249,13 +250,20 @@ export class VmiTurn {
     await this.#options.cluster.patch(podRefOf(pod), patch, { subresource: "status" });
   }
 
+  /** Before that nobody knows of what mode they are. */
+  #hasClaims(vmi: Vmi): boolean {
+    const claims = this.#findClaims(vmi);
+    return (vmi.spec.volumes ?? []).every((each) => claimNameOf(each) === undefined || claims.has(each.name));
+  }
+
   #findClaims({ metadata, spec }: Vmi): Map<string, ClaimInfo> {
     const claims = new Map<string, ClaimInfo>();
     for (const volume of spec.volumes ?? []) {
       const claimName = claimNameOf(volume);
       const claim = this.#options.caches.claims.get(`${metadata.namespace}/${claimName ?? ""}`);
       if (claimName !== undefined && claim !== undefined) {
-        claims.set(volume.name, { claimName, requests: claim.spec.resources.requests });
+        const { resources, volumeMode = "Filesystem" } = claim.spec;
+        claims.set(volume.name, { claimName, requests: resources.requests, volumeMode });
       }
     }
     return claims;

@@ -168,6 +168,8 @@ export const podPaths = {
 } as const;
 
 export const diskPathOf = (volume: string): string => `${podPaths.disks}/${volume}/disk.img`;
+/** Of a claim of mode Block. */
+export const devicePathOf = (volume: string): string => `/dev/${volume}`;
 export const emptyDiskPathOf = (volume: string): string => `${podPaths.libvirt}/empty-disks/${volume}.qcow2`;
 /** What the guest writes to a containerDisk. */
 export const overlayPathOf = (volume: string): string => `${podPaths.ephemeral}/disk-data/${volume}/disk.qcow2`;
@@ -176,6 +178,13 @@ export const containerDiskPathOf = ({ volumes = [] }: VmiSpec, volume: string): 
   `${podPaths.containerDisks}/disk_${volumes.findIndex(({ name }) => name === volume)}.img`;
 export const cloudInitPathOf = ({ metadata: { namespace, name } }: Vmi): string =>
   `${podPaths.ephemeral}/cloud-init-data/${namespace}/${name}/noCloud.iso`;
+
+/** As the VMI's status says of the claim behind the volume. */
+export function isBlockVolume({ status }: Vmi, volume: string): boolean {
+  type Status = { readonly name: string; readonly persistentVolumeClaimInfo?: { readonly volumeMode?: string } };
+  const statuses = (status?.["volumeStatus"] ?? []) as readonly Status[];
+  return statuses.find(({ name }) => name === volume)?.persistentVolumeClaimInfo?.volumeMode === "Block";
+}
 
 const scale: Readonly<Record<string, number>> = {
   "": 1,

@@ -14,7 +14,7 @@ import {
 import { dirname, join } from "node:path";
 import { type ImageFormats } from "../domain-xml.ts";
 import { cloudInitPathOf, containerDiskPathOf, diskPathOf, emptyDiskPathOf, overlayPathOf } from "../vmi.ts";
-import { parseQuantity, podPaths } from "../vmi.ts";
+import { isBlockVolume, parseQuantity, podPaths } from "../vmi.ts";
 import { type CloudInit, type Vmi, type VmiVolume } from "../vmi.ts";
 
 type VolumeStatus = {
@@ -54,7 +54,9 @@ function writeEmptyDisk(volume: string, bytes: number): void {
 
 function writeVolumeFile(vmi: Vmi, volume: VmiVolume): void {
   if (volume.persistentVolumeClaim !== undefined || volume.dataVolume !== undefined) {
-    writeSparseFile(diskPathOf(volume.name), () => readClaimBytes(vmi, volume.name));
+    if (!isBlockVolume(vmi, volume.name)) {
+      writeSparseFile(diskPathOf(volume.name), () => readClaimBytes(vmi, volume.name));
+    }
   } else if (volume.emptyDisk !== undefined) {
     writeEmptyDisk(volume.name, parseQuantity(volume.emptyDisk.capacity));
   } else if (volume.cloudInitNoCloud !== undefined) {
