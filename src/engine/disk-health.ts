@@ -29,7 +29,7 @@ export class DiskHealth {
   readonly #options: DiskHealthOptions;
   readonly #faults: DiskFaults;
   readonly #stop: DiskStop;
-  #watch = this.#openWatch();
+  readonly #watch = this.#openWatch();
 
   constructor(options: DiskHealthOptions) {
     const { runDirectory, log, mayRun, onGoesOn } = options;
@@ -93,7 +93,7 @@ export class DiskHealth {
 
   /** What was usual is not any more: a standby's writes are of another kind than a guest's. */
   forgetPace(): void {
-    this.#watch = this.#openWatch();
+    this.#watch.forget();
   }
 
   /** How long requests took since the last look. `guest` where it runs on its disks. */

@@ -26,6 +26,16 @@ export class DiskWatch {
     }
   }
 
+  /** Begins anew. A disk that was slow is not known to be so any more. */
+  forget(): void {
+    const slow = [...this.#paces].filter(([, { isSlow }]) => isSlow).map(([id]) => id);
+    this.#paces.clear();
+    this.#totals.clear();
+    for (const id of slow) {
+      this.onChanged(id, false);
+    }
+  }
+
   /** For people: each disk that is slow now. */
   listSlow(): readonly string[] {
     return [...this.#paces].filter(([, { isSlow }]) => isSlow).map(([id, pace]) => saySlow(id, pace));
