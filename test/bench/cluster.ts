@@ -338,6 +338,9 @@ type Strike = { readonly atMs: number; readonly takeoversMs: readonly number[]; 
 async function measureFailovers(bench: Bench, platform: Platform, names: readonly string[]): Promise<Figure[]> {
   const directory = mkdtempSync(join(tmpdir(), "twinrun-bench-"));
   const watched = names.map((guest) => watch(platform, guest, directory));
+  while (watched.some(({ client }) => client.progress.repliesCount === 0)) {
+    await sleep(100); // A guest that is protected may still boot.
+  }
   const strikes: Strike[] = [];
   const count = { with: bench.count(failovers.withApiServer), without: bench.count(failovers.without) };
   for (let time = 0; time < count.with + count.without; time += 1) {
