@@ -109,14 +109,10 @@ describe("images that are not what they should be", () => {
     "huge.qcow2": () => {
       qemuImg("create", "-q", "-f", "qcow2", file("huge.qcow2"), "60T");
     },
-    "luks.qcow2": () => {
-      const secret = [
-        "--object",
-        "secret,id=s,data=geheim",
-        "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-      ];
-      qemuImg("create", "-q", "-f", "qcow2", ...secret, file("luks.qcow2"), "1M");
+    // LUKS would do as well, but qemu-img measures the processor for it, and gives up where others have it.
+    "encrypted.qcow2": () => {
+      const secret = ["--object", "secret,id=s,data=geheim", "-o", "encrypt.format=aes,encrypt.key-secret=s"];
+      qemuImg("create", "-q", "-f", "qcow2", ...secret, file("encrypted.qcow2"), "1M");
     },
     "cut.qcow2": () => {
       writeFileSync(file("cut.qcow2"), readFileSync(file("plain.qcow2")).subarray(0, 2 * MIB));
@@ -143,7 +139,7 @@ describe("images that are not what they should be", () => {
     { name: "chain.qcow2", says: /backing file/ },
     { name: "data.qcow2", says: /external data file/ },
     { name: "huge.qcow2", says: /60 TiB, and the limit is 2 TiB/ },
-    { name: "luks.qcow2", says: /encrypted/ },
+    { name: "encrypted.qcow2", says: /encrypted/ },
     { name: "cut.qcow2", says: /cut off or damaged/ },
     { name: "cut.vmdk", says: /cut off or damaged|does not take it/ },
     { name: "cut-sparse.vmdk", says: /cut off or damaged/ },
