@@ -22,6 +22,7 @@ import { type Message } from "../protocol/messages.ts";
 import { type LostBy } from "../protocol/side-state.ts";
 import { type ClosedReason, type FrameConnection } from "../net/frame-connection.ts";
 import { type NetFailure } from "../net/net-failure.ts";
+import { startLateTimer } from "../net/late-timer.ts";
 import { PeerDialer, PeerListener, type PeerLinksOptions } from "../net/peer-links.ts";
 import { type TlsCredentials } from "../net/tls.ts";
 import { monotonicMs } from "../telemetry/clock.ts";
@@ -51,7 +52,7 @@ export class Links {
   #listener: Promise<PeerListener> | undefined;
   #liveness: Liveness = {};
   #timer: NodeJS.Timeout | undefined;
-  #silenceTimer: NodeJS.Timeout | undefined;
+  #stopSilenceTimer = (): void => undefined;
   #limits = { heartbeatMs: 60, silenceMs: 500 };
   #tickedAtMs = 0;
 
@@ -145,7 +146,7 @@ export class Links {
 
   close(): void {
     clearInterval(this.#timer);
-    clearTimeout(this.#silenceTimer);
+    this.#stopSilenceTimer();
     this.#closeOpeners();
   }
 
@@ -247,19 +248,14 @@ export class Links {
 
   /** Between two ticks, to the millisecond: of the time until a takeover it would else be half a heartbeat interval. */
   #lookForSilenceAt(atMs: number): void {
-    clearTimeout(this.#silenceTimer);
-    this.#silenceTimer = setTimeout(
-      () => {
-        setImmediate(() => {
-          const nowMs = monotonicMs();
-          // When we stood still ourselves the next tick says how long.
-          if (nowMs - atMs < this.#limits.heartbeatMs / 2) {
-            this.#step(nowMs, { heartbeatMs: Infinity, silenceMs: this.#limits.silenceMs });
-          }
-        });
-      },
-      Math.ceil(atMs - monotonicMs()),
-    );
+    this.#stopSilenceTimer();
+    this.#stopSilenceTimer = startLateTimer(Math.ceil(atMs - monotonicMs()), () => {
+      const nowMs = monotonicMs();
+      // When we stood still ourselves the next tick says how long.
+      if (nowMs - atMs < this.#limits.heartbeatMs / 2) {
+        this.#step(nowMs, { heartbeatMs: Infinity, silenceMs: this.#limits.silenceMs });
+      }
+    });
   }
 
   #step(nowMs: number, limits: Parameters<typeof stepLiveness>[2]): void {

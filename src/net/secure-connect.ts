@@ -5,6 +5,7 @@
  * therefore seen as a connection that opens and then ends at once; FrameConnection names that case.
  */
 import { connect, type PeerCertificate, type TLSSocket } from "node:tls";
+import { startLateTimer } from "./late-timer.ts";
 import { NetFailure, parseNetFailure, type Target } from "./net-failure.ts";
 import { parsePeerIdentity, type PeerIdentity, type PeerService } from "./peer-identity.ts";
 import { assertPeer, readPeerIdentity, type TlsCredentials } from "./tls.ts";
@@ -36,8 +37,7 @@ export function connectSecurely(options: SecureConnectOptions): Promise<SecureSo
     });
     socket.setNoDelay(true);
     const finish = (failure?: NetFailure): void => {
-      clearTimeout(timer);
-      clearImmediate(lastTurn);
+      stopTimer();
       signal?.removeEventListener("abort", onAbort);
       socket.off("secureConnect", onConnected).off("error", onError).off("close", onClosed);
       socket.on("error", () => undefined); // Until the owner listens.
@@ -60,13 +60,9 @@ export function connectSecurely(options: SecureConnectOptions): Promise<SecureSo
     const onAbort = (): void => {
       onError(new Error("given up"));
     };
-    // When this process was held up, what the target answered in time is still to be read: one more turn of the loop reads it.
-    let lastTurn: NodeJS.Immediate | undefined;
-    const timer = setTimeout(() => {
-      lastTurn = setImmediate(() => {
-        finish(timedOut(target, timeoutMs));
-      });
-    }, timeoutMs);
+    const stopTimer = startLateTimer(timeoutMs, () => {
+      finish(timedOut(target, timeoutMs));
+    });
     signal?.addEventListener("abort", onAbort);
     socket.once("secureConnect", onConnected).once("error", onError).once("close", onClosed);
   });
