@@ -1,5 +1,6 @@
 /** Doctor's checks of nodes. */
 import { LINK_CAPACITY_ANNOTATION, REPLICATION_LINKS_ANNOTATION } from "../api/requests.ts";
+import { readLinkCapacity } from "../decide/link-room.ts";
 import { findNodeObstacle } from "../decide/node-fitness.ts";
 import { present } from "../lib/assert.ts";
 import { type ClusterFacts, componentOf, isVersioned, listOffers } from "./facts.ts";
@@ -107,18 +108,18 @@ function checkLinks({ metadata, status }: Node): Finding {
 }
 
 /** One that is no number counts as none. */
-function checkLinkCapacity({ metadata }: Node): readonly Finding[] {
-  const declared = metadata.annotations?.[LINK_CAPACITY_ANNOTATION];
+function checkLinkCapacity(node: Node): readonly Finding[] {
+  const declared = node.metadata.annotations?.[LINK_CAPACITY_ANNOTATION];
   if (declared === undefined) {
     return [];
   }
-  return Number(declared) > 0 && Number.isFinite(Number(declared))
+  return readLinkCapacity(node) !== undefined
     ? [ok("LinkCapacity", `its replication links carry ${declared} MiB/s, of which every guest has its share`)]
     : [
         warning(
           "LinkCapacity",
           `the annotation ${LINK_CAPACITY_ANNOTATION} is "${declared}", which is no number of MiB a second: nobody is held to a share`,
-          `kubectl annotate node ${metadata.name} --overwrite ${LINK_CAPACITY_ANNOTATION}=1000`,
+          `kubectl annotate node ${node.metadata.name} --overwrite ${LINK_CAPACITY_ANNOTATION}=1000`,
         ),
       ];
 }

@@ -44,11 +44,7 @@ export function isWithinShare(pace: LinkPace, bytes: number, bytesPerSecond: num
 /** When the piece of an epoch may leave that comes after `sentBytes` of its `totalBytes`. */
 export function planPiece(
   { nextAtMs }: LinkPace,
-  epoch: {
-    readonly startedAtMs: number;
-    readonly sentBytes: number;
-    readonly totalBytes: number;
-  },
+  epoch: { readonly startedAtMs: number; readonly sentBytes: number; readonly totalBytes: number },
 ): number {
   const share = epoch.sentBytes / Math.max(1, epoch.totalBytes);
   return Math.min(nextAtMs, epoch.startedAtMs + LIMITED_EPOCH_MS_MAX * share);

@@ -56,11 +56,7 @@ const DIRTY_PAGES_TARGET = 4096;
 const SMOOTHING = 0.2;
 
 export function startPacing(limits: PacingLimits): PacingState {
-  return {
-    pauseMs: 4,
-    packetsPerEpoch: 1,
-    silentIntervalMs: limits.minIntervalMs,
-  };
+  return { pauseMs: 4, packetsPerEpoch: 1, silentIntervalMs: limits.minIntervalMs };
 }
 
 /** Takes one epoch into account. */
