@@ -43,11 +43,9 @@ export function measureNeighbour(bench: Bench): Promise<Figure[]> {
 type Loads = { readonly alone: Load; readonly beside: Load; readonly held: Load };
 
 function compare({ alone, beside, held }: Loads): Figure[] {
-  const [base, free, shared] = [alone, beside, held].map(({ samples }) =>
-    quantilesOf(samples.map(({ value }) => value)),
-  );
-  const none = quantilesOf([]);
-  const [addedFree, addedShared] = [free, shared].map((each = none) => addedTo(base ?? none, each));
+  const base = waitsOf(alone);
+  const [free, shared] = [waitsOf(beside), waitsOf(held)];
+  const [addedFree, addedShared] = [addedTo(base, free), addedTo(base, shared)];
   const detail = { alone: base, besideLoud: free, besideHeld: shared };
   const samples = { alone: alone.samples, besideLoud: beside.samples, besideHeld: held.samples };
   const name = "added to a guest's requests by a loud neighbour";
@@ -56,7 +54,7 @@ function compare({ alone, beside, held }: Loads): Figure[] {
       row: {
         ...{ name: `${name} held to its share of the link`, unit: "ms", ...addedShared, detail },
         target: `p99 ≤ ${boundMs}, the guest's bound`,
-        met: (addedShared?.p99 ?? NaN) <= boundMs,
+        met: addedShared.p99 <= boundMs,
       },
       samples,
     },
@@ -64,12 +62,14 @@ function compare({ alone, beside, held }: Loads): Figure[] {
       row: {
         ...{ name: `${name} without shares`, unit: "ms", ...addedFree, detail },
         target: "p99 above that with shares, or shares are worth nothing",
-        met: (addedFree?.p99 ?? NaN) > (addedShared?.p99 ?? NaN),
+        met: addedFree.p99 > addedShared.p99,
       },
       samples,
     },
   ];
 }
+
+const waitsOf = ({ samples }: Load): Quantiles => quantilesOf(samples.map(({ value }) => value));
 
 const addedTo = (base: Quantiles, other: Quantiles): Pick<Quantiles, "p50" | "p99" | "max"> => ({
   p50: round(other.p50 - base.p50),

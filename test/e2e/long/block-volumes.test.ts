@@ -4,7 +4,6 @@
  */
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { globSync, statSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
 import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { compareDisks } from "../../lab/disk-comparison.ts";
@@ -59,7 +58,6 @@ describeOnCluster(import.meta.filename)("a guest on claims of mode Block", () =>
       say(`${scene[role]}, node of the ${role}, is off`);
       await witness.hear();
       await platform.lab.powerOn(scene[role]);
-      await sleep(2_000);
       const after = await platform.waitUntilReady(guest, faultMsMax / 2);
       expect(after.status?.primary?.node).toBe(role === "primary" ? scene.standby : scene.primary);
       await expectEqualDisks(after);

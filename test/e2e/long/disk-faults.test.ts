@@ -6,7 +6,6 @@
  */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "@jest/globals";
 import { spawn } from "node:child_process";
-import { join } from "node:path";
 import { type Fault } from "../../../src/api/fault.ts";
 import { type ProtectedVm } from "../../../src/api/protected-vm.ts";
 import { UPLINKS_ANNOTATION } from "../../../src/api/requests.ts";
@@ -15,6 +14,7 @@ import { collectOutput } from "../../lab/command-output.ts";
 import { compareDisks } from "../../lab/disk-comparison.ts";
 import { guestPorts } from "../../lab/guests.ts";
 import { type FaultyVolumes } from "../../lab/kubernetes/faulty-volumes.ts";
+import { twinrun } from "../kubectl.ts";
 import { type Platform, startPlatform, tenantNamespace } from "../platform.ts";
 import { diskOf } from "../side-files.ts";
 import { describeOnCluster, faultMsMax, say, type Scene, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
@@ -24,7 +24,6 @@ const address = "10.77.0.73";
 /** The interface of a lab's node in the guests' network. */
 const uplink = "lan-port";
 const nodes = ["node-a", "node-b"];
-const plugin = join(import.meta.dirname, "../../../src/main/kubectl-twinrun.sh");
 
 describeOnCluster(import.meta.filename)("a guest on volumes that fail", () => {
   let platform: Platform;
@@ -48,13 +47,6 @@ describeOnCluster(import.meta.filename)("a guest on volumes that fail", () => {
     await platform.stop();
   }, faultMsMax);
 
-  /** As a person asks for it. */
-  function readFaults(): Promise<string> {
-    const command = ["faults", guest, "-n", tenantNamespace, "-o", "wide"];
-    const env = { ...process.env, KUBECONFIG: platform.lab.kubeconfigPath };
-    return collectOutput(spawn(plugin, command, { env }), ["kubectl", "twinrun", ...command], "here");
-  }
-
   const listFaults = ({ status }: ProtectedVm, node: string): readonly Fault[] =>
     (status?.faults ?? []).filter((fault) => fault.node === node);
 
@@ -63,7 +55,7 @@ describeOnCluster(import.meta.filename)("a guest on volumes that fail", () => {
     const isIt = (fault: Fault): boolean =>
       fault.component === component && fault.code === code && fault.state === "OutOfService";
     await platform.waitForProtectedVm(guest, (vm) => listFaults(vm, node).some(isIt));
-    const told = await readFaults();
+    const told = await twinrun(platform, "faults", guest, "-n", tenantNamespace, "-o", "wide");
     say(`\n${told}`);
     expect(told).toMatch(new RegExp(`^${guest} +${node} +${component} +\\S+ +${code} `, "m"));
   }
@@ -104,30 +96,20 @@ describeOnCluster(import.meta.filename)("a guest on volumes that fail", () => {
   }
 
   describe("under the primary", () => {
-    test.each(["write", "read"] as const)(
-      "a %s fails: the guest goes on at the other side and has seen nothing",
-      async (operation) => {
+    test.each([
+      { trouble: "write", what: "a write fails", code: "DiskFailed" },
+      { trouble: "read", what: "a read fails", code: "DiskFailed" },
+      { trouble: "full", what: "there is no room left", code: "DiskFull" },
+    ] as const)(
+      "$what: the guest goes on at the other side and has seen nothing; the record says what to do",
+      async ({ trouble, what, code }) => {
         const scene = await witness.readScene();
-        await volumes.begin(scene.primary, operation);
-        say(`a ${operation} fails on ${scene.primary}`);
-        const reading = operation === "read" ? readDisk() : Promise.resolve(4096);
+        await volumes.begin(scene.primary, trouble);
+        say(`${what} on ${scene.primary}`);
+        const reading = trouble === "read" ? readDisk() : Promise.resolve(4096);
         await waitForMove(scene);
         expect(await reading).toBe(4096);
-        await waitForFault(scene.primary, "disk/disk", "DiskFailed");
-        await volumes.mend(scene.primary);
-        await expectWhole(scene.primary);
-      },
-      faultMsMax,
-    );
-
-    test(
-      "there is no room left: the guest goes on at the other side, and the record says what to do",
-      async () => {
-        const scene = await witness.readScene();
-        await volumes.begin(scene.primary, "full");
-        say(`no room on ${scene.primary}`);
-        await waitForMove(scene);
-        await waitForFault(scene.primary, "disk/disk", "DiskFull");
+        await waitForFault(scene.primary, "disk/disk", code);
         await volumes.mend(scene.primary);
         await expectWhole(scene.primary);
       },
@@ -162,39 +144,24 @@ describeOnCluster(import.meta.filename)("a guest on volumes that fail", () => {
     );
   });
 
-  describe("under the standby", () => {
-    test(
-      "a write fails: the guest goes on without it, and is protected again when it works",
-      async () => {
-        const { primary, standby } = await witness.readScene();
-        await volumes.begin(standby, "write");
-        say(`a write fails on ${standby}`);
-        await waitForReason("DisksHealthy", "DiskFailed");
-        await waitForFault(standby, "disk/disk", "DiskFailed");
-        await witness.hear();
-        await volumes.mend(standby);
-        await expectWhole(standby);
-        expect((await witness.readScene()).primary).toBe(primary);
-      },
-      faultMsMax,
-    );
-
-    test(
-      "there is no room left: a condition and no more, until there is room",
-      async () => {
-        const { primary, standby } = await witness.readScene();
-        await volumes.begin(standby, "full");
-        say(`no room on ${standby}`);
-        await waitForReason("DisksHealthy", "VolumeFull");
-        await waitForFault(standby, "disk/disk", "DiskFull");
-        await witness.hear();
-        await volumes.mend(standby);
-        await expectWhole(standby);
-        expect((await witness.readScene()).primary).toBe(primary);
-      },
-      faultMsMax,
-    );
-  });
+  test.each([
+    { trouble: "write", what: "a write fails", reason: "DiskFailed", code: "DiskFailed" },
+    { trouble: "full", what: "there is no room left", reason: "VolumeFull", code: "DiskFull" },
+  ] as const)(
+    "under the standby $what: the guest goes on without it, and is protected again when it works",
+    async ({ trouble, what, reason, code }) => {
+      const { primary, standby } = await witness.readScene();
+      await volumes.begin(standby, trouble);
+      say(`${what} on ${standby}`);
+      await waitForReason("DisksHealthy", reason);
+      await waitForFault(standby, "disk/disk", code);
+      await witness.hear();
+      await volumes.mend(standby);
+      await expectWhole(standby);
+      expect((await witness.readScene()).primary).toBe(primary);
+    },
+    faultMsMax,
+  );
 
   test(
     "the cable of the node that runs the guest is pulled out: the guest goes where there is one",

@@ -4,7 +4,7 @@
  * As people do it, by `kubectl twinrun`. The guest is the lab's busybox, whose kernel the cluster has; its disk is imported.
  */
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,6 +14,7 @@ import { kindOf, type KubeObject, type ObjectRef } from "../../../src/kube/kube-
 import { type Json, mergeJson } from "../../../src/lib/json-merge.ts";
 import { startClient } from "../../lab/clients/client-process.ts";
 import { buildProtectedGuest } from "../guest-manifests.ts";
+import { spawnTwinrun } from "../kubectl.ts";
 import { type Platform, startPlatform, tenantNamespace } from "../platform.ts";
 import { describeOnCluster, faultMsMax as testMsMax, say, setUpMsMax } from "../witness.ts";
 
@@ -57,9 +58,7 @@ describeOnCluster(import.meta.filename)("disk images", () => {
   type Ran = { readonly status: number | null; readonly said: string };
 
   function start(args: readonly string[]): { readonly child: ChildProcess; readonly ended: Promise<Ran> } {
-    const program = join(import.meta.dirname, "../../../src/main/kubectl-twinrun.sh");
-    const env = { ...process.env, KUBECONFIG: platform.lab.kubeconfigPath, TMPDIR: directory };
-    const child = spawn(program, [...args, "--namespace", tenantNamespace], { env, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawnTwinrun(platform, [...args, "--namespace", tenantNamespace], { TMPDIR: directory });
     let said = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8").on("data", (text: string) => (said += text));

@@ -2,26 +2,24 @@
  * Planned work on a cluster, with a client that never reconnects: both nodes of a guest are emptied with `kubectl twinrun
  * maintenance`, switched off and put back, one after the other; then KubeVirt's launchers and Twinrun's agents are replaced.
  */
-import { spawn } from "node:child_process";
-import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import { setTimeout as sleep } from "node:timers/promises";
 import { OUTDATED_LABEL } from "../../../src/api/vmi-contract.ts";
 import { type KubeObject } from "../../../src/kube/kube-object.ts";
+import { spawnTwinrun } from "../kubectl.ts";
 import { isReady, type Platform, startPlatform } from "../platform.ts";
 import { rollAgents, vmis } from "../strikes.ts";
 import { describeOnCluster, faultMsMax, say, setUpMsMax, testNothingLost, Witness } from "../witness.ts";
 
 const guest = "counter";
 const address = "10.77.0.66";
-const plugin = join(import.meta.dirname, "../../../src/main/kubectl-twinrun.sh");
 
 type Ran = { readonly status: number | null; readonly out: string; readonly said: string };
 
 /** `kubectl twinrun maintenance NODE STEP`, as a person gives it who does not want to be asked. */
-function maintenance({ kubeconfigPath }: Platform, node: string, step: string): Promise<Ran> {
+function maintenance(platform: Platform, node: string, step: string): Promise<Ran> {
   const args = ["maintenance", node, step, ...(step === "begin" ? ["--yes", "--reason", "a test"] : [])];
-  const child = spawn(plugin, args, { env: { ...process.env, KUBECONFIG: kubeconfigPath } });
+  const child = spawnTwinrun(platform, args);
   let [out, said] = ["", ""];
   child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text));
   child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));

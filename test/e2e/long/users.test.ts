@@ -4,17 +4,14 @@
  * edited.
  */
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
-import { spawn } from "node:child_process";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { requestAnnotations } from "../../../src/api/requests.ts";
 import { kindOf, type KubeObject, type ObjectRef } from "../../../src/kube/kube-object.ts";
 import { present } from "../../../src/lib/assert.ts";
 import { isSameJson, readText } from "../../../src/lib/json-merge.ts";
 import { healthOf, lua } from "../../build/argocd-health.ts";
-import { collectOutput } from "../../lab/command-output.ts";
 import { buildMachine, buildProtectedGuest } from "../guest-manifests.ts";
-import { kubectl } from "../kubectl.ts";
+import { kubectl, twinrun } from "../kubectl.ts";
 import { type Platform, startPlatform, systemNamespace, tenantNamespace } from "../platform.ts";
 import { describeOnCluster, faultMsMax, say, setUpMsMax, Witness } from "../witness.ts";
 
@@ -76,14 +73,6 @@ describeOnCluster(import.meta.filename)("users", () => {
     return { primary: present(status?.primary, "a primary"), standby: present(status?.standby, "a standby") };
   }
 
-  /** As a person types it. */
-  function twinrun(...args: readonly string[]): Promise<string> {
-    const program = join(import.meta.dirname, "../../../src/main/kubectl-twinrun.sh");
-    const env = { ...process.env, KUBECONFIG: platform.lab.kubeconfigPath };
-    const child = spawn(program, args, { env, stdio: ["ignore", "pipe", "pipe"] });
-    return collectOutput(child, ["kubectl", "twinrun", ...args], "here");
-  }
-
   /** `virtctl pause` and the like. */
   async function command({ vmi }: Side, verb: "pause" | "unpause"): Promise<void> {
     const { namespace, name } = vmi;
@@ -140,6 +129,7 @@ describeOnCluster(import.meta.filename)("users", () => {
         const own = readText(before, "status", "nodeName") ?? "";
         const other = nodes.find((node) => node !== own) ?? "";
         await twinrun(
+          platform,
           "protect",
           machine,
           "-n",

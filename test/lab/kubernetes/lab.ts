@@ -161,11 +161,11 @@ export class KubernetesLab {
 
   /** The cable of a node in a network is pulled out, and the node sees its carrier go; or it is put back. */
   pullCable(node: string, network: NetworkName): void {
-    this.network.setCarrier(node, network, "down");
+    this.network.setCarriers(node, [network], "down");
   }
 
   plugCable(node: string, network: NetworkName): void {
-    this.network.setCarrier(node, network, "up");
+    this.network.setCarriers(node, [network], "up");
   }
 
   /** Volumes that are made from now on fail when they are told to. */

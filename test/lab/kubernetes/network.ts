@@ -175,17 +175,17 @@ export class LabNetwork {
     ]);
   }
 
-  /** Whether the cable of the node is plugged in, as both of its ends see it. */
-  setCarrier(node: string, network: NetworkName, state: "up" | "down"): void {
-    runBatch(`${this.#id}-switch`, [`link set ${this.#findEnd(node, network).port} ${state}`]);
+  /** Whether the cables of the node are plugged in, as both of their ends see it. */
+  setCarriers(node: string, names: readonly NetworkName[], state: "up" | "down"): void {
+    runBatch(
+      `${this.#id}-switch`,
+      names.map((name) => `link set ${this.#findEnd(node, name).port} ${state}`),
+    );
   }
 
   /** As when the node loses power: silence, and switches see the carrier of its ports go. */
   dropCarrier(node: string): void {
-    runBatch(
-      `${this.#id}-switch`,
-      networkNames.map((name) => `link set ${this.#findEnd(node, name).port} down`),
-    );
+    this.setCarriers(node, networkNames, "down");
   }
 
   /** Silence between the node and a network, or the other node in it only. */

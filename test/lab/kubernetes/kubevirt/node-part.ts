@@ -1,7 +1,7 @@
 /**
  * What virt-handler does on a VMI's node before its guest can start: the device for taps, those of claims of mode Block for QEMU's
- * user, and for each interface a tap that
- * QEMU's user owns and a bridge that joins it to the network (`k6t-…`, as KubeVirt has them). Idempotent.
+ * user, and for each interface a tap that QEMU's user owns and a bridge that joins it to the network (`k6t-…`, as KubeVirt has
+ * them). Idempotent.
  *
  *   bridge on a Multus network     a veth from the pod into the node's bridge that the NetworkAttachmentDefinition names
  *   masquerade on the pod network  the guest is 10.0.2.2, translated to the pod's address; there is no DHCP
