@@ -46,6 +46,8 @@ test(
       expect(await ask(story, "write before")).toBe("before");
       expect(await agent("a", "guest-fsfreeze-freeze")).toEqual({ return: 1 });
       await expectNoResize(story);
+      // What the agent says is not held back until the standby has it; what comes over the network is.
+      expect(await ask(story, "devices")).toBe("vda vdb vdc eth0 4");
       await cluster.waitUntilProtected(patienceMs);
 
       await cluster.killQemu("a", guest.name);

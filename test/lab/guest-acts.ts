@@ -7,6 +7,9 @@ import { guestPorts } from "./guests.ts";
 import { type Lab } from "./hosts.ts";
 import { type PlacedGuest } from "./placement.ts";
 
+/** Longer than the agent is away when a connection is closed. */
+const SYNC_EVERY_MS = 2_000;
+
 /** Its answer; for what it answers. Asked again while it does not listen, as the one after another is not accepted at once. */
 export async function askGuest(lab: Lab, guest: PlacedGuest, line: string, timeoutMs: number): Promise<string> {
   const deadlineMs = Date.now() + timeoutMs;
@@ -32,27 +35,41 @@ async function talk(lab: Lab, { address }: PlacedGuest, script: string): Promise
 /**
  * Says one command to the agent in the guest, as libvirt does, and returns what it answers. An answer of before may still come, as
  * after a takeover, of which the agent in the guest does not know; so a number is said first, and what comes before it is not ours.
+ * The number is said again while it is not answered: what comes while the agent closes the device, because the connection of before
+ * was closed, is lost in the guest.
  */
 export async function askAgent(channel: string, command: string, timeoutMs: number): Promise<unknown> {
   const socket = connect(channel);
   const lines = createInterface({ input: socket });
   const id = randomInt(1_000_000_000);
-  const timer = setTimeout(() => socket.destroy(), timeoutMs);
-  try {
+  // Lines do not end by themselves with a connection that is destroyed or that fails.
+  const end = (): void => {
+    lines.close();
+  };
+  socket.on("error", end);
+  const greet = (): void => {
     socket.write(`{"execute":"guest-sync","arguments":{"id":${id}}}\n`);
+  };
+  const timeout = setTimeout(end, timeoutMs);
+  const greeting = setInterval(greet, SYNC_EVERY_MS);
+  const number = `{"return": ${id}}`;
+  try {
+    greet();
     let isOurs = false;
     for await (const line of lines) {
-      if (isOurs) {
+      if (isOurs && line !== number) {
         return JSON.parse(line);
       }
-      if (line === `{"return": ${id}}`) {
+      if (!isOurs && line === number) {
         isOurs = true;
+        clearInterval(greeting);
         socket.write(`{"execute":"${command}"}\n`);
       }
     }
     throw new Error(`the agent in the guest does not answer ${command}`);
   } finally {
-    clearTimeout(timer);
+    clearTimeout(timeout);
+    clearInterval(greeting);
     socket.destroy();
   }
 }

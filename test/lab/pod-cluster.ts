@@ -108,7 +108,7 @@ export class PodCluster {
         podDisks: Object.keys(this.#podDisks).filter((id) => this.#podDisks[id]?.tag !== "device"),
         port: 7500,
         checkpoint: {},
-        failover: { detectionTimeoutMs: 1_000 },
+        failover: { detectionTimeoutMs: 2_000 },
       },
     };
     const metadata = { name: this.guest.name, namespace };
