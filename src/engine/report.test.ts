@@ -14,7 +14,15 @@ const record: QuorumRecord = {
 const fresh = startSide({
   ...{ guest: "web", node: "host-b", peer: "host-a", createsRecord: false, mode: "FaultTolerant", nonce: "n" },
 });
-const holding = { tag: "holding", role: "standby", session: "3.n.1", term: 3, epoch: 7, link: null } as const;
+const holding = {
+  tag: "holding",
+  expectsGuest: false,
+  role: "standby",
+  session: "3.n.1",
+  term: 3,
+  epoch: 7,
+  link: null,
+} as const;
 const waiting = { tag: "waiting", role: "standby", ready: true } as const;
 
 function conditionOf(type: string, change: Partial<Side>, more: Partial<EngineSnapshot> = {}): unknown {

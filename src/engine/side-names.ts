@@ -20,8 +20,8 @@ export function mayGoOnElsewhere(side: Side): boolean {
 }
 
 /** Whether it is about to run the guest, or nearly so. */
-export function isTakingOver(side: Side): boolean {
-  return ["asking", "activating"].includes(stateName(side));
+export function isTakingOver({ state }: Side): boolean {
+  return state.tag === "asking" || state.tag === "activating" || (state.tag === "holding" && state.expectsGuest);
 }
 
 /** Whether nothing but its disk keeps this side's guest from running. */

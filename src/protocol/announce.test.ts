@@ -12,6 +12,17 @@ const record: QuorumRecord = {
   ...{ epoch: 7, lastRequestId: "x" },
 } as const;
 
+const epochs = { first: 5, captured: 7, acked: 7 };
+const protectedState = {
+  role: "primary",
+  tag: "protected",
+  session,
+  link: "one",
+  mode: "FaultTolerant",
+  epochs,
+} as const;
+const holding = { role: "standby", tag: "holding", session, term: 2, epoch: 7, expectsGuest: false } as const;
+
 function sideIn(node: string, state: SideState, links: readonly string[]): Side {
   const peer = node === "a" ? "b" : "a";
   const fresh = startSide({ guest: "web", node, peer, createsRecord: false, mode: "FaultTolerant", nonce: "n" });
@@ -24,36 +35,73 @@ function effectsOf(side: Side, event: SideEvent): readonly Effect["tag"][] {
 }
 
 describe("a standby that may have to take over", () => {
-  const holding = (links: readonly string[]): Side =>
-    sideIn("b", { role: "standby", tag: "holding", session, term: 2, epoch: 7, link: "one" }, links);
+  const holds = (links: readonly string[]): Side => sideIn("b", { ...holding, link: "one" }, links);
   const lost = (link: string): SideEvent => ({ tag: "linkDown", link, by: "silent" });
   const told = (message: Message): SideEvent => ({ tag: "received", link: "one", message });
 
   test("announces the guest when the last link is gone, before it asks", () => {
-    const effects = effectsOf(holding(["one"]), lost("one"));
+    const effects = effectsOf(holds(["one"]), lost("one"));
     expect(effects).toContain("announceGuest");
     expect(effects).not.toContain("readRecord");
   });
 
   test("not while the other side is heard on another link", () => {
-    expect(effectsOf(holding(["one", "two"]), lost("one"))).not.toContain("announceGuest");
+    expect(effectsOf(holds(["one", "two"]), lost("one"))).not.toContain("announceGuest");
   });
 
   test.each<Message>([
     { tag: "guestDied", epoch: 7 },
     { tag: "handOver", session, epoch: 7, term: 3 },
   ])("announces it at once when told $tag", (message) => {
-    const effects = effectsOf(holding(["one", "two"]), told(message));
+    const effects = effectsOf(holds(["one", "two"]), told(message));
     expect(effects).toContain("announceGuest");
     expect(effects.indexOf("announceGuest")).toBeLessThan(effects.findIndex((tag) => /activate|readRecord/.test(tag)));
   });
 });
 
+describe("a hand-over", () => {
+  const begun = step(sideIn("a", protectedState, ["one"]), { tag: "switchoverAsked" }).side;
+  const stopped = step(begun, { tag: "captured", session, epoch: 8, final: true });
+  const expectGuest: Message = { tag: "expectGuest", session };
+
+  test("is told to the standby when the guest stands still, before the quorum is asked", () => {
+    expect(stopped.effects).toContainEqual({ tag: "send", link: "one", message: expectGuest });
+    expect(stopped.effects.map(({ tag }) => tag)).not.toContain("askQuorum");
+  });
+
+  test("the standby announces the guest then, and keeps what comes in, also when the last epoch comes later", () => {
+    const standby = sideIn("b", { ...holding, link: "one" }, ["one"]);
+    const told = step(standby, { tag: "received", link: "one", message: expectGuest });
+    expect(told.effects.map(({ tag }) => tag)).toEqual(["announceGuest"]);
+    const held = step(told.side, { tag: "epochHeld", session, epoch: 8 }).side;
+    expect(held.state).toMatchObject({ tag: "holding", epoch: 8, expectsGuest: true });
+  });
+
+  test("of another session is none of the standby's business", () => {
+    const standby = sideIn("b", { ...holding, link: "one" }, ["one"]);
+    expect(effectsOf(standby, { tag: "received", link: "one", message: { ...expectGuest, session: "2.n.0" } })).toEqual(
+      [],
+    );
+  });
+
+  test("that the quorum refuses leaves the guest here, announced again", () => {
+    const acked = step(stopped.side, { tag: "received", link: "one", message: { tag: "ack", session, epoch: 8 } }).side;
+    const refused = step(acked, {
+      tag: "quorumAnswered",
+      requestId: present(acked.ask, "a question").request.requestId,
+      outcome: { tag: "refused", reason: "VersionMismatch", record: { ...record, version: 5 } },
+    }).side;
+    const { request } = present(refused.ask, "a question");
+    const outcome = decideQuorumRequest({ ...record, version: 5 }, request);
+    expect(effectsOf(refused, { tag: "quorumAnswered", requestId: request.requestId, outcome })).toContain(
+      "announceGuest",
+    );
+  });
+});
+
 describe("a primary that stays the owner", () => {
   const lose = (side: Side): Side => step(side, { tag: "linkDown", link: "one", by: "silent" }).side;
-  const epochs = { first: 5, captured: 7, acked: 7 };
-  const state = { role: "primary", tag: "protected", session, link: "one", mode: "FaultTolerant", epochs } as const;
-  const arbitrating = lose(sideIn("a", state, ["one"]));
+  const arbitrating = lose(sideIn("a", protectedState, ["one"]));
   const grant = (side: Side): SideEvent => {
     const request = present(side.ask, "a question").request;
     const decision = decideQuorumRequest(record, request);

@@ -88,7 +88,7 @@ test("after the first bad byte nothing is decoded any more", () => {
 test("another version is named beside our own", () => {
   const bytes = joinParts(frames.encodeBulkEnd());
   bytes[2] = 9;
-  const detail = { code: "UnsupportedVersion", theirs: 9, ours: 3 };
+  const detail = { code: "UnsupportedVersion", theirs: 9, ours: 4 };
   expect(() => new FrameDecoder().push(bytes)).toThrow(expect.objectContaining({ detail }));
-  expect(() => new FrameDecoder().push(bytes)).toThrow(/version 9, this side 3: run the same release/);
+  expect(() => new FrameDecoder().push(bytes)).toThrow(/version 9, this side 4: run the same release/);
 });

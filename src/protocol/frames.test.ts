@@ -14,57 +14,57 @@ test.each<{ what: string; parts: frames.FrameParts; are: string }>([
   {
     what: "a message",
     parts: frames.encodeMessage({ tag: "guestShutDown" }),
-    are: `5457 03 01 0000 0000 00000000 17000000 ${Buffer.from('{"tag":"guestShutDown"}').toString("hex")}`,
+    are: `5457 04 01 0000 0000 00000000 17000000 ${Buffer.from('{"tag":"guestShutDown"}').toString("hex")}`,
   },
   {
     what: "compressed pages",
     parts: frames.encodePages(0x060504030201, runs([1, 16], [2, 3]), Uint8Array.of(0xaa, 0xbb), 5 * 4096),
-    are: "5457 03 02 0100 0506 01020304 1a000000  02000000 00500000 01000000 10000000 02000000 03000000 aabb",
+    are: "5457 04 02 0100 0506 01020304 1a000000  02000000 00500000 01000000 10000000 02000000 03000000 aabb",
   },
   {
     what: "zero pages",
     parts: frames.encodeZeroPages(0, runs([0xfffffffe], [2])),
-    are: "5457 03 03 0000 0000 00000000 0c000000  01000000 feffffff 02000000",
+    are: "5457 04 03 0000 0000 00000000 0c000000  01000000 feffffff 02000000",
   },
   {
     what: "a disk write",
     parts: frames.encodeDiskWrite(7, 2, 0x0102030405, Uint8Array.of(9)),
-    are: "5457 03 04 0000 0000 07000000 11000000  02 00000000000000 0504030201000000 09",
+    are: "5457 04 04 0000 0000 07000000 11000000  02 00000000000000 0504030201000000 09",
   },
   {
     what: "zeros on a disk",
     parts: frames.encodeDiskZero(7, 0, 512, 2 ** 40),
-    are: "5457 03 05 0000 0000 07000000 18000000  00 00000000000000 0002000000000000 0000000000010000",
+    are: "5457 04 05 0000 0000 07000000 18000000  00 00000000000000 0002000000000000 0000000000010000",
   },
   {
     what: "device state",
     parts: frames.encodeDeviceState(1, Uint8Array.of(1, 2)),
-    are: "5457 03 06 0000 0000 01000000 02000000  0102",
+    are: "5457 04 06 0000 0000 01000000 02000000  0102",
   },
   {
     what: "compressed device state",
     parts: frames.encodeDeviceState(1, Uint8Array.of(1, 2), 300),
-    are: "5457 03 06 0100 0000 01000000 06000000  2c010000 0102",
+    are: "5457 04 06 0100 0000 01000000 06000000  2c010000 0102",
   },
   {
     what: "the end of an epoch",
     parts: frames.encodeEpochEnd(1, { pageCount: 1, diskRecords: 2, bytes: 3, deviceStateBytes: 4 }),
-    are: "5457 03 07 0000 0000 01000000 14000000  01000000 02000000 0300000000000000 04000000",
+    are: "5457 04 07 0000 0000 01000000 14000000  01000000 02000000 0300000000000000 04000000",
   },
   {
     what: "hashes",
     parts: frames.encodeDiskHashes(1, 5, new Uint8Array(32).fill(0xcc)),
-    are: `5457 03 08 0000 0000 00000000 2c000000  01 000000 05000000 02000000 ${"cc".repeat(32)}`,
+    are: `5457 04 08 0000 0000 00000000 2c000000  01 000000 05000000 02000000 ${"cc".repeat(32)}`,
   },
   {
     what: "the wish for hashes",
     parts: frames.encodeDiskHashesWanted(1, 65536),
-    are: "5457 03 09 0000 0000 00000000 08000000  01 000000 00000100",
+    are: "5457 04 09 0000 0000 00000000 08000000  01 000000 00000100",
   },
   {
     what: "the end of the hashes",
     parts: frames.encodeDiskHashesEnd(3),
-    are: "5457 03 0a 0000 0000 00000000 04000000  03 000000",
+    are: "5457 04 0a 0000 0000 00000000 04000000  03 000000",
   },
   {
     what: "changes of pages",
@@ -73,14 +73,14 @@ test.each<{ what: string; parts: frames.FrameParts; are: string }>([
       masks: Uint32Array.of(0x80000000, 0, 0, 1),
       data: new Uint8Array(128).fill(0xdd),
     }),
-    are: `5457 03 0c 0000 0000 01000000 9c000000  02000000 03000000 09000000 00000080 00000000 00000000 01000000 ${"dd".repeat(128)}`,
+    are: `5457 04 0c 0000 0000 01000000 9c000000  02000000 03000000 09000000 00000080 00000000 00000000 01000000 ${"dd".repeat(128)}`,
   },
   {
     what: "changes of the device state",
     parts: frames.encodeStateDelta(1, { rawBytes: 2049, masks: Uint32Array.of(0, 1), data: new Uint8Array(64) }),
-    are: `5457 03 0d 0000 0000 01000000 4c000000  01080000 00000000 01000000 ${"00".repeat(64)}`,
+    are: `5457 04 0d 0000 0000 01000000 4c000000  01080000 00000000 01000000 ${"00".repeat(64)}`,
   },
-  { what: "the end of the bulk", parts: frames.encodeBulkEnd(), are: "5457 03 0b 0000 0000 00000000 00000000" },
+  { what: "the end of the bulk", parts: frames.encodeBulkEnd(), are: "5457 04 0b 0000 0000 00000000 00000000" },
 ])("the bytes of $what", ({ parts, are }) => {
   expect(hex(parts)).toBe(bytes(are));
 });

@@ -190,6 +190,7 @@ const aMessage = aVariant<Message>({
   ack: { session: aName, epoch: aNumber },
   inSync: { session: aName, epoch: aNumber, version: aNumber },
   stale: { session: aName, reason: aText },
+  expectGuest: { session: aName },
   handOver: { session: aName, epoch: aNumber, term: aNumber },
   guestDied: { epoch: aNumber },
   guestShutDown: {},

@@ -13,11 +13,11 @@
  *     |   (quorum grants declareInSync)           |
  *     | inSync {version}                 ------>  |   from here on the standby may ask to take over
  *     | epoch 2 ...                               |
- *     | handOver {epoch} / guestDied / guestShutDown -> |
+ *     | expectGuest, handOver {epoch} / guestDied / guestShutDown -> |
  */
 
 /** A frame format or a meaning changed: other numbers do not talk to one another. */
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 
 /** What a failure costs the guest: nothing at all, or a boot on the other node. */
 export type AvailabilityMode = "FaultTolerant" | "HighAvailability";
@@ -83,6 +83,11 @@ export type Message =
   | { readonly tag: "inSync"; readonly session: SessionId; readonly epoch: number; readonly version: number }
   /** The standby cannot follow any more (disk full, applying failed); the primary goes on alone. */
   | { readonly tag: "stale"; readonly session: SessionId; readonly reason: string }
+  /**
+   * The guest stands still, and goes on at the standby once the quorum has granted that: what clients send from now on is to
+   * wait there. No claim to the guest; when it stays after all, the primary announces it again.
+   */
+  | { readonly tag: "expectGuest"; readonly session: SessionId }
   /** The quorum granted the hand-over: the standby owns the guest from `term` on, at `epoch`. */
   | { readonly tag: "handOver"; readonly session: SessionId; readonly epoch: number; readonly term: number }
   | { readonly tag: "guestDied"; readonly epoch: number }

@@ -531,7 +531,9 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
     case "captured":
       whenCaptured(draft, event, state);
       return event.final && event.session === state.session
-        ? draft.becomePrimary({ ...(draft.side.state as PrimarySide["state"] & typeof state), finalEpoch: event.epoch })
+        ? draft
+            .becomePrimary({ ...(draft.side.state as PrimarySide["state"] & typeof state), finalEpoch: event.epoch })
+            .send(state.link, { tag: "expectGuest", session: state.session })
         : draft;
     case "received":
       return whenAcked(draft, event.message, state, (epochs) => {

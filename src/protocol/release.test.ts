@@ -180,6 +180,7 @@ test("a standby that is to release the guest goes on as it is: it is not its to 
       link: "one",
       term: 2,
       epoch: 8,
+      expectsGuest: false,
     },
   };
   expect(tell(side, release)).toEqual({ side, effects: [] });

@@ -91,13 +91,17 @@ export type StandbyState =
   /** Listening, or (`ready` false) until QEMU waits for its state. */
   | { readonly tag: "waiting"; readonly ready: boolean }
   | { readonly tag: "receiving"; readonly session: SessionId; readonly link: string; readonly term: number }
-  /** Complete at `epoch`: may take over. `link` null: the stream is gone, the state is not. */
+  /**
+   * Complete at `epoch`: may take over. `link` null: the stream is gone, the state is not. `expectsGuest`: the primary's stands still
+   * for a hand-over.
+   */
   | {
       readonly tag: "holding";
       readonly session: SessionId;
       readonly link: string | null;
       readonly term: number;
       readonly epoch: number;
+      readonly expectsGuest: boolean;
     }
   /** The primary seems lost; reading the record (`ask` null) or asking for the guest. */
   | { readonly tag: "asking"; readonly session: SessionId; readonly term: number; readonly epoch: number }

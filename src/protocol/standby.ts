@@ -132,7 +132,7 @@ function heldBy(state: StandbyState): Holding | null {
 
 function becomeHolding(draft: Draft, state: In<"asking">): Draft {
   const { session, term, epoch } = state;
-  return draft.becomeStandby({ tag: "holding", session, term, epoch, link: null });
+  return draft.becomeStandby({ tag: "holding", session, term, epoch, link: null, expectsGuest: false });
 }
 
 function whileWaiting(draft: Draft, event: SideEvent, state: In<"waiting">): Draft {
@@ -191,15 +191,12 @@ function whileReceiving(draft: Draft, event: SideEvent, state: In<"receiving">):
   }
 }
 
-function hold(
-  draft: Draft,
-  epoch: number,
-  from: { readonly session: string; readonly link: string; readonly term: number },
-): Draft {
+function hold(draft: Draft, epoch: number, from: In<"receiving"> | (In<"holding"> & { readonly link: string })): Draft {
   const { session, link, term } = from;
+  const expectsGuest = from.tag === "holding" && from.expectsGuest;
   return draft
     .set({ epoch: Math.max(epoch, draft.side.epoch) })
-    .becomeStandby({ tag: "holding", session, link, term, epoch })
+    .becomeStandby({ tag: "holding", session, link, term, epoch, expectsGuest })
     .send(link, { tag: "ack", session, epoch })
     .add({ tag: "commitEpoch", epoch });
 }
@@ -250,6 +247,10 @@ function whenToldWhileHolding(draft: Draft, link: string, message: Message, stat
   switch (message.tag) {
     case "syncBegin":
       return whenSyncBegins(draft, link, message);
+    case "expectGuest":
+      return message.session === state.session
+        ? draft.becomeStandby({ ...state, expectsGuest: true }).add({ tag: "announceGuest" })
+        : draft;
     case "guestDied":
       return beginAsking(draft.add({ tag: "announceGuest" }), state);
     case "handOver": {

@@ -58,6 +58,7 @@ export const messagesByTag: {
   ack: record({ tag: fc.constant("ack"), session: name, epoch: wide }),
   inSync: record({ tag: fc.constant("inSync"), session: name, epoch: wide, version: wide }),
   stale: record({ tag: fc.constant("stale"), session: name, reason: text }),
+  expectGuest: record({ tag: fc.constant("expectGuest"), session: name }),
   handOver: record({ tag: fc.constant("handOver"), session: name, epoch: wide, term: wide }),
   guestDied: record({ tag: fc.constant("guestDied"), epoch: wide }),
   guestShutDown: record({ tag: fc.constant("guestShutDown") }),

@@ -108,7 +108,10 @@ const brokenRules: readonly Broken[] = [
     rules: {
       step: stepThen((done, { state }) =>
         "role" in state && state.tag === "receiving" && done.side.state.tag === "waiting"
-          ? { ...done, side: { ...done.side, state: { ...state, tag: "holding", epoch: 1, link: null } } }
+          ? {
+              ...done,
+              side: { ...done.side, state: { ...state, tag: "holding", epoch: 1, link: null, expectsGuest: false } },
+            }
           : done,
       ),
     },

@@ -87,7 +87,15 @@ export const mutants: Readonly<Record<string, Rules>> = {
       return stepped;
     }
     const { session, link, term } = stepped.side.state;
-    const state = { role: "standby", tag: "holding", session, link, term, epoch: side.state.epoch } as const;
+    const state = {
+      role: "standby",
+      tag: "holding",
+      session,
+      link,
+      term,
+      epoch: side.state.epoch,
+      expectsGuest: false,
+    } as const;
     return { ...stepped, side: { ...stepped.side, state } };
   }),
   "a fenced engine leaves its guest and its output alone": withStep((side, event) => {
