@@ -27,7 +27,7 @@ import { measureBoots } from "./boots.ts";
 import { readTakeovers } from "./cluster-takeovers.ts";
 import { readClusterProcessor } from "./cluster-processor.ts";
 import { type Figure, quantilesOf } from "./row.ts";
-import { readClientSamples, type TimedSample } from "./samples.ts";
+import { type Interval, longestWaits, readClientSamples, type TimedSample } from "./samples.ts";
 
 const guests = ["one", "two", "three"] as const;
 const nodes = ["node-a", "node-b"] as const;
@@ -283,7 +283,7 @@ async function apply(platform: Platform, { apiVersion, kind }: ResourceKind, nam
 async function measureSwitchovers(bench: Bench, platform: Platform): Promise<Figure> {
   const directory = mkdtempSync(join(tmpdir(), "twinrun-bench-"));
   const watched = guests.map((guest) => watch(platform, guest, directory));
-  const spans: { readonly guest: string; readonly fromMs: number; readonly toMs: number }[] = [];
+  const spans: (Interval & { readonly guest: string })[] = [];
   for (let time = 0; time < bench.count(switchoversCount); time += 1) {
     const guest = guests[time % guests.length] ?? guests[0];
     const { status } = await platform.waitUntilReady(guest, patienceMs);
@@ -298,10 +298,7 @@ async function measureSwitchovers(bench: Bench, platform: Platform): Promise<Fig
   assert(faults.length === 0, `clients saw faults: ${JSON.stringify(faults)}`);
   const samples = new Map(watched.map(({ guest, samplesPath }) => [guest, readClientSamples(samplesPath)]));
   rmSync(directory, { recursive: true });
-  const gaps = spans.map(({ guest, fromMs, toMs }) => {
-    const during = (samples.get(guest) ?? []).filter(({ atMs, value }) => atMs + value > fromMs && atMs < toMs);
-    return Math.round(Math.max(...during.map(({ value }) => value)));
-  });
+  const gaps = spans.flatMap((span) => longestWaits(samples.get(span.guest) ?? [], [span]));
   bench.say(`  switchovers: ${gaps.join(", ")} ms`);
   const { count, ...figures } = quantilesOf(gaps);
   return {

@@ -22,6 +22,7 @@ import { measureRequestReply } from "./request-reply.ts";
 import { measureResync } from "./resync.ts";
 import { formatTable, type Figure } from "./row.ts";
 import { measureCrowd, measureIdle } from "./standing.ts";
+import { measureSwitchovers } from "./switchover.ts";
 import { measureTakeovers } from "./takeover.ts";
 
 const parts: Readonly<Record<string, (bench: Bench) => Promise<Figure[]>>> = {
@@ -30,6 +31,7 @@ const parts: Readonly<Record<string, (bench: Bench) => Promise<Figure[]>>> = {
   processor: measureProcessor,
   neighbour: measureNeighbour,
   takeover: measureTakeovers,
+  switchover: measureSwitchovers,
   resync: measureResync,
   idle: measureIdle,
   crowd: measureCrowd,
