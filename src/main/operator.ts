@@ -2,7 +2,7 @@
  * The operator process; its flags are in operator/operator-flags.ts.
  *
  * Ends cleanly on SIGTERM and SIGINT: what is being done is finished, and the lead is given back at once. Exit status 2: the
- * flags are wrong; 1: it cannot work, or another one leads now. Any bug ends it too: it remembers nothing that is not in the
+ * flags are wrong; 1: it cannot work. Any bug ends it too: it remembers nothing that is not in the
  * cluster, and starting it anew is the best it can do.
  */
 import { mkdtempSync } from "node:fs";

@@ -65,7 +65,10 @@ export class Operator {
     return this.#isReady;
   }
 
-  /** Leads once, when its time comes, until `stop`. */
+  /**
+   * Leads whenever its time comes, until `stop`. An API server that is away takes the lead from every replica; were that the end of
+   * the process, the kubelet would wait longer before each start, up to five minutes.
+   */
   async run(stop: AbortSignal): Promise<ElectionEnd> {
     const { cluster, settings, identity, log } = this.#options;
     const stopped = new Promise<void>((resolve) => {
@@ -77,8 +80,13 @@ export class Operator {
       await Promise.race([this.#caches.start(), stopped]);
       this.#isReady = !stop.aborted;
       const lease = { namespace: settings.namespace, name: LEASE, timing: LEASE_TIMING };
-      const election = new LeaderElection({ cluster, identity, log, ...lease });
-      return await election.run((leadership) => this.#lead(leadership), stop);
+      for (;;) {
+        const election = new LeaderElection({ cluster, identity, log, ...lease });
+        const end = await election.run((leadership) => this.#lead(leadership), stop);
+        if (end !== "lost" || stop.aborted) {
+          return end;
+        }
+      }
     } finally {
       this.#isReady = false;
       await this.#caches.stop();

@@ -14,6 +14,7 @@ import { type ProtectedVmStatus } from "../../../src/api/protected-vm.ts";
 import { guestNameOf, sideMark } from "../../../src/decide/guest-names.ts";
 import { Cluster } from "../../../src/kube/cluster.ts";
 import { kindOf, type KubeObject, type ResourceKind } from "../../../src/kube/kube-object.ts";
+import { encodeMicroTime } from "../../../src/kube/micro-time.ts";
 import { type Json, mergeJson, readObject, readObjects, readText } from "../../../src/lib/json-merge.ts";
 import { leaseNameOf } from "../../../src/quorum/lease-store.ts";
 import { addNode } from "../../build/cluster-node.ts";
@@ -316,6 +317,28 @@ describeWith(["etcd", "kube-apiserver"], import.meta.filename)("the operator in 
       await cluster.remove(ref);
       await expectGone("web", guest.guest);
       expect(await cluster.read(record)).toBeUndefined();
+      expect(await stopOperator()).toBe(0);
+    },
+    startMsMax,
+  );
+
+  test(
+    "an operator that has lost the lead waits for it again, and does not end",
+    async () => {
+      const child = startOperator();
+      const lease = { kind: leases, namespace: "twinrun", name: "twinrun-operator" };
+      const isHeld = async (): Promise<boolean> =>
+        (await cluster.read<Stored>(lease))?.spec?.["holderIdentity"] === `operator-${startsCount}`;
+      await until(isHeld);
+      const taken = { holderIdentity: "another", leaseDurationSeconds: 3, renewTime: encodeMicroTime(new Date()) };
+      await cluster.patch(lease, { spec: taken });
+      await until(() => said.includes("leadership lost"));
+      const guest = await applySample("late");
+      await waitFor(pairs, "twinrun", guest.guest);
+      expect(await isHeld()).toBe(true);
+      expect(child.exitCode).toBeNull();
+      await cluster.remove({ kind: protectedVms, namespace: "shop", name: "late" });
+      await expectGone("late", guest.guest);
       expect(await stopOperator()).toBe(0);
     },
     startMsMax,
