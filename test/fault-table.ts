@@ -65,6 +65,11 @@ export const faultTable: readonly FaultRow[] = [
     tests: ["a guest whose clients cannot reach it any more moves to the other host"],
   },
   {
+    fault: "one replication link of several is lost",
+    answer: "the session goes on over another, protected all the time",
+    tests: ["a guest that loses one replication link after the other stays protected"],
+  },
+  {
     fault: "the replication links are cut, both sides alive",
     answer: "the quorum decides once; the loser stops",
     tests: [

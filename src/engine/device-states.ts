@@ -46,6 +46,11 @@ export class DeviceStates {
     return state;
   }
 
+  /** What comes next is made from this state; later ones were thrown away. */
+  goBackTo(state: Uint8Array | undefined): void {
+    this.#newest = state;
+  }
+
   /** Nobody reads this state any more. */
   giveBack(state: Uint8Array | undefined): void {
     if (state !== undefined && state !== this.#newest && this.#spare.length < SPARE_MAX) {

@@ -5,7 +5,13 @@ import { join } from "node:path";
 import { type GuestMemory } from "../memory/guest-memory.ts";
 import { applyHole } from "../memory/sparse-file.ts";
 import { type FrameConnection } from "../net/frame-connection.ts";
-import { encodeDiskHashes, encodeDiskHashesEnd, type Frame, type FrameParts } from "../protocol/frames.ts";
+import {
+  encodeDiskHashes,
+  encodeDiskHashesEnd,
+  type Frame,
+  type FrameParts,
+  WIRE_BLOCK_BYTES,
+} from "../protocol/frames.ts";
 import { GRANULE_BYTES } from "./dirty-map.ts";
 import { hashGranule } from "./primary-disks.ts";
 import { Reception } from "./reception.ts";
@@ -54,4 +60,38 @@ test("what an earlier session left to be written is in the hashes of the next on
     await disk.close();
     rmSync(directory, { recursive: true });
   }
+});
+
+test("what is thrown away of an epoch may come again: its state is a change of the one that is held", () => {
+  const held: number[] = [];
+  const events = {
+    onEpochHeld: (epoch: number) => held.push(epoch),
+    onFailed: (why: string): void => {
+      throw new Error(why);
+    },
+    onPressure: () => undefined,
+  };
+  const reception = new Reception({
+    ...{ session: "2", memory: {} as unknown as GuestMemory, disks: [], isWithoutMemory: false, events },
+    connection: {} as unknown as FrameConnection<Frame>,
+  });
+  const rawBytes = 4 * WIRE_BLOCK_BYTES;
+  const totals = { pageCount: 0, diskRecords: 0, bytes: rawBytes, deviceStateBytes: rawBytes };
+  const whole = new Uint8Array(rawBytes).fill(1);
+  reception.take({ tag: "deviceState", epoch: 1, rawBytes, data: whole, payloadBytes: rawBytes } as Frame);
+  reception.take({ tag: "epochEnd", epoch: 1, ...totals } as Frame);
+  reception.commit(1);
+  const change = (epoch: number, block: number): void => {
+    const data = new Uint8Array(WIRE_BLOCK_BYTES).fill(epoch);
+    const masks = Uint32Array.of(1 << block);
+    reception.take({ tag: "stateDelta", epoch, rawBytes, masks, data, payloadBytes: WIRE_BLOCK_BYTES } as Frame);
+  };
+  change(2, 0);
+  change(3, 1);
+  reception.discardStaged();
+  change(2, 0);
+  reception.take({ tag: "epochEnd", epoch: 2, ...totals, bytes: WIRE_BLOCK_BYTES } as Frame);
+  reception.commit(2);
+  const state = reception.deviceState;
+  expect([0, 1, 2, 3].map((block) => state?.at(block * WIRE_BLOCK_BYTES))).toEqual([2, 1, 1, 1]);
 });

@@ -218,6 +218,7 @@ export class Reception {
   /** Throws away what is not whole. */
   discardStaged(): void {
     this.#staged.clear();
+    this.#states.goBackTo(this.#deviceState);
   }
 
   end(): void {

@@ -10,7 +10,8 @@
  * `startEpochs` after it make a session of checkpoints of it.
  *
  * Contract with the protocol machine: `copied` once the copy has caught up, `captured` for each epoch in order, nothing after
- * `end`. Pages that were scanned and not acknowledged go back to `lacking`, so a later session may start from them.
+ * `end`. Pages that were scanned and not acknowledged go back to `lacking`, so a later session may start from them. Frames that
+ * were not acknowledged are kept, at most of EPOCHS_IN_FLIGHT epochs and the one the guest is in, to be sent again on another link.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -90,6 +91,8 @@ type Epoch = {
   readonly capturedAtMs: number;
   /** Pages of the epoch, for `lacking` when it is never acknowledged. */
   readonly runs: PageRuns;
+  /** Its memory, as it was copied out. */
+  readonly slot: Slot;
   /** Disk frames of this epoch and their payload bytes: all went out before the stop. */
   readonly diskRecords: number;
   readonly diskBytes: number;
@@ -103,14 +106,12 @@ type Batch = {
   readonly answer: () => void;
 };
 
-/** Memory of one epoch on its way; used again once it was sent. */
+/** Memory of one epoch on its way; used again once it was acknowledged. */
 type Slot = { pages: Buffer; readonly state: Buffer; readonly deltas: DeltaBuffer; readonly whole: PageRuns };
 
-type ShipOrder = {
-  readonly epoch: Epoch;
-  readonly slot: Slot;
-  readonly stateBytes: number;
-};
+type ShipOrder = { readonly epoch: Epoch; readonly stateBytes: number };
+
+type SentFrames = { readonly epoch: number; readonly parts: FrameParts };
 
 /** How many frames of an epoch have gone out already, and since when. */
 type Sent = { readonly startedMs: number; readonly sentCount: number };
@@ -133,7 +134,7 @@ export class Replication implements DiskStream {
   readonly session: string;
   readonly #guest: Guest;
   readonly #disks: PrimaryDisks;
-  readonly #connection: FrameConnection<Frame>;
+  #connection: FrameConnection<Frame>;
   readonly #figures: Figures;
   readonly #events: ReplicationEvents;
   readonly #log: Log;
@@ -142,6 +143,8 @@ export class Replication implements DiskStream {
   readonly #merged = new PageRuns();
   readonly #slots: Slot[] = [];
   readonly #inFlight: Epoch[] = [];
+  /** In the order in which they were sent. */
+  #unacknowledged: SentFrames[] = [];
   readonly #sentPages = new SentPages();
   readonly #sentState = new SentState();
   #contract: CheckpointContract;
@@ -380,11 +383,11 @@ export class Replication implements DiskStream {
 
   sendPages(starts: Uint32Array, counts: Uint32Array, data: Uint8Array): void {
     this.#notePiece(data.byteLength);
-    this.#send(encodePages(0, { starts, counts }, data));
+    this.#send(0, encodePages(0, { starts, counts }, data));
   }
 
   sendZeroPages(starts: Uint32Array, counts: Uint32Array): void {
-    this.#send(encodeZeroPages(0, { starts, counts }));
+    this.#send(0, encodeZeroPages(0, { starts, counts }));
   }
 
   sendDisk(disk: number, offset: number, data: Buffer): void {
@@ -430,18 +433,31 @@ export class Replication implements DiskStream {
       this.#epochBytes += bytes;
     }
     this.#figures.diskBytes += bytes;
-    this.#send(parts);
+    this.#send(epoch, parts);
   }
 
-  #send(parts: FrameParts, onSent?: () => void): void {
+  #send(epoch: number, parts: FrameParts, onSent?: () => void): void {
     if (this.#ended) {
       return;
+    }
+    if (epoch > 0) {
+      this.#unacknowledged.push({ epoch, parts });
     }
     const bytes = payloadBytesOf(parts);
     this.#figures.sentBytes += bytes;
     this.#linkPace = noteSent(this.#linkPace, bytes, this.#linkShare, monotonicMs());
     this.#noteUse(bytes, false);
     this.#connection.send(parts, onSent);
+  }
+
+  /** The link is lost; the standby holds all before epoch `from`, and gets the rest on another one. */
+  resume(connection: FrameConnection<Frame>, from: number): void {
+    this.#connection = connection;
+    for (const { parts } of this.#unacknowledged.filter(({ epoch }) => epoch >= from)) {
+      this.#figures.sentBytes += payloadBytesOf(parts);
+      connection.send(parts);
+    }
+    this.#log.info({ session: this.session, from }, "the session goes on over another link");
   }
 
   // Epochs.
@@ -494,7 +510,7 @@ export class Replication implements DiskStream {
     }
     const totals = { pageCount: 0, diskRecords: this.#epochRecords, bytes: this.#epochBytes, deviceStateBytes: 0 };
     this.#nextEpoch();
-    this.#send(encodeEpochEnd(batch.epoch, totals));
+    this.#send(batch.epoch, encodeEpochEnd(batch.epoch, totals));
     this.#events.onCaptured(batch.epoch, false);
   }
 
@@ -601,7 +617,7 @@ export class Replication implements DiskStream {
         throw new Error("the guest has other devices than it began with");
       }
       this.#isCapturing = false;
-      this.#ship(captured, slot, stateBytes, final);
+      this.#ship(captured, stateBytes, final);
       this.#schedule();
     } catch (error) {
       this.#guest.shim.setQuiet(false);
@@ -647,7 +663,7 @@ export class Replication implements DiskStream {
     const diskRecords = this.#epochRecords;
     const diskBytes = this.#epochBytes;
     this.#nextEpoch();
-    return { epoch, outputPosition, outputSinceMs, capturedAtMs: copiedMs, runs, diskRecords, diskBytes };
+    return { epoch, outputPosition, outputSinceMs, capturedAtMs: copiedMs, runs, slot, diskRecords, diskBytes };
   }
 
   /** What this epoch carries: what was just scanned and what an earlier attempt left behind. */
@@ -662,14 +678,15 @@ export class Replication implements DiskStream {
     this.#lacking.clear();
   }
 
-  #ship(epoch: Epoch, slot: Slot, stateBytes: number, final: boolean): void {
+  #ship(epoch: Epoch, stateBytes: number, final: boolean): void {
+    const { slot } = epoch;
     if (this.#ended) {
       this.#lacking.add(epoch.runs);
       return;
     }
     this.#inFlight.push(epoch);
     this.#figures.addCheckpoint(epoch.runs.pageCount, monotonicMs());
-    const order = { epoch, slot, stateBytes };
+    const order = { epoch, stateBytes };
     this.#sortPages(order);
     const { compress, state } = planPages(this.#compression, slot.whole.pageCount * PAGE_BYTES);
     this.#compression = state;
@@ -695,7 +712,8 @@ export class Replication implements DiskStream {
   }
 
   /** Into pages the standby has an older version of, and pages that go whole. */
-  #sortPages({ epoch, slot }: ShipOrder): void {
+  #sortPages({ epoch }: ShipOrder): void {
+    const { slot } = epoch;
     if (epoch.runs.pageCount <= PAGES_PER_FRAME_MAX) {
       this.#sentPages.sort(epoch.runs, slot.pages, slot.deltas, slot.whole);
       return;
@@ -707,7 +725,7 @@ export class Replication implements DiskStream {
   }
 
   /** What is no whole page. Deltas are made in the order of epochs, whenever they are sent. */
-  #encodeRest({ epoch: { epoch }, slot, stateBytes }: ShipOrder): FrameParts[] {
+  #encodeRest({ epoch: { epoch, slot }, stateBytes }: ShipOrder): FrameParts[] {
     const frames: FrameParts[] = [];
     const { deltas, state } = slot;
     frames.push(...encodeEpochDeltas(epoch, deltas, this.#pagesPerPiece));
@@ -722,13 +740,13 @@ export class Replication implements DiskStream {
   }
 
   async #shipInTurn(order: ShipOrder, rest: readonly FrameParts[], compress: boolean): Promise<void> {
-    const { slot, epoch } = order;
+    const { epoch } = order;
     const pages = compress
       ? await this.#compressPages(order)
-      : encodeEpochPages(epoch.epoch, slot, this.#pagesPerPiece);
+      : encodeEpochPages(epoch.epoch, epoch.slot, this.#pagesPerPiece);
     const frames = [...pages, ...rest];
     const startedMs = monotonicMs();
-    const sentCount = this.#linkShare === undefined ? 0 : await this.#sendPieces(frames, startedMs);
+    const sentCount = this.#linkShare === undefined ? 0 : await this.#sendPieces(epoch.epoch, frames, startedMs);
     this.#sendEpoch(order, frames, { startedMs, sentCount });
     if (epoch === this.#inFlight.at(-1)) {
       this.#shipping = undefined; // Nobody waits behind it.
@@ -736,7 +754,7 @@ export class Replication implements DiskStream {
     }
   }
 
-  async #compressPages({ slot, epoch }: ShipOrder): Promise<readonly FrameParts[]> {
+  async #compressPages({ epoch: { epoch, slot } }: ShipOrder): Promise<readonly FrameParts[]> {
     const startedMs = monotonicMs();
     const frames: FrameParts[] = [];
     let rawBytes = 0;
@@ -746,7 +764,7 @@ export class Replication implements DiskStream {
       const data = await compressPages(raw, COMPRESSION);
       rawBytes += raw.length;
       bytes += data.length;
-      frames.push(encodePages(epoch.epoch, { starts, counts }, data, raw.length));
+      frames.push(encodePages(epoch, { starts, counts }, data, raw.length));
     }
     if (rawBytes > 0) {
       this.#compression = observeCompressed(this.#compression, { rawBytes, bytes, ms: monotonicMs() - startedMs });
@@ -755,36 +773,35 @@ export class Replication implements DiskStream {
   }
 
   /** As the share of the links allows. */
-  async #sendPieces(frames: readonly FrameParts[], startedAtMs: number): Promise<number> {
+  async #sendPieces(number: number, frames: readonly FrameParts[], startedAtMs: number): Promise<number> {
     const totalBytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), 0);
     let sentBytes = 0;
     for (const parts of frames) {
       const epoch = { startedAtMs, sentBytes, totalBytes };
       await this.#awaitShare(() => planPiece(this.#linkPace, epoch));
-      this.#send(parts);
+      this.#send(number, parts);
       sentBytes += payloadBytesOf(parts);
     }
     return frames.length;
   }
 
   #sendEpoch(
-    { epoch, slot, stateBytes }: ShipOrder,
+    { epoch, stateBytes }: ShipOrder,
     frames: readonly FrameParts[],
     // Not sooner: the link's rate must not contain the time of comparing and compressing.
     { startedMs, sentCount }: Sent = { startedMs: monotonicMs(), sentCount: 0 },
   ): void {
     const frameBytes = frames.reduce((sum, parts) => sum + payloadBytesOf(parts), 0);
     const totals = {
-      pageCount: slot.whole.pageCount + slot.deltas.pageCount,
+      pageCount: epoch.slot.whole.pageCount + epoch.slot.deltas.pageCount,
       diskRecords: epoch.diskRecords,
       bytes: epoch.diskBytes + frameBytes,
       deviceStateBytes: stateBytes,
     };
-    this.#send([...frames.slice(sentCount), encodeEpochEnd(epoch.epoch, totals)].flat(), () => {
+    this.#send(epoch.epoch, [...frames.slice(sentCount), encodeEpochEnd(epoch.epoch, totals)].flat(), () => {
       const ms = monotonicMs() - startedMs;
       this.#figures.addPhase("ship", ms);
       this.#compression = observeSent(this.#compression, frameBytes, ms);
-      this.#slots.push(slot);
     });
   }
 
@@ -796,9 +813,11 @@ export class Replication implements DiskStream {
     while ((this.#inFlight[0]?.epoch ?? Infinity) <= throughEpoch) {
       last = this.#inFlight.shift();
       if (last !== undefined) {
+        this.#slots.push(last.slot);
         this.#noteRelease(last, releasedAtMs);
       }
     }
+    this.#unacknowledged = this.#unacknowledged.filter(({ epoch }) => epoch > throughEpoch);
     if (last !== undefined) {
       gate.releaseThrough(last.outputPosition);
     }
@@ -846,6 +865,7 @@ export class Replication implements DiskStream {
       }
     }
     this.#inFlight.length = 0;
+    this.#unacknowledged = [];
     this.#disks.acknowledge(acked);
     this.#disks.endSession();
     this.#answerWrites(Infinity); // What the guest says of them is held, or may be said.

@@ -27,6 +27,7 @@ export type SessionEffect = Extract<
       | "startEpochs"
       | "copyMemory"
       | "captureFinal"
+      | "resumeStream"
       | "endSession"
       | "beginReceiving"
       | "commitEpoch"
@@ -97,6 +98,9 @@ export class Sessions {
       case "releaseOutput":
         this.replication?.release(effect.throughEpoch);
         return;
+      case "resumeStream":
+        this.#resumeStream(effect);
+        return;
       case "endSession":
         this.#endSession(effect.session, effect.acked);
         return;
@@ -143,11 +147,11 @@ export class Sessions {
     return { isThrottled, isHeldToShare, oldestUnacknowledgedMs };
   }
 
-  /** Ends the running session by ending its link; the machine does the rest. */
+  /** Ends the running session; the machine does the rest. */
   fail(): void {
-    const { state } = this.#options.side();
-    if ("role" in state && "link" in state && state.link !== null) {
-      this.#options.links.closeLink(state.link);
+    const { session } = this.replication ?? {};
+    if (session !== undefined) {
+      this.#options.post({ tag: "sessionFailed", session });
     }
   }
 
@@ -173,7 +177,7 @@ export class Sessions {
       return;
     }
     resync.begin();
-    const events = this.#listenToReplication(session, link, guest);
+    const events = this.#listenToReplication(session, guest);
     try {
       await held.mirrorsReady;
       if (this.name !== session) {
@@ -193,8 +197,8 @@ export class Sessions {
     }
   }
 
-  #listenToReplication(session: string, link: string, guest: Guest): ReplicationEvents {
-    const { links, resync, post, problems, side, onGuestFailed, keepsDevices } = this.#options;
+  #listenToReplication(session: string, guest: Guest): ReplicationEvents {
+    const { resync, post, problems, side, onGuestFailed, keepsDevices } = this.#options;
     return {
       onCopied: () => {
         resync.whenCopied();
@@ -205,7 +209,7 @@ export class Sessions {
         post({ tag: "captured", session, epoch, final });
       },
       onBroken: () => {
-        links.closeLink(link);
+        post({ tag: "sessionFailed", session });
       },
       onFailed: (why: string) => {
         if (mayGoOnElsewhere(side())) {
@@ -213,7 +217,7 @@ export class Sessions {
           return;
         }
         problems.set("sync", why);
-        links.closeLink(link);
+        post({ tag: "sessionFailed", session });
       },
       keepsDevices: () => keepsDevices(guest),
     };
@@ -248,6 +252,14 @@ export class Sessions {
     });
   }
 
+  /** A link that is down by now is for the machine to hear of. */
+  #resumeStream({ session, link, from }: Extract<Effect, { tag: "resumeStream" }>): void {
+    const connection = this.#options.links.connection(link);
+    if (connection !== undefined && this.replication?.session === session) {
+      this.replication.resume(connection, from);
+    }
+  }
+
   #endSession(session: string, acked: number): void {
     if (this.replication?.session === session) {
       this.replication.end(acked);
@@ -278,7 +290,9 @@ export class Sessions {
           post({ tag: "applyFailed", session, reason });
         },
         onPressure: (paused) => {
-          links.setPaused(link, paused);
+          if (this.link !== null) {
+            links.setPaused(this.link, paused);
+          }
         },
       },
     });

@@ -14,12 +14,8 @@ const record: QuorumRecord = {
 
 const epochs = { first: 5, captured: 7, acked: 7 };
 const protectedState = {
-  role: "primary",
-  tag: "protected",
-  session,
-  link: "one",
-  mode: "FaultTolerant",
-  epochs,
+  ...({ role: "primary", tag: "protected", session, link: "one", mode: "FaultTolerant", epochs } as const),
+  isResuming: false,
 } as const;
 const holding = { role: "standby", tag: "holding", session, term: 2, epoch: 7, expectsGuest: false } as const;
 

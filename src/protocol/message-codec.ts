@@ -189,6 +189,8 @@ const aMessage = aVariant<Message>({
   syncBegin: { session: aName, ram: aBasis, disks: aBasis },
   ack: { session: aName, epoch: aNumber },
   inSync: { session: aName, epoch: aNumber, version: aNumber },
+  resume: { session: aName },
+  resumed: { session: aName, epoch: aNumber },
   stale: { session: aName, reason: aText },
   expectGuest: { session: aName },
   handOver: { session: aName, epoch: aNumber, term: aNumber },

@@ -13,6 +13,8 @@
  *     |   (quorum grants declareInSync)           |
  *     | inSync {version}                 ------>  |   from here on the standby may ask to take over
  *     | epoch 2 ...                               |
+ *     | resume {session}                 ------>  |   the data link is lost: on another one
+ *     | <------                  resumed {epoch}  |   what it holds; what was sent after it is sent again
  *     | expectGuest, handOver {epoch} / guestDied / guestShutDown -> |
  */
 
@@ -81,6 +83,10 @@ export type Message =
   | { readonly tag: "syncBegin"; readonly session: SessionId; readonly ram: SyncBasis; readonly disks: SyncBasis }
   | { readonly tag: "ack"; readonly session: SessionId; readonly epoch: number }
   | { readonly tag: "inSync"; readonly session: SessionId; readonly epoch: number; readonly version: number }
+  /** The link that carried the session is lost; it is to go on over the one on which this comes. */
+  | { readonly tag: "resume"; readonly session: SessionId }
+  /** The standby holds `epoch` of it whole, and has thrown away what it had of later ones. */
+  | { readonly tag: "resumed"; readonly session: SessionId; readonly epoch: number }
   /** The standby cannot follow any more (disk full, applying failed); the primary goes on alone. */
   | { readonly tag: "stale"; readonly session: SessionId; readonly reason: string }
   /**

@@ -16,7 +16,10 @@
  * the grant alone. A switchover copies its memory first, and from then on the session is one of FaultTolerant. So it is when that
  * becomes the mode; the other way round the standby is given up and synchronised anew, by the difference.
  *
- * "Lost" is the end of the link that carries the data, a standby that calls itself stale, or an epoch that waits too long for
+ * In a session of FaultTolerant the end of the link that carries the data is no loss while another link is up: the session goes on
+ * there from the last epoch that the standby holds, protected all the time; what it has not acknowledged is sent again.
+ *
+ * "Lost" is the end of the last link, in other states of the one that carries the data, a session that failed, a standby that calls itself stale, or an epoch that waits too long for
  * its acknowledgement. Then the primary holds its output and asks the quorum; it never decides by itself.
  *
  * A declareInSync that was sent may have been carried out whatever we heard, so from then on only `runAlone` makes output free, or
@@ -325,7 +328,7 @@ function whenDeclareAnswered(draft: Draft, event: Answer, state: In<"declaring">
     case "granted": {
       const { session, link, mode, epochs } = state;
       const { version } = event.outcome.record;
-      const next = { tag: "protected", session, link, mode, epochs } as const;
+      const next = { tag: "protected", session, link, mode, epochs, isResuming: false } as const;
       draft.forgetAsk().becomePrimary(next).send(link, { tag: "inSync", session, epoch: epochs.acked, version });
       draft.add({ tag: "announceGuest" });
       return followMode(draft, next);
@@ -339,13 +342,20 @@ function whenDeclareAnswered(draft: Draft, event: Answer, state: In<"declaring">
 
 function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">): Draft {
   if (isLoss(event, state)) {
-    return whenLostInSession(draft, state, true);
+    const [link] = event.tag === "linkDown" && isResumable(state) ? draft.side.links : [];
+    return link === undefined ? whenLostInSession(draft, state, true) : resume(draft, link, state);
   }
   switch (event.tag) {
     case "captured":
       return whenCaptured(draft, event, state);
-    case "received":
+    case "received": {
+      if (isResumed(event, state)) {
+        return whenResumed(draft, event.message.epoch, state, (epochs) =>
+          draft.becomePrimary({ ...state, epochs, isResuming: false }),
+        );
+      }
       return whenAcked(draft, event.message, state, (epochs) => draft.becomePrimary({ ...state, epochs }));
+    }
     case "modeAsked":
       return followMode(draft, state);
     case "copied":
@@ -359,6 +369,53 @@ function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">):
     default:
       return draft;
   }
+}
+
+/** What was copied before the first epoch is not sent again: it has to be there. */
+function isResumable({ mode, epochs }: In<"protected">): boolean {
+  return mode === "FaultTolerant" && epochs.acked >= epochs.first;
+}
+
+/** What the standby says is due as soon as an acknowledgement would be. */
+function resume(draft: Draft, link: string, state: In<"protected">): Draft {
+  return draft
+    .becomePrimary({ ...state, link, isResuming: true })
+    .arm("ackOverdue")
+    .send(link, { tag: "resume", session: state.session });
+}
+
+type Resumed = Extract<SideEvent, { tag: "received" }> & { readonly message: Extract<Message, { tag: "resumed" }> };
+
+function isResumed(event: SideEvent, state: In<"protected"> | In<"handingOver">): event is Resumed {
+  return (
+    event.tag === "received" &&
+    event.message.tag === "resumed" &&
+    event.message.session === state.session &&
+    event.message.epoch >= state.epochs.acked &&
+    event.message.epoch <= state.epochs.captured &&
+    event.link === state.link &&
+    state.isResuming
+  );
+}
+
+/** Its word is an acknowledgement too: one of before may be lost with its link. */
+function whenResumed(
+  draft: Draft,
+  epoch: number,
+  state: In<"protected"> | In<"handingOver">,
+  become: (epochs: EpochProgress) => Draft,
+): Draft {
+  const { session, link, epochs } = state;
+  if (epoch > epochs.acked) {
+    draft.add({ tag: "releaseOutput", throughEpoch: epoch });
+  }
+  draft.add({ tag: "resumeStream", session, link, from: epoch + 1 });
+  if (epoch < epochs.captured) {
+    draft.arm("ackOverdue");
+  } else {
+    draft.disarm("ackOverdue");
+  }
+  return become({ ...epochs, acked: epoch });
 }
 
 /** From a session of the other mode to one of ours, the guest running. */
@@ -420,6 +477,8 @@ function isLoss(event: SideEvent, state: { readonly session: string; readonly li
       return event.link === state.link;
     case "received":
       return event.message.tag === "stale" && event.message.session === state.session;
+    case "sessionFailed":
+      return event.session === state.session;
     case "timerFired":
       return event.timer === "ackOverdue";
     default:
@@ -535,12 +594,16 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
             .becomePrimary({ ...(draft.side.state as PrimarySide["state"] & typeof state), finalEpoch: event.epoch })
             .send(state.link, { tag: "expectGuest", session: state.session })
         : draft;
-    case "received":
-      return whenAcked(draft, event.message, state, (epochs) => {
+    case "received": {
+      const follow = (epochs: EpochProgress): Draft => {
         const isAll = state.finalEpoch !== 0 && epochs.acked >= state.finalEpoch;
-        draft.becomePrimary({ ...state, epochs, asked: isAll });
+        draft.becomePrimary({ ...state, epochs, asked: isAll, isResuming: false });
         return isAll ? draft.askFor({ tag: "handOver", epoch: epochs.acked }) : draft;
-      });
+      };
+      return isResumed(event, state)
+        ? whenResumed(draft, event.message.epoch, state, follow)
+        : whenAcked(draft, event.message, state, follow);
+    }
     case "quorumAnswered":
       if (isNotOurs(draft, event)) {
         return draft;

@@ -91,7 +91,7 @@ describe("the owner that is to release its guest", () => {
   });
 
   test("gives a standby in sync up first: the quorum's leave, then output, then the end", () => {
-    const asked = tell(sideIn({ tag: "protected", session, link: "one", mode, epochs }), release);
+    const asked = tell(sideIn({ tag: "protected", session, link: "one", mode, epochs, isResuming: false }), release);
     expect(asked.side.state).toMatchObject({
       role: "primary",
       tag: "arbitrating",
@@ -156,6 +156,7 @@ describe("the owner that is to release its guest", () => {
       link: "one",
       mode,
       epochs,
+      isResuming: false,
       finalEpoch: 0,
       asked: false,
       lost: false,

@@ -59,6 +59,9 @@ export type LastHeld = Holding & { readonly mode: AvailabilityMode };
 
 type InSession = { readonly session: SessionId; readonly link: string; readonly mode: AvailabilityMode };
 
+/** `isResuming`: the link that carried the session is lost, and the standby was asked on this one how far it came. */
+type WithClaim = InSession & { readonly epochs: EpochProgress; readonly isResuming: boolean };
+
 export type PrimaryState =
   /** The quorum knows that nobody else may run: output passes. */
   | { readonly tag: "alone"; readonly last: LastHeld | null }
@@ -71,13 +74,12 @@ export type PrimaryState =
       readonly epochs: EpochProgress;
       readonly asked: boolean;
     })
-  | (InSession & { readonly tag: "protected"; readonly epochs: EpochProgress })
+  | (WithClaim & { readonly tag: "protected" })
   /** The standby is lost, the quorum asked for leave to run alone; output held. */
   | { readonly tag: "arbitrating"; readonly last: LastHeld | null; readonly paused: boolean }
   /** Planned switchover: the guest stands still at `epoch` (0 until captured). */
-  | (InSession & {
+  | (WithClaim & {
       readonly tag: "handingOver";
-      readonly epochs: EpochProgress;
       readonly finalEpoch: number;
       readonly asked: boolean;
       readonly lost: boolean;
@@ -172,6 +174,8 @@ export type SideEvent =
   | { readonly tag: "copied"; readonly session: SessionId }
   /** Primary: the guest was stopped, everything of the epoch copied out, its output marked; shipping has begun. */
   | { readonly tag: "captured"; readonly session: SessionId; readonly epoch: number; readonly final: boolean }
+  /** Primary: what was sent of this session can never become a whole epoch; only another one can go on. */
+  | { readonly tag: "sessionFailed"; readonly session: SessionId }
   /** Standby: every frame of the epoch is here. */
   | { readonly tag: "epochHeld"; readonly session: SessionId; readonly epoch: number }
   /** Standby: what was received cannot be applied. */
@@ -242,6 +246,8 @@ export type Effect =
   | { readonly tag: "startEpochs"; readonly session: SessionId; readonly first: number }
   /** Take one more epoch at once, answered by `captured` with `final`, and leave the guest stopped. */
   | { readonly tag: "captureFinal" }
+  /** Send everything from epoch `from` on again, on `link`, and what comes then. */
+  | { readonly tag: "resumeStream"; readonly session: SessionId; readonly link: string; readonly from: number }
   /** The session is over: no more epochs; what was not acknowledged through `acked` counts as lacking at the standby. */
   | { readonly tag: "endSession"; readonly session: SessionId; readonly acked: number }
   /** Standby: prepare for the frames of this session. */

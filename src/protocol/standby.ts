@@ -69,6 +69,9 @@ function inAnyState(draft: Draft, event: SideEvent, state: StandbyState): Draft 
       if (event.message.tag === "hello") {
         return whenGreeted(draft, event.link, event.message, state);
       }
+      if (event.message.tag === "resume") {
+        return whenToResume(draft, event.link, event.message.session, state);
+      }
       if (event.message.tag === "guestShutDown" && state.tag !== "activating") {
         return draft.add({ tag: "killGuest" }).end("ended", "the guest switched itself off");
       }
@@ -94,6 +97,17 @@ function whenGreeted(draft: Draft, link: string, hello: Hello, state: StandbySta
   const { node } = draft.side;
   const disksKnown = holds !== null;
   return draft.send(link, { tag: "welcome", version: PROTOCOL_VERSION, node, term, holds, disksKnown });
+}
+
+/** The primary's link is lost. Whoever does not hold its session says so at once: it holds output back until it hears from us. */
+function whenToResume(draft: Draft, link: string, session: string, state: StandbyState): Draft {
+  if (state.tag !== "holding" || state.session !== session) {
+    return draft.send(link, { tag: "stale", session, reason: "this side does not hold the session" });
+  }
+  return draft
+    .becomeStandby({ ...state, link })
+    .add({ tag: "discardStaged" })
+    .send(link, { tag: "resumed", session, epoch: state.epoch });
 }
 
 type Refusal = { readonly code: RefusalCode; readonly message: string };

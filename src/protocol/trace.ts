@@ -201,6 +201,7 @@ const eventChecks: { readonly [Tag in SideEvent["tag"]]: Checks } = {
   received: { link: isText, message: isMessage },
   copied: { session: isText },
   captured: { session: isText, epoch: isCount, final: isBoolean },
+  sessionFailed: { session: isText },
   epochHeld: { session: isText, epoch: isCount },
   applyFailed: { session: isText, reason: isText },
   activated: {},

@@ -57,6 +57,8 @@ export const messagesByTag: {
   syncBegin: record({ tag: fc.constant("syncBegin"), session: name, ram: basis, disks: basis }),
   ack: record({ tag: fc.constant("ack"), session: name, epoch: wide }),
   inSync: record({ tag: fc.constant("inSync"), session: name, epoch: wide, version: wide }),
+  resume: record({ tag: fc.constant("resume"), session: name }),
+  resumed: record({ tag: fc.constant("resumed"), session: name, epoch: wide }),
   stale: record({ tag: fc.constant("stale"), session: name, reason: text }),
   expectGuest: record({ tag: fc.constant("expectGuest"), session: name }),
   handOver: record({ tag: fc.constant("handOver"), session: name, epoch: wide, term: wide }),

@@ -247,6 +247,8 @@ export class Shell {
         return this.setReplication(host, { copiesMemory: true });
       case "captureFinal":
         return this.setReplication(host, { finalWanted: true });
+      case "resumeStream":
+        return this.#resumeStream(host, effect);
       case "endSession": {
         if (replication?.session !== effect.session) {
           return undefined;
@@ -268,6 +270,18 @@ export class Shell {
         return this.#activate(host, effect);
       default:
         throw new Error(`the model does not know the effect ${effect.tag}`);
+    }
+  }
+
+  #resumeStream(host: HostIndex, { session, link, from }: EffectOf<"resumeStream">): void {
+    const { replication } = this.#engine(host);
+    const past = this.world.hosts[host].guest?.past ?? "";
+    if (replication?.session !== session) {
+      return;
+    }
+    this.setReplication(host, { link });
+    for (const { epoch, length } of replication.marks.filter((mark) => mark.epoch >= from)) {
+      this.push(host, link, { tag: "epochFrames", session, epoch, past: past.slice(0, length) });
     }
   }
 

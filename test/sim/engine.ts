@@ -326,6 +326,13 @@ export class SimEngine {
       case "captureFinal":
         this.#replication?.captureFinal();
         return;
+      case "resumeStream": {
+        const endpoint = this.#endpoints.get(effect.link as LinkName);
+        if (endpoint !== undefined && this.#replication?.session === effect.session) {
+          this.#replication.resume(endpoint, effect.from);
+        }
+        return;
+      }
       case "endSession":
         if (this.#replication?.session === effect.session) {
           this.#replication.end(effect.acked);

@@ -44,6 +44,9 @@ export class SimReplication {
   readonly #inFlight: Captured[] = [];
   /** Blocks written under each epoch that is not acknowledged. */
   readonly #written = new Map<number, Set<number>>();
+  #endpoint: Endpoint;
+  /** Sent and not acknowledged, in the order in which it was sent. */
+  #unacknowledged: Data[] = [];
   #epoch = 0;
   #isRunningEpochs = false;
   #isCapturing = false;
@@ -60,6 +63,7 @@ export class SimReplication {
 
   constructor(options: ReplicationOptions) {
     this.#options = options;
+    this.#endpoint = options.endpoint;
     this.session = options.session;
   }
 
@@ -281,6 +285,7 @@ export class SimReplication {
       const last = this.#inFlight.shift();
       guest.releaseThrough(last?.position ?? 0);
     }
+    this.#unacknowledged = this.#unacknowledged.filter(({ epoch }) => epoch > throughEpoch);
     this.#acknowledge(throughEpoch);
     this.#answerWrites(throughEpoch);
     this.#schedule();
@@ -315,8 +320,20 @@ export class SimReplication {
   }
 
   #send(data: Data): void {
-    if (!this.#isEnded) {
-      this.#options.endpoint.send({ tag: "data", data }, false);
+    if (this.#isEnded) {
+      return;
+    }
+    if (data.epoch > 0) {
+      this.#unacknowledged.push(data);
+    }
+    this.#endpoint.send({ tag: "data", data }, false);
+  }
+
+  /** On another link, for one that is lost. */
+  resume(endpoint: Endpoint, from: number): void {
+    this.#endpoint = endpoint;
+    for (const data of this.#unacknowledged.filter(({ epoch }) => epoch >= from)) {
+      endpoint.send({ tag: "data", data }, false);
     }
   }
 

@@ -12,8 +12,6 @@ export type FaultPair = {
   readonly second: PlainFaultName;
   /** The second strikes when the first has cost the guest its standby. */
   readonly whenAlone?: true;
-  /** The second strikes before anybody has noticed the first, or when all is made good: in between guests have no standby. */
-  readonly whenWhole?: true;
   /** The second strikes another guest. */
   readonly onOther?: true;
 };
@@ -35,7 +33,7 @@ export const survivedPairs: readonly FaultPair[] = [
       ...["powerOffStandby", "switchOver", "failPrimaryWrites", "failStandbyWrites", "cutQuorumFromPrimary"],
       ...["pullPrimaryUplink", "isolatePrimary", "askFullResync", "lowerLevel"],
     ] as const
-  ).map((second) => ({ ...pairOf("cutOneLink")(second), whenWhole: true }) as const),
+  ).map(pairOf("cutOneLink")),
   // The quorum sees one side only: that one goes on, whoever it is.
   ...(["killPrimaryQemu", "powerOffPrimary", "failPrimaryWrites"] as const).map(pairOf("cutQuorumFromPrimary")),
   ...(["cutBothLinks", "powerOffStandby", "failStandbyWrites", "killStandbyQemu"] as const).map(

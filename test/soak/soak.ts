@@ -187,7 +187,7 @@ export class Soak {
   }
 
   async #strikeBoth(
-    { first, second, whenAlone, whenWhole, onOther }: FaultPair,
+    { first, second, whenAlone, onOther }: FaultPair,
     situation: Situation,
   ): Promise<Done & { readonly struck: readonly Struck[] }> {
     const { guest, primary } = situation;
@@ -200,13 +200,7 @@ export class Soak {
         toldTimeoutMs,
       );
     }
-    const waitMs = this.#random.between(0, 300);
-    if (whenWhole === true && waitMs > 100) {
-      await sleep(settleMs);
-      await this.#options.cluster.waitUntilProtected(protectTimeoutMs);
-    } else {
-      await sleep(waitMs);
-    }
+    await sleep(this.#random.between(0, 300));
     const then = await strikeIfThere(() => plainFaults[second].strike(where));
     const ofOther = onOther === true ? ` (${where.guest})` : "";
     const says = `${plainFaults[first].says(primary)}, and ${plainFaults[second].says(where.primary)}${ofOther}`;
