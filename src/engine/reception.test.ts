@@ -78,19 +78,19 @@ test("what is thrown away of an epoch may come again: its state is a change of t
   const rawBytes = 4 * WIRE_BLOCK_BYTES;
   const totals = { pageCount: 0, diskRecords: 0, bytes: rawBytes, deviceStateBytes: rawBytes };
   const whole = new Uint8Array(rawBytes).fill(1);
-  reception.take({ tag: "deviceState", epoch: 1, rawBytes, data: whole, payloadBytes: rawBytes } as Frame);
-  reception.take({ tag: "epochEnd", epoch: 1, ...totals } as Frame);
+  reception.take({ tag: "deviceState", epoch: 1, rawBytes, data: whole, compressed: false, payloadBytes: rawBytes });
+  reception.take({ tag: "epochEnd", epoch: 1, ...totals });
   reception.commit(1);
   const change = (epoch: number, block: number): void => {
     const data = new Uint8Array(WIRE_BLOCK_BYTES).fill(epoch);
     const masks = Uint32Array.of(1 << block);
-    reception.take({ tag: "stateDelta", epoch, rawBytes, masks, data, payloadBytes: WIRE_BLOCK_BYTES } as Frame);
+    reception.take({ tag: "stateDelta", epoch, rawBytes, masks, data, payloadBytes: WIRE_BLOCK_BYTES });
   };
   change(2, 0);
   change(3, 1);
   reception.discardStaged();
   change(2, 0);
-  reception.take({ tag: "epochEnd", epoch: 2, ...totals, bytes: WIRE_BLOCK_BYTES } as Frame);
+  reception.take({ tag: "epochEnd", epoch: 2, ...totals, bytes: WIRE_BLOCK_BYTES });
   reception.commit(2);
   const state = reception.deviceState;
   expect([0, 1, 2, 3].map((block) => state?.at(block * WIRE_BLOCK_BYTES))).toEqual([2, 1, 1, 1]);

@@ -104,6 +104,13 @@ export class Sessions {
       case "endSession":
         this.#endSession(effect.session, effect.acked);
         return;
+      default:
+        this.#performOfStandby(effect);
+    }
+  }
+
+  #performOfStandby(effect: Extract<SessionEffect, { tag: "beginReceiving" | "commitEpoch" | "discardStaged" }>): void {
+    switch (effect.tag) {
       case "beginReceiving":
         this.#beginReceiving(effect.session, effect.ram);
         return;

@@ -348,14 +348,8 @@ function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">):
   switch (event.tag) {
     case "captured":
       return whenCaptured(draft, event, state);
-    case "received": {
-      if (isResumed(event, state)) {
-        return whenResumed(draft, event.message.epoch, state, (epochs) =>
-          draft.becomePrimary({ ...state, epochs, isResuming: false }),
-        );
-      }
-      return whenAcked(draft, event.message, state, (epochs) => draft.becomePrimary({ ...state, epochs }));
-    }
+    case "received":
+      return whenTold(draft, event, state, (epochs) => draft.becomePrimary({ ...state, epochs, isResuming: false }));
     case "modeAsked":
       return followMode(draft, state);
     case "copied":
@@ -384,28 +378,25 @@ function resume(draft: Draft, link: string, state: In<"protected">): Draft {
     .send(link, { tag: "resume", session: state.session });
 }
 
-type Resumed = Extract<SideEvent, { tag: "received" }> & { readonly message: Extract<Message, { tag: "resumed" }> };
+type Received = Extract<SideEvent, { tag: "received" }>;
+type Claimed = In<"protected"> | In<"handingOver">;
+type Follow = (epochs: EpochProgress) => Draft;
 
-function isResumed(event: SideEvent, state: In<"protected"> | In<"handingOver">): event is Resumed {
-  return (
-    event.tag === "received" &&
-    event.message.tag === "resumed" &&
-    event.message.session === state.session &&
-    event.message.epoch >= state.epochs.acked &&
-    event.message.epoch <= state.epochs.captured &&
-    event.link === state.link &&
-    state.isResuming
-  );
+/** How far the standby is. While that was asked on a new link nothing else counts. */
+function whenTold(draft: Draft, { link, message }: Received, state: Claimed, follow: Follow): Draft {
+  if (!state.isResuming) {
+    return whenAcked(draft, message, state, follow);
+  }
+  return message.tag === "resumed" && message.session === state.session && link === state.link
+    ? whenResumed(draft, message.epoch, state, follow)
+    : draft;
 }
 
 /** Its word is an acknowledgement too: one of before may be lost with its link. */
-function whenResumed(
-  draft: Draft,
-  epoch: number,
-  state: In<"protected"> | In<"handingOver">,
-  become: (epochs: EpochProgress) => Draft,
-): Draft {
-  const { session, link, epochs } = state;
+function whenResumed(draft: Draft, epoch: number, { session, link, epochs }: Claimed, follow: Follow): Draft {
+  if (epoch < epochs.acked || epoch > epochs.captured) {
+    return draft; // It cannot be: the answer is overdue.
+  }
   if (epoch > epochs.acked) {
     draft.add({ tag: "releaseOutput", throughEpoch: epoch });
   }
@@ -415,7 +406,7 @@ function whenResumed(
   } else {
     draft.disarm("ackOverdue");
   }
-  return become({ ...epochs, acked: epoch });
+  return follow({ ...epochs, acked: epoch });
 }
 
 /** From a session of the other mode to one of ours, the guest running. */
@@ -594,16 +585,12 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
             .becomePrimary({ ...(draft.side.state as PrimarySide["state"] & typeof state), finalEpoch: event.epoch })
             .send(state.link, { tag: "expectGuest", session: state.session })
         : draft;
-    case "received": {
-      const follow = (epochs: EpochProgress): Draft => {
+    case "received":
+      return whenTold(draft, event, state, (epochs) => {
         const isAll = state.finalEpoch !== 0 && epochs.acked >= state.finalEpoch;
         draft.becomePrimary({ ...state, epochs, asked: isAll, isResuming: false });
         return isAll ? draft.askFor({ tag: "handOver", epoch: epochs.acked }) : draft;
-      };
-      return isResumed(event, state)
-        ? whenResumed(draft, event.message.epoch, state, follow)
-        : whenAcked(draft, event.message, state, follow);
-    }
+      });
     case "quorumAnswered":
       if (isNotOurs(draft, event)) {
         return draft;

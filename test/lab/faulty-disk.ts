@@ -10,7 +10,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { closeSync, existsSync, openSync, renameSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, renameSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assert } from "../../src/lib/assert.ts";
@@ -159,16 +159,27 @@ async function serveDisk({ path, directory, runner, logPath }: Place): Promise<S
   const daemon = spawn(program, args, { detached: true, stdio: ["ignore", log, log] });
   closeSync(log);
   const deadlineMs = Date.now() + START_MS;
-  while (!existsSync(socket) && Date.now() < deadlineMs) {
-    await sleep(20);
-  }
-  const qmp = await QmpClient.connect(socket, { connectTimeoutMs: START_MS });
+  const qmp = await connectMonitor(socket, deadlineMs);
   // The monitor is there before the export is.
   while (statSync(path).dev === statSync(store).dev) {
     assert(Date.now() < deadlineMs, `${path} is not served after ${START_MS} ms: see ${logPath}`);
     await sleep(20);
   }
   return { daemon, qmp };
+}
+
+/** Its socket is there a moment before it listens. */
+async function connectMonitor(socket: string, deadlineMs: number): Promise<QmpClient> {
+  for (;;) {
+    try {
+      return await QmpClient.connect(socket, { connectTimeoutMs: START_MS });
+    } catch (error) {
+      if (Date.now() > deadlineMs) {
+        throw error;
+      }
+      await sleep(20);
+    }
+  }
 }
 
 type Places = { readonly store: string; readonly path: string; readonly socket: string };

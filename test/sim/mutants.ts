@@ -2,7 +2,7 @@
 import { decideQuorumRequest } from "../../src/protocol/quorum-record.ts";
 import { step } from "../../src/protocol/side.ts";
 import { type Effect, type Side, type SideEvent, type Step } from "../../src/protocol/side-state.ts";
-import { type LinkName, type NodeName } from "./network.ts";
+import { type NodeName } from "./network.ts";
 import { PRODUCTION, type Rules, type World } from "./world.ts";
 
 function withStep(broken: (side: Side, event: SideEvent) => Step): Rules {
@@ -144,15 +144,19 @@ export const plans: Readonly<Record<string, (world: World) => void>> = {
   "a standby keeps its claim while a new copy overwrites it": (world) => {
     const { hosts, faults, random } = world;
     whenProtected(world, () => {
-      const state = hosts.a.engine?.side.state;
-      if (state === undefined || !("link" in state) || state.link === null) {
+      const { engine } = hosts.a;
+      const state = engine?.side.state;
+      if (state === undefined || !("session" in state)) {
         return;
       }
+      const { session } = state;
       // The primary cannot ask, so it syncs again over the other link while the record still says InSync.
       cutFromQuorum(world, "a", "to");
       const delayMs = 10 + random.below(80);
       faults.arm({ step: "beginSync", when: "after", fault: "powerLost", at: "here", delayMs, skips: 0 });
-      hosts.a.engine?.breakConnection(state.link as LinkName);
+      engine?.enter(() => {
+        engine.post({ tag: "sessionFailed", session });
+      });
     });
   },
 };
