@@ -11,6 +11,7 @@
  * - a takeover at an epoch lies at or after every release of that session, and no later session of the same engine released
  *   anything before it.
  */
+import { type Message } from "../../src/protocol/messages.ts";
 import { type QuorumRecord } from "../../src/protocol/quorum-record.ts";
 import { type Side } from "../../src/protocol/side-state.ts";
 import { type TraceStep } from "./replay.ts";
@@ -57,7 +58,7 @@ export class CrossCheck {
     this.#noteRecord(step);
     this.#noteEpochs(step);
     const { event } = step;
-    if (event.tag === "received" && event.message.tag === "ack") {
+    if (event.tag === "received" && isAcknowledgement(event.message)) {
       this.acks += 1;
       raise(this.#ackReceived, event.message.session, event.message.epoch);
     }
@@ -145,7 +146,7 @@ export class CrossCheck {
           }
           break;
         case "send":
-          if (effect.message.tag === "ack") {
+          if (isAcknowledgement(effect.message)) {
             raise(this.#ackSent, effect.message.session, effect.message.epoch);
           }
           break;
@@ -245,4 +246,9 @@ function splitSession(session: string): readonly [string, string, string] {
   const first = session.indexOf(".");
   const last = session.lastIndexOf(".");
   return [session.slice(0, first), session.slice(first + 1, last), session.slice(last + 1)];
+}
+
+/** Of all epochs up to the one it names: whoever goes on on another link says it there once more. */
+function isAcknowledgement(message: Message): message is Extract<Message, { tag: "ack" | "resumed" }> {
+  return message.tag === "ack" || message.tag === "resumed";
 }
