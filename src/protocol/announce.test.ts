@@ -13,10 +13,8 @@ const record: QuorumRecord = {
 } as const;
 
 const epochs = { first: 5, captured: 7, acked: 7 };
-const protectedState = {
-  ...({ role: "primary", tag: "protected", session, link: "one", mode: "FaultTolerant", epochs } as const),
-  isResuming: false,
-} as const;
+const inSession = { session, link: "one", mode: "FaultTolerant", isResuming: false } as const;
+const protectedState = { role: "primary", tag: "protected", ...inSession, epochs } as const;
 const holding = { role: "standby", tag: "holding", session, term: 2, epoch: 7, expectsGuest: false } as const;
 
 function sideIn(node: string, state: SideState, links: readonly string[]): Side {

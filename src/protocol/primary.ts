@@ -19,8 +19,9 @@
  * In a session of FaultTolerant the end of the link that carries the data is no loss while another link is up: the session goes on
  * there from the last epoch that the standby holds, protected all the time; what it has not acknowledged is sent again.
  *
- * "Lost" is the end of the last link, in other states of the one that carries the data, a session that failed, a standby that calls itself stale, or an epoch that waits too long for
- * its acknowledgement. Then the primary holds its output and asks the quorum; it never decides by itself.
+ * "Lost" is otherwise the end of the link that carries the data, a session that failed, a standby that calls itself stale, or an
+ * epoch that waits too long for its acknowledgement. Then the primary holds its output and asks the quorum; it never decides by
+ * itself.
  *
  * A declareInSync that was sent may have been carried out whatever we heard, so from then on only `runAlone` makes output free, or
  * `replacePeer`, which is the same in a pair that has got another peer.

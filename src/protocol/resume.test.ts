@@ -14,7 +14,13 @@ const inSession = { session, link: "one", mode: "FaultTolerant", isResuming: fal
 const epochs = { first: 5, captured: 9, acked: 7 };
 const protectedState = { role: "primary", tag: "protected", ...inSession, epochs } as const;
 const holding = {
-  ...({ role: "standby", tag: "holding", session, link: "one", term: 2, epoch: 8, expectsGuest: false } as const),
+  role: "standby",
+  tag: "holding",
+  session,
+  link: "one",
+  term: 2,
+  epoch: 8,
+  expectsGuest: false,
 } as const;
 
 function sideIn(node: string, state: SideState, links: readonly string[] = ["one", "two"]): Side {
