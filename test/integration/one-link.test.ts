@@ -5,8 +5,8 @@ import { present } from "../../src/lib/assert.ts";
 import { type Story, patienceMs, tellToClients } from "./guest-story.ts";
 
 const links = ["replication1", "replication2"] as const;
-/** Longer than the silence that is waited for, twice. */
-const cutMs = 3_000;
+/** Longer than either side waits before it gives a silent link up. */
+const cutMs = 2_500;
 
 const isAlive = (report: { readonly links: readonly { readonly alive: boolean }[] } | null | undefined): boolean =>
   report?.links.every(({ alive }) => alive) === true;
@@ -17,7 +17,7 @@ test(
     await tellToClients({ disksCount: 2 }, async (story) => {
       const { lab, cluster, guest } = story;
       const sinceMs = Date.now();
-      for (const network of [...links, ...links]) {
+      for (const network of links) {
         lab.cutLink(network);
         await sleep(cutMs);
         lab.restoreLink(network);
