@@ -59,9 +59,9 @@ export type PairView = {
 const SILENT_AFTER_MS = 30_000;
 /**
  * When the API server was away itself, nodes are found lost as soon as it is back, and all reports are old by then. Agents that live
- * are heard within this time: they try again every five seconds.
+ * are heard within this time, on a busy node too: they try again every five seconds.
  */
-const HEARD_WITHIN_MS = 10_000;
+const HEARD_WITHIN_MS = 20_000;
 
 export function viewPair(observed: Observed, pair: GuestPair): PairView {
   const notes = parseNotes(pair) ?? guessNotes(pair, observed);
