@@ -1,28 +1,18 @@
 /** Who tells switches where the guest is: what clients send while nobody runs it has to wait where it will be read. */
 import { describe, expect, test } from "@jest/globals";
+import { buildSide, record, session } from "../../test/build/protocol-side.ts";
 import { present } from "../lib/assert.ts";
 import { type Message, PROTOCOL_VERSION } from "./messages.ts";
-import { decideQuorumRequest, type QuorumRecord } from "./quorum-record.ts";
-import { startSide, step } from "./side.ts";
+import { decideQuorumRequest } from "./quorum-record.ts";
+import { step } from "./side.ts";
 import { type Effect, type Side, type SideEvent, type SideState } from "./side-state.ts";
-
-const session = "2.n.1";
-const record: QuorumRecord = {
-  ...{ guest: "web", version: 4, term: 2, owner: "a", peer: "b", peerState: "InSync" },
-  ...{ epoch: 7, lastRequestId: "x" },
-} as const;
 
 const epochs = { first: 5, captured: 7, acked: 7 };
 const inSession = { session, link: "one", mode: "FaultTolerant", isResuming: false } as const;
 const protectedState = { role: "primary", tag: "protected", ...inSession, epochs } as const;
 const holding = { role: "standby", tag: "holding", session, term: 2, epoch: 7, expectsGuest: false } as const;
 
-function sideIn(node: string, state: SideState, links: readonly string[]): Side {
-  const peer = node === "a" ? "b" : "a";
-  const fresh = startSide({ guest: "web", node, peer, createsRecord: false, mode: "FaultTolerant", nonce: "n" });
-  const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [], devices: [] };
-  return { ...fresh, record, shape, links, epoch: 7, sessionCount: 1, state };
-}
+const sideIn = (node: "a" | "b", state: SideState, links: readonly string[]): Side => buildSide(node, state, links, 7);
 
 function effectsOf(side: Side, event: SideEvent): readonly Effect["tag"][] {
   return step(side, event).effects.map(({ tag }) => tag);

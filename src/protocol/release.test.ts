@@ -1,49 +1,14 @@
 /** A guest that is to run on unprotected: what its owner does first, state by state, and that the other side does nothing. */
 import { describe, expect, test } from "@jest/globals";
+import { buildSide, record, session } from "../../test/build/protocol-side.ts";
 import { type QuorumRecord } from "./quorum-record.ts";
-import { startSide, step } from "./side.ts";
+import { step } from "./side.ts";
 import { type Effect, type PrimaryState, type Side, type SideEvent } from "./side-state.ts";
 
-const record: QuorumRecord = {
-  guest: "web",
-  version: 4,
-  term: 2,
-  owner: "a",
-  peer: "b",
-  peerState: "InSync",
-  epoch: 7,
-  lastRequestId: "x",
-};
-const session = "2.n.1";
 const mode = "FaultTolerant";
 const epochs = { first: 5, captured: 9, acked: 8 };
 
-function sideIn(state: PrimaryState): Side {
-  const shape = {
-    qemuVersion: "10.0.0",
-    machine: "q35",
-    ramBlocks: [],
-    disks: [],
-    devices: [],
-  };
-  const side = startSide({
-    guest: "web",
-    node: "a",
-    peer: "b",
-    createsRecord: true,
-    mode,
-    nonce: "n",
-  });
-  return {
-    ...side,
-    record,
-    shape,
-    links: ["one"],
-    epoch: 9,
-    sessionCount: 1,
-    state: { role: "primary", ...state },
-  };
-}
+const sideIn = (state: PrimaryState): Side => buildSide("a", { role: "primary", ...state }, ["one"], 9);
 
 function tell(
   side: Side,
@@ -170,19 +135,15 @@ describe("the owner that is to release its guest", () => {
 });
 
 test("a standby that is to release the guest goes on as it is: it is not its to release", () => {
-  const side: Side = {
-    ...sideIn({ tag: "booting" }),
-    node: "b",
-    peer: "a",
-    state: {
-      role: "standby",
-      tag: "holding",
-      session,
-      link: "one",
-      term: 2,
-      epoch: 8,
-      expectsGuest: false,
-    },
-  };
+  const holding = {
+    role: "standby",
+    tag: "holding",
+    session,
+    link: "one",
+    term: 2,
+    epoch: 8,
+    expectsGuest: false,
+  } as const;
+  const side = buildSide("b", holding, ["one"], 9);
   expect(tell(side, release)).toEqual({ side, effects: [] });
 });

@@ -1,15 +1,10 @@
 /** A session whose link is lost while another one is up: it goes on there, and nobody was ever without protection. */
 import { describe, expect, test } from "@jest/globals";
+import { buildSide, session } from "../../test/build/protocol-side.ts";
 import { type Message } from "./messages.ts";
-import { type QuorumRecord } from "./quorum-record.ts";
-import { startSide, step } from "./side.ts";
+import { step } from "./side.ts";
 import { type Effect, type Side, type SideEvent, type SideState, type Step } from "./side-state.ts";
 
-const session = "2.n.1";
-const record: QuorumRecord = {
-  ...{ guest: "web", version: 4, term: 2, owner: "a", peer: "b", peerState: "InSync" },
-  ...{ epoch: 7, lastRequestId: "x" },
-} as const;
 const inSession = { session, link: "one", mode: "FaultTolerant", isResuming: false } as const;
 const epochs = { first: 5, captured: 9, acked: 7 };
 const protectedState = { role: "primary", tag: "protected", ...inSession, epochs } as const;
@@ -23,11 +18,8 @@ const holding = {
   expectsGuest: false,
 } as const;
 
-function sideIn(node: string, state: SideState, links: readonly string[] = ["one", "two"]): Side {
-  const peer = node === "a" ? "b" : "a";
-  const fresh = startSide({ guest: "web", node, peer, createsRecord: false, mode: "FaultTolerant", nonce: "n" });
-  const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [], devices: [] };
-  return { ...fresh, record, shape, links, epoch: 9, sessionCount: 1, state, timers: ["ackOverdue"] };
+function sideIn(node: "a" | "b", state: SideState, links: readonly string[] = ["one", "two"]): Side {
+  return { ...buildSide(node, state, links, 9), timers: ["ackOverdue"] };
 }
 
 const lose = (side: Side, link = "one"): Step => step(side, { tag: "linkDown", link, by: "silent" });

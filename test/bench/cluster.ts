@@ -27,7 +27,7 @@ import { measureBoots } from "./boots.ts";
 import { readTakeovers } from "./cluster-takeovers.ts";
 import { readClusterProcessor } from "./cluster-processor.ts";
 import { type Figure, quantilesOf } from "./row.ts";
-import { type Interval, longestWaits, readClientSamples, type TimedSample } from "./samples.ts";
+import { type Interval, longestWaitIn, readClientSamples, type TimedSample } from "./samples.ts";
 
 const guests = ["one", "two", "three"] as const;
 const nodes = ["node-a", "node-b"] as const;
@@ -298,7 +298,7 @@ async function measureSwitchovers(bench: Bench, platform: Platform): Promise<Fig
   assert(faults.length === 0, `clients saw faults: ${JSON.stringify(faults)}`);
   const samples = new Map(watched.map(({ guest, samplesPath }) => [guest, readClientSamples(samplesPath)]));
   rmSync(directory, { recursive: true });
-  const gaps = spans.flatMap((span) => longestWaits(samples.get(span.guest) ?? [], [span]));
+  const gaps = spans.map((span) => longestWaitIn(samples.get(span.guest) ?? [], span));
   bench.say(`  switchovers: ${gaps.join(", ")} ms`);
   const { count, ...figures } = quantilesOf(gaps);
   return {

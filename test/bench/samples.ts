@@ -46,12 +46,10 @@ export function readClientSamples(path: string): TimedSample[] {
     });
 }
 
-/** Of each span the longest wait that begins in it or reaches into it, in milliseconds. */
-export function longestWaits(samples: readonly TimedSample[], spans: readonly Interval[]): number[] {
-  return spans.map(({ fromMs, toMs }) => {
-    const during = samples.filter(({ atMs, value }) => atMs + value > fromMs && atMs < toMs);
-    return Math.round(Math.max(...during.map(({ value }) => value)));
-  });
+/** The longest wait that begins in the span or reaches into it, in milliseconds. */
+export function longestWaitIn(samples: readonly TimedSample[], { fromMs, toMs }: Interval): number {
+  const during = samples.filter(({ atMs, value }) => atMs + value > fromMs && atMs < toMs);
+  return Math.round(Math.max(...during.map(({ value }) => value)));
 }
 
 /** Replies in each whole second of a client's run. */

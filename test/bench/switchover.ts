@@ -10,7 +10,7 @@ import { type Cluster } from "../lab/cluster.ts";
 import { withLab } from "../lab/hosts.ts";
 import { otherHost } from "../lab/placement.ts";
 import { type Bench } from "./bench.ts";
-import { type Interval, longestWaits, readClientSamples } from "./samples.ts";
+import { type Interval, longestWaitIn, readClientSamples } from "./samples.ts";
 import { quantilesOf, type Figure } from "./row.ts";
 
 const switchoversCount = 30;
@@ -34,7 +34,8 @@ export function measureSwitchovers(bench: Bench): Promise<Figure[]> {
     await sleep(1_000);
     const { faults, repliesCount } = await client.stop();
     assert(faults.length === 0, `clients saw faults: ${JSON.stringify(faults)}`);
-    const gaps = longestWaits(readClientSamples(samplesPath), spans);
+    const samples = readClientSamples(samplesPath);
+    const gaps = spans.map((span) => longestWaitIn(samples, span));
     bench.say(`  switchovers: ${gaps.join(", ")} ms`);
     const { count, ...figures } = quantilesOf(gaps);
     return [
