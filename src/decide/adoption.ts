@@ -9,12 +9,12 @@
  * A guest that runs without Twinrun's hook in its QEMU has to be restarted once. That is the owner's to allow.
  */
 import { vmiAnnotations, type VmiShape } from "../api/vmi-contract.ts";
-import { diffJson, isJson, type Json, mergeJson, readObject, readText } from "../lib/json-merge.ts";
-import { type VirtualMachine, type Vmi } from "./cluster-objects.ts";
+import { diffJson, isJson, isSameJson, type Json, mergeJson, readObject, readText } from "../lib/json-merge.ts";
+import { isFinal, isGoing, type VirtualMachine, type Vmi } from "./cluster-objects.ts";
 import { type GuestSource } from "./guest-source.ts";
 import { type Subject } from "./pair-spec.ts";
 import { type PairView, type SideView } from "./pair-view.ts";
-import { type Action, type Observed } from "./protected-vm-plan.ts";
+import { type Action, deleteInstance, type Observed } from "./protected-vm-plan.ts";
 import { encodeRecipe, encodeTwinSide, type SidePlan } from "./side-recipe.ts";
 import { encodeInstance } from "./twin-recipe.ts";
 
@@ -38,6 +38,32 @@ export function findStranger({ vmis, protectedVm }: Observed, source: GuestSourc
 export function mayRestart({ protectedVm }: Observed): boolean {
   return protectedVm.metadata.annotations?.[ALLOW_RESTART_ANNOTATION] === "true";
 }
+
+/** Someone would mind its end; and its volumes are where it is. */
+export const mayHaveGuest = (vmi: Vmi): boolean => vmi.status?.nodeName !== undefined && !isFinal(vmi);
+
+/**
+ * Until nothing but us starts it, KubeVirt may choose a node for it, and bind its claims there. `waitsFor` is undefined once they
+ * stay where they are. An instance that has no node yet, or has ended, needs no leave to go.
+ */
+export function planHold({ virtualMachine }: GuestSource, stranger: Vmi | undefined): SidePlan {
+  if (virtualMachine === undefined || (stranger !== undefined && mayHaveGuest(stranger))) {
+    return { actions: [] };
+  }
+  const { spec = {}, metadata } = virtualMachine;
+  const patch = startsByItself(spec) ? planPatch(virtualMachine, leaveRunning(spec), "Manual") : undefined;
+  const holds = patch === undefined ? [] : [patchMachine(virtualMachine, patch)];
+  if (stranger !== undefined) {
+    const why = "it does not run, and is to be started with Twinrun's hook";
+    const ends = isGoing(stranger) ? [] : [deleteInstance(stranger, why, stranger.metadata.resourceVersion)];
+    return { actions: [...holds, ...ends], waitsFor: `the end of ${stranger.metadata.name}, which does not run` };
+  }
+  const waitsFor = holds.length === 0 ? undefined : `VirtualMachine ${metadata.name} to be started by nobody else`;
+  return { actions: holds, waitsFor };
+}
+
+const startsByItself = (spec: Json): boolean =>
+  spec["running"] === true || ["Always", "RerunOnFailure", "Once"].includes(readText(spec, "runStrategy") ?? "");
 
 type Adopted = { readonly side: SideView; readonly shape: VmiShape | undefined };
 
@@ -70,20 +96,29 @@ function encodeAdopted(subject: Subject, view: PairView, adopted: { side: SideVi
     annotations,
     spec: instance,
   } = encodeInstance(encodeRecipe(subject, view), encodeTwinSide(adopted, new Map()));
-  const others = Object.fromEntries(Object.entries(spec).filter(([field]) => field !== "running"));
   const template = mergeJson(readObject(spec, "template"), { metadata: { labels, annotations } });
-  // The old field `running` and runStrategy exclude each other.
-  return { ...others, template: { ...template, spec: instance } };
+  return { ...leaveRunning(spec), template: { ...template, spec: instance } };
 }
+
+/** The old field `running` and runStrategy exclude each other. */
+const leaveRunning = (spec: Json): Json =>
+  Object.fromEntries(Object.entries(spec).filter(([field]) => field !== "running"));
 
 function planPatch({ spec = {}, metadata }: VirtualMachine, desired: Json, runStrategy: string): Json | undefined {
   const change = diffJson(spec, { ...desired, runStrategy });
-  const hasOriginal = metadata.annotations?.[ORIGINAL_ANNOTATION] !== undefined;
-  if (hasOriginal && Object.keys(change).length === 0) {
+  const known = metadata.annotations?.[ORIGINAL_ANNOTATION];
+  if (known !== undefined && Object.keys(change).length === 0) {
     return undefined;
   }
-  const original = JSON.stringify(diffJson({ ...desired, runStrategy: "Manual" }, keepRunning(spec)));
-  return { ...(hasOriginal ? {} : { metadata: { annotations: { [ORIGINAL_ANNOTATION]: original } } }), spec: change };
+  // What is changed now may be more than what was changed first.
+  const before =
+    known === undefined
+      ? keepRunning(spec)
+      : mergeJson({ ...leaveRunning(spec), runStrategy: "Manual" }, parsePatch(known));
+  const original = diffJson({ ...desired, runStrategy: "Manual" }, before);
+  const isNew = known === undefined || !isSameJson(parsePatch(known), original);
+  const annotations = { [ORIGINAL_ANNOTATION]: JSON.stringify(original) };
+  return { ...(isNew ? { metadata: { annotations } } : {}), spec: change };
 }
 
 /** One that was stopped runs by the time it is given back, and goes on: with Halted KubeVirt would end it. */
@@ -101,6 +136,12 @@ function patchMachine({ metadata }: VirtualMachine, patch: Json): Action {
 /** A patch that was worked out from an older version is refused, and worked out again. */
 function withVersion(patch: Json, resourceVersion: string | undefined): Json {
   return resourceVersion === undefined ? patch : mergeJson(patch, { metadata: { resourceVersion } });
+}
+
+/** So that KubeVirt makes no instance of the adopted template any more; undefined when it makes none. */
+export function planRest(virtualMachine: VirtualMachine): Action | undefined {
+  const isToStart = readText(virtualMachine.spec, "runStrategy") === "Once";
+  return isToStart ? patchMachine(virtualMachine, { spec: { runStrategy: "Manual" } }) : undefined;
 }
 
 /** Gives the VirtualMachine back as it was, its instance still running; undefined when that is done. */

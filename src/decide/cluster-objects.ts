@@ -55,6 +55,9 @@ export type Claim = ClusterObject & {
   };
 };
 
+/** A PersistentVolume: what is behind a claim that is bound. */
+export type Volume = ClusterObject;
+
 export type DataVolume = ClusterObject & {
   readonly status?: { readonly phase?: string | undefined; readonly progress?: string | undefined };
 };
@@ -66,6 +69,9 @@ export const isNamed = ({ metadata }: ClusterObject, { namespace, name }: Object
 
 export const isGoing = ({ metadata }: { readonly metadata: ObjectMeta }): boolean =>
   metadata.deletionTimestamp !== undefined;
+
+/** Its guest has ended, and this instance will have none any more. */
+export const isFinal = ({ status }: Vmi): boolean => status?.phase === "Succeeded" || status?.phase === "Failed";
 
 export function findCondition(object: ClusterNode | Pod | Vmi, type: string): ObjectCondition | undefined {
   return object.status?.conditions?.find((condition) => condition.type === type);

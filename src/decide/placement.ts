@@ -13,6 +13,7 @@ import { readMemory } from "./guest-size.ts";
 import { type NodeState, readNodeState } from "./node-fitness.ts";
 import { canPair, findSite, hasLabels, type Labels, type PlacementRule, type Sites } from "./placement-rule.ts";
 import { parseQuantity } from "./quantity.ts";
+import { MOVE_REMEDY } from "./volume-places.ts";
 
 export type PlacementInput = {
   readonly rule: PlacementRule;
@@ -27,6 +28,8 @@ export type PlacementInput = {
   readonly isolatedForOthers: ReadonlySet<string>;
   /** Where the guest is, if it exists already; it is not moved for nothing. */
   readonly current: string | undefined;
+  /** Why the guest cannot be started on a node: what it is started from is not there. */
+  readonly unreachable: ReadonlyMap<string, string>;
   /** ProtectedVMs that no node may be shared with, by node. */
   readonly avoided: ReadonlyMap<string, string>;
   /** What is wrong with the links of each node that has no room for one more guest. */
@@ -80,13 +83,20 @@ export const sayPairUnknown = (pair: string): { readonly reason: StalledReason; 
 });
 
 /** The first pair that can be the same machine; the guest's own node comes first, if it is one of them. */
-function decidePair({ rule, instanceSpec, current, group }: PlacementInput, fit: readonly ClusterNode[]): Placement {
-  const own = fit.find(({ metadata }) => metadata.name === (group?.first ?? current));
-  const firsts = own === undefined ? fit : [own];
+function decidePair(
+  { rule, instanceSpec, current, group, unreachable }: PlacementInput,
+  fit: readonly ClusterNode[],
+): Placement {
+  const starts = fit.filter(({ metadata }) => !unreachable.has(metadata.name));
+  if (starts.length === 0) {
+    return { tag: "stalled", reason: "StorageUnusable", message: sayOutOfReach(unreachable, fit) };
+  }
+  const own = starts.find(({ metadata }) => metadata.name === (group?.first ?? current));
   const differences: string[] = [];
-  for (const first of firsts) {
-    const others = own === undefined ? fit.slice(fit.indexOf(first) + 1) : fit.filter((node) => node !== first);
-    for (const second of others.filter((other) => canPair(rule, first, other))) {
+  const firsts = own === undefined ? starts : [own];
+  for (const [index, first] of firsts.entries()) {
+    const tried = firsts.slice(0, index + 1);
+    for (const second of fit.filter((other) => !tried.includes(other) && canPair(rule, first, other))) {
       const choice = chooseMachine(instanceSpec, first, second);
       if (choice.tag === "chosen") {
         return { tag: "placed", first, second, machine: choice.machine };
@@ -97,6 +107,12 @@ function decidePair({ rule, instanceSpec, current, group }: PlacementInput, fit:
   const says = [...new Set(differences)].slice(0, 3).join("; ");
   const remedy = "choose nodes that are alike, or an older processor model or machine type in the guest's spec";
   return { tag: "stalled", reason: "NodesDiffer", message: `${says}: ${remedy}` };
+}
+
+function sayOutOfReach(unreachable: ReadonlyMap<string, string>, fit: readonly ClusterNode[]): string {
+  const says = new Set(fit.flatMap(({ metadata }) => unreachable.get(metadata.name) ?? []));
+  const names = fit.map(({ metadata }) => metadata.name).join(" or ");
+  return `${[...says].join("; ")}, and the guest cannot be started on ${names}: ${MOVE_REMEDY}`;
 }
 
 /** A node for a lost side, beside the node that stays. */

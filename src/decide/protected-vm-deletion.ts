@@ -8,13 +8,12 @@
  * Each pass takes away one thing, and the next one when that is gone.
  */
 import { requestAnnotations } from "../api/requests.ts";
-import { isGoing, type Vmi } from "./cluster-objects.ts";
-import { planReturn } from "./adoption.ts";
+import { planRest, planReturn } from "./adoption.ts";
+import { isGoing, type VirtualMachine, type Vmi } from "./cluster-objects.ts";
 import { listOwnQuorums } from "./pair-quorum.ts";
 import { LOSS_GRACE_MS, readNodeState } from "./node-fitness.ts";
 import { type PairView, type SideView } from "./pair-view.ts";
-import { type Action, type Observed } from "./protected-vm-plan.ts";
-import { deleteInstance } from "./side-instance.ts";
+import { type Action, deleteInstance, type Observed } from "./protected-vm-plan.ts";
 import { deleteVolume } from "./volumes.ts";
 
 export type DeletionStep =
@@ -36,7 +35,9 @@ export function planDeletion(observed: Observed, guest: string, view: PairView |
     const last = findLastOwner(view);
     return last === own.node ? letGo(view) : keepNewerDisks(own, last);
   }
-  return view.isNew ? planUnstarted(view, own) : planRelease(view, own);
+  return view.isNew || isUnstarted(view, own)
+    ? planUnstarted(observed.virtualMachine, view, own)
+    : planRelease(view, own);
 }
 
 const letGo = (view: PairView): DeletionStep => ({
@@ -70,11 +71,19 @@ function planRelease({ primary, pair, isInSync }: PairView, own: SideView): Dele
     : { tag: "handBack", node: own.node, says };
 }
 
-/** A guest that no engine ever had is paused: KubeVirt has to start it anew. */
-function planUnstarted(view: PairView, { vmi }: SideView): DeletionStep {
+/** It is the one to run the guest, and its agent has no QEMU yet to run it in. */
+const isUnstarted = ({ primary }: PairView, own: SideView): boolean =>
+  primary === own && own.report?.wantedShape !== undefined;
+
+/** A guest that no engine has had since it was made is paused: KubeVirt has to start it anew. */
+function planUnstarted(machine: VirtualMachine, view: PairView, { vmi }: SideView): DeletionStep {
+  const says = "what was made so far is deleted";
+  const rest = planRest(machine);
+  if (rest !== undefined) {
+    return { tag: "remove", actions: [rest], says };
+  }
   const isThere = vmi !== undefined && !isGoing(vmi);
-  const action = isThere ? deleteInstance(vmi, "it was never started, and is paused") : deletePair(view);
-  return { tag: "remove", actions: [action], says: "what was made so far is deleted" };
+  return remove(isThere ? deleteInstance(vmi, "it was never started, and is paused") : deletePair(view), says);
 }
 
 function deletePair({ pair: { metadata } }: PairView): Action {

@@ -12,6 +12,7 @@ import {
   type Pod,
   type VirtualMachine,
   type Vmi,
+  type Volume,
 } from "./cluster-objects.ts";
 import { type PortRange, type UsedPorts } from "./engine-ports.ts";
 import { type LinkUse } from "./link-room.ts";
@@ -56,6 +57,8 @@ export type Observed = {
   readonly claims: readonly Claim[];
   readonly dataVolumes: readonly DataVolume[];
   readonly findClaim: (name: ObjectName) => Claim | undefined;
+  /** A PersistentVolume, which is in no namespace. */
+  readonly findVolume: (name: string) => Volume | undefined;
   readonly findDataVolume: (name: ObjectName) => DataVolume | undefined;
   /** Whether the cluster has CDI. */
   readonly hasDataVolumes: boolean;
@@ -113,6 +116,8 @@ export type Action =
       readonly kind: DeletableKind;
       readonly name: ObjectName;
       readonly uid: string | undefined;
+      /** Undefined where it may have changed since. */
+      readonly resourceVersion?: string | undefined;
       /** For the log. */
       readonly why: string;
     }
@@ -135,6 +140,12 @@ export type Action =
     }
   /** Takes the reports of nodes that are no longer sides out of the pair's status. */
   | { readonly tag: "forgetReports"; readonly nodes: readonly string[] };
+
+/** `resourceVersion`: only if it has not changed since. */
+export function deleteInstance({ metadata }: Vmi, why: string, resourceVersion?: string): Action {
+  const name = { namespace: metadata.namespace ?? "", name: metadata.name };
+  return { tag: "deleteObject", kind: "VirtualMachineInstance", name, uid: metadata.uid, resourceVersion, why };
+}
 
 const TAKES_AWAY: ReadonlySet<Action["tag"]> = new Set(["deleteObject", "removeFinalizer"] as const);
 

@@ -10,37 +10,29 @@
  * A failover needs none of this: agents and quorum see to it, and here it is only reported. What the operator does is give
  * them the places to work in: two nodes, two sets of volumes, two instances, and new ones when they are gone.
  */
-import { type Fault } from "../api/fault.ts";
 import { guestNameOf } from "./guest-names.ts";
 import { type ClusterNode, type Vmi } from "./cluster-objects.ts";
 import { findFreePort, isFree } from "./engine-ports.ts";
-import { ALLOW_RESTART_ANNOTATION, findStranger, mayRestart, planAdoption } from "./adoption.ts";
+import { findStranger, mayRestart, planAdoption } from "./adoption.ts";
+import { type PartialPlan, planCreation } from "./creation.ts";
 import { findAnySource, findSource, type GuestSource } from "./guest-source.ts";
 import { findWhyToFollow, type Group, listNodesBeside, viewGroup } from "./guest-group.ts";
-import { listFullLinks } from "./link-room.ts";
 import { planMarks } from "./marks.ts";
 import { findMisplacement, type Misplacement } from "./misplacement.ts";
 import { LOSS_GRACE_MS } from "./node-fitness.ts";
 import { noWork, planWork, type Work } from "./planned-work.ts";
 import { type Leaving, planRoles } from "./pair-roles.ts";
-import {
-  encodeNewPair,
-  encodePair,
-  findReplaceable,
-  isApplied,
-  ownPort,
-  type Replacement,
-  type Subject,
-} from "./pair-spec.ts";
+import { encodePair, findReplaceable, isApplied, ownPort, type Replacement, type Subject } from "./pair-spec.ts";
 import { isLost, isMaintained, listFaults, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
-import { listAvoided } from "./apart.ts";
 import { findIsolation } from "./component-faults.ts";
 import { planClear, sayIsolated } from "./fault-report.ts";
-import { decidePlacement, decideReplacement, type PlacementInput, sayPairUnknown } from "./placement.ts";
-import { isMeant, type PlacementRule, resolvePlacement } from "./placement-rule.ts";
+import { decideReplacement, sayPairUnknown } from "./placement.ts";
+import { encodePlacementInput, ruleOf } from "./placement-input.ts";
+import { isMeant } from "./placement-rule.ts";
 import { planDeletion } from "./protected-vm-deletion.ts";
 import {
   type Action,
+  deleteInstance,
   type DesiredPair,
   limitActions,
   type Observed,
@@ -48,7 +40,7 @@ import {
   type PlannedEvent,
 } from "./protected-vm-plan.ts";
 import { type Findings, planStatus, planStatusEvents } from "./protected-vm-status.ts";
-import { deleteInstance, planSideInstance } from "./side-instance.ts";
+import { planSideInstance } from "./side-instance.ts";
 import { type SidePlan } from "./side-recipe.ts";
 import { planThaw } from "./thaw.ts";
 import { type GuestIdentity } from "./twin-recipe.ts";
@@ -88,12 +80,6 @@ function identify({ protectedVm: { metadata } }: Observed): GuestIdentity {
   return { name, namespace, uid, guest: guestNameOf(name, uid) };
 }
 
-type PartialPlan = {
-  readonly actions: readonly Action[];
-  readonly findings: Omit<Findings, "guest" | "view" | "faults">;
-  readonly events: readonly PlannedEvent[];
-};
-
 function conclude(
   observed: Observed,
   actions: readonly Action[],
@@ -126,66 +112,6 @@ function decideRecheck({ stalled, waitsFor, moving, work, deleting, view, faults
   // Of a node that has no side any more nothing else tells that it is back.
   return faults.some(({ repairedAt }) => repairedAt === undefined) ? STALLED_RECHECK_MS : undefined;
 }
-
-function planCreation(subject: Subject): PartialPlan {
-  const { observed, source, identity } = subject;
-  const stranger = findStranger(observed, source, identity.guest);
-  if (stranger !== undefined && !mayRestart(observed)) {
-    return { actions: [], findings: { stalled: sayRestart(stranger) }, events: [] };
-  }
-  const placement = decidePlacement(encodeFirstPlacement(subject, stranger?.status?.nodeName));
-  if (placement.tag === "stalled") {
-    return { actions: [], findings: { stalled: placement }, events: [] };
-  }
-  const [first, second] = [placement.first.metadata.name, placement.second.metadata.name];
-  const pair = encodeNewPair(subject, placement);
-  if (pair === undefined) {
-    const { low, high } = observed.settings.ports;
-    const message =
-      `${first} and ${second} have no port from ${low} to ${high} that is free on both: install Twinrun with a larger ` +
-      "range (agent.enginePorts), or place the guest on other nodes";
-    return { actions: [], findings: { stalled: { reason: "PortsMissing", message } }, events: [] };
-  }
-  return {
-    actions: [{ tag: "applyPair", pair }],
-    findings: { waitsFor: "the GuestPair" },
-    events: [{ type: "Normal", reason: "Placed", message: `the guest starts on ${first}, its standby on ${second}` }],
-  };
-}
-
-function sayRestart({ metadata }: Vmi): NonNullable<Findings["stalled"]> {
-  const message =
-    `${metadata.name} runs without Twinrun's hook and has to be restarted once: shut it down, or annotate the ` +
-    `ProtectedVM with ${ALLOW_RESTART_ANNOTATION}=true`;
-  return { reason: "RestartNeeded", message };
-}
-
-function encodeFirstPlacement(subject: Subject, current: string | undefined): PlacementInput {
-  const { observed } = subject;
-  const group = viewGroup(observed);
-  const hasCheckpoints = observed.protectedVm.spec.mode === "FaultTolerant";
-  return encodePlacementInput(subject, {
-    faults: listFaults(observed, []),
-    current,
-    group: group?.nodes && { name: group.name, nodes: group.nodes, first: group.node ?? "" },
-    fullLinks: hasCheckpoints ? listFullLinks(observed.linkUses, observed.nodes) : new Map(),
-  });
-}
-
-function encodePlacementInput(
-  { observed, source }: Subject,
-  { faults, ...own }: { readonly faults: readonly Fault[] } & Pick<PlacementInput, "current" | "group" | "fullLinks">,
-): PlacementInput {
-  const { nodes, agents, load, isolatedNodes: isolatedForOthers } = observed;
-  const names = nodes.map(({ metadata }) => metadata.name);
-  const isolated = new Set(names.filter((name) => findIsolation(faults, name) !== undefined));
-  const rule = ruleOf(observed);
-  const avoided = listAvoided(observed);
-  return { rule, instanceSpec: source.spec, nodes, agents, load, isolated, isolatedForOthers, avoided, ...own };
-}
-
-const ruleOf = ({ protectedVm, splitSitePair }: Observed): PlacementRule =>
-  resolvePlacement(protectedVm.spec.placement, splitSitePair);
 
 /** `handBackTo`: the pair goes on only until the guest is there. */
 function planUpkeep(subject: Subject, view: PairView, handBackTo?: string): PartialPlan {
@@ -315,6 +241,7 @@ function findPlaceFor(subject: Subject, view: PairView, lost: SideView): Replace
   const input = encodePlacementInput(subject, {
     faults: view.faults,
     current: undefined,
+    unreachable: new Map(),
     group: group && beside && { name: group.name, nodes: beside, first: "" },
     fullLinks: new Map(),
   });

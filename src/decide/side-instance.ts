@@ -7,17 +7,18 @@
  */
 import { vmiAnnotations, type VmiShape } from "../api/vmi-contract.ts";
 import { planAdoptedInstance } from "./adoption.ts";
-import { isGoing, type Vmi } from "./cluster-objects.ts";
+import { isFinal, isGoing, type Vmi } from "./cluster-objects.ts";
 import { findIsolation } from "./component-faults.ts";
 import { sideName } from "./guest-names.ts";
 import { type Subject } from "./pair-spec.ts";
 import { type PairView, peerOf, type SideView } from "./pair-view.ts";
-import { type Action } from "./protected-vm-plan.ts";
+import { type Action, deleteInstance } from "./protected-vm-plan.ts";
 import { listReferences } from "./references.ts";
 import { encodeRecipe, encodeTwinSide, type Missing, type SidePlan } from "./side-recipe.ts";
 import { findStartHold } from "./start-turn.ts";
 import { PLANNED } from "./takeover-track.ts";
 import { encodeMarks, encodeVmi } from "./twin-recipe.ts";
+import { findUnreachable, listOriginalClaims } from "./volume-places.ts";
 import { planVolumes } from "./volumes.ts";
 
 const nothing: SidePlan = { actions: [] };
@@ -37,7 +38,20 @@ export function planSideInstance(subject: Subject, view: PairView, side: SideVie
     return { actions: [deleteInstance(vmi, why)], waitsFor: `the end of ${name}: ${why}` };
   }
   const settled = side.isVirtualMachine ? planAdoptedInstance(subject, view, { side, shape: undefined }).actions : [];
-  return { actions: settled, waitsFor: sayProgress(vmi, name, wanted) };
+  return {
+    actions: settled,
+    waitsFor: sayProgress(vmi, name, wanted),
+    trouble: vmi.status?.nodeName === undefined ? findMisplacedVolume(subject, side) : undefined,
+  };
+}
+
+/** It was bound after the guest was placed, and no scheduler will bring the two together. */
+function findMisplacedVolume({ observed, source }: Subject, { isOrigin, state }: SideView): string | undefined {
+  const claims = isOrigin ? listOriginalClaims(observed, source) : [];
+  const why = state.node === undefined ? undefined : findUnreachable(observed, claims, state.node);
+  return why === undefined
+    ? undefined
+    : `${why}, and the guest is to start on ${state.name}: delete the ProtectedVM, and it goes where the volume is when applied again`;
 }
 
 /** The shape of which there has to be an instance; undefined when the side needs none, or has what it needs. */
@@ -49,8 +63,6 @@ function decideShape({ pair, isNew, hasEnded }: PairView, { node, report }: Side
 }
 
 type Present = { readonly vmi: Vmi; readonly wanted: VmiShape | undefined };
-
-const isFinal = ({ status }: Vmi): boolean => status?.phase === "Succeeded" || status?.phase === "Failed";
 
 function findReasonToDelete(view: PairView, side: SideView, { vmi, wanted }: Present): string | undefined {
   const unwanted = findReasonAgainst(view, side);
@@ -90,16 +102,6 @@ function isReportNewer({ report }: SideView, { metadata }: Vmi): boolean {
   return (
     !isPrimary && report !== undefined && Date.parse(report.reportedAt) >= Date.parse(metadata.creationTimestamp ?? "")
   );
-}
-
-export function deleteInstance({ metadata }: Vmi, why: string): Action {
-  return {
-    tag: "deleteObject",
-    kind: "VirtualMachineInstance",
-    name: { namespace: metadata.namespace ?? "", name: metadata.name },
-    uid: metadata.uid,
-    why,
-  };
 }
 
 function sayProgress({ status }: Vmi, name: string, wanted: VmiShape | undefined): string | undefined {

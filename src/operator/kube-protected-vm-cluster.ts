@@ -101,6 +101,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       claims: caches.claims.listBy("guest", guest),
       dataVolumes: caches.dataVolumes.listBy("guest", guest),
       findClaim: (each) => caches.claims.get(find(each)),
+      findVolume: (each) => caches.volumes.get(each),
       findDataVolume: (each) => caches.dataVolumes.get(find(each)),
       hasDataVolumes: caches.hasDataVolumes,
       // Few guests need these: those that are placed, and those for which there is planned work.
@@ -354,8 +355,9 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
   }
 
   /** An agent may have asked for something else since; what is deleted does not come back. */
-  async #delete({ kind, name, uid }: Extract<Action, { tag: "deleteObject" }>, { pair }: Observed): Promise<void> {
+  async #delete(action: Extract<Action, { tag: "deleteObject" }>, { pair }: Observed): Promise<void> {
     const { cluster } = this.#options;
+    const { kind, name, uid, resourceVersion } = action;
     if (pair !== undefined && kind !== "GuestPair") {
       const { namespace, name: guest } = pair.metadata;
       const newest = await cluster.read<KubeObject>({ kind: kinds.pair, namespace, name: guest });
@@ -364,7 +366,7 @@ export class KubeProtectedVmCluster implements ProtectedVmCluster {
       }
     }
     this.#applied.delete(kind === "GuestPair" ? name.name : "");
-    await ignore("Conflict", cluster.remove({ kind: CHANGEABLE[kind], ...name }, { uid }));
+    await ignore("Conflict", cluster.remove({ kind: CHANGEABLE[kind], ...name }, { uid, resourceVersion }));
   }
 
   async #deleteCopies(guest: string): Promise<void> {

@@ -16,7 +16,9 @@ import {
   type Pod,
   type VirtualMachine,
   type Vmi,
+  type Volume,
 } from "../decide/cluster-objects.ts";
+import { SELECTED_NODE_ANNOTATION } from "../decide/volume-places.ts";
 import { summarizePair } from "../decide/pair-brief.ts";
 import { type Cluster, type ListScope } from "../kube/cluster.ts";
 import { keyOf, kindOf, type KubeObject, type ResourceKind } from "../kube/kube-object.ts";
@@ -32,6 +34,7 @@ export const kinds = {
   machine: kindOf("kubevirt.io/v1", "VirtualMachine"),
   dataVolume: kindOf("cdi.kubevirt.io/v1beta1", "DataVolume"),
   claim: kindOf("v1", "PersistentVolumeClaim"),
+  volume: kindOf("v1", "PersistentVolume"),
   node: kindOf("v1", "Node"),
   pod: kindOf("v1", "Pod"),
   secret: kindOf("v1", "Secret"),
@@ -78,6 +81,7 @@ export class ObjectCaches {
   readonly machines: Reflector<Any, VirtualMachine>;
   readonly dataVolumes: Reflector<Any, DataVolume>;
   readonly claims: Reflector<Any, Claim>;
+  readonly volumes: Reflector<Any, Volume>;
   readonly nodes: Reflector<Any, ClusterNode>;
   readonly agents: Reflector<Any, Pod>;
   #isStopped = false;
@@ -135,6 +139,8 @@ export class ObjectCaches {
       ...perGuest,
       onChange: this.#claimChanged,
     });
+    // Its claim tells when there is something new.
+    this.volumes = this.#open<Any, Volume>({ kind: kinds.volume, keep: keepAffinity, onChange: () => undefined });
     this.nodes = this.#open<Any, ClusterNode>({
       ...{ kind: kinds.node, keep: keepNode },
       onChange: ({ key }) => {
@@ -393,13 +399,21 @@ function keepVmi(object: Any): Vmi {
 }
 
 function keepVolume(object: Any): Claim & DataVolume {
-  const { volumeMode, storageClassName, resources } = object.spec ?? {};
+  const { volumeMode, storageClassName, resources, volumeName } = object.spec ?? {};
   const { phase, capacity } = (object as Claim).status ?? {};
+  const metadata = keepMarks(object);
+  const node = object.metadata.annotations?.[SELECTED_NODE_ANNOTATION];
+  const chosen = node === undefined ? {} : { [SELECTED_NODE_ANNOTATION]: node };
   return {
-    ...{ apiVersion: object.apiVersion, kind: object.kind, metadata: keepMarks(object) },
-    ...(object.kind === "DataVolume" ? {} : { spec: { volumeMode, storageClassName, resources } }),
+    ...{ apiVersion: object.apiVersion, kind: object.kind },
+    metadata: { ...metadata, annotations: { ...metadata.annotations, ...chosen } },
+    ...(object.kind === "DataVolume" ? {} : { spec: { volumeMode, storageClassName, resources, volumeName } }),
     status: { phase, capacity },
   };
+}
+
+function keepAffinity({ apiVersion, kind, metadata: { name, resourceVersion }, spec }: Any): Volume {
+  return { apiVersion, kind, metadata: { name, resourceVersion }, spec: { nodeAffinity: spec?.["nodeAffinity"] } };
 }
 
 /** Heartbeats are left out: they are no news. */

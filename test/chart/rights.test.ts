@@ -361,6 +361,7 @@ async function waitForPolicies(): Promise<void> {
       ["makes sides of guests", "POST", `${vmis(shop)}?dryRun=All`, vmi("web-1", guestMarks)],
       ["makes second sides", "POST", `${vmis("twinrun-guests")}?dryRun=All`, vmi("web-2", guestMarks)],
       ["reads nodes", "GET", "/api/v1/nodes"],
+      ["reads where volumes can be used", "GET", "/api/v1/persistentvolumes"],
       ["reads pods of agents", "GET", `/api/v1/namespaces/${systemNamespace}/pods`],
       ["reads addresses of etcd", "GET", `/api/v1/namespaces/${systemNamespace}/services`],
       ["makes volumes", "GET", `/api/v1/namespaces/${shop}/persistentvolumeclaims`],
@@ -397,6 +398,7 @@ async function waitForPolicies(): Promise<void> {
 
     test.each<[string, string, string, unknown?]>([
       ["list Secrets of tenants", "GET", `/api/v1/namespaces/${shop}/secrets`],
+      ["delete volumes themselves", "DELETE", "/api/v1/persistentvolumes/x"],
       [
         "write Secrets of tenants",
         "POST",

@@ -25,6 +25,7 @@ import { type Action, type Observed, type PlannedEvent } from "../../src/decide/
 import { listLinkUses } from "../../src/decide/link-room.ts";
 import { summarizePair } from "../../src/decide/pair-brief.ts";
 import { FINALIZER } from "../../src/decide/protected-vm.ts";
+import { SELECTED_NODE_ANNOTATION } from "../../src/decide/volume-places.ts";
 import { isJson, type Json, mergeJson, readObject, readObjects, readText } from "../../src/lib/json-merge.ts";
 import { describe, type Memory, type ProtectedVmCluster } from "../../src/operator/protected-vm-reconciler.ts";
 
@@ -32,6 +33,8 @@ export class RefusedBySimulation extends Error {}
 
 export const SYSTEM = "twinrun";
 export const GUESTS = "twinrun-guests";
+/** On a claim of local storage that is not bound yet: where KubeVirt would start a guest that has no wish. */
+export const LOCAL_ANNOTATION = "simulated/local";
 const START_MS = Date.parse("2026-11-27T12:00:00Z");
 
 type Stored = { -readonly [Key in keyof ClusterObject]: ClusterObject[Key] } & { status?: Json };
@@ -255,6 +258,7 @@ export class SimulatedCluster implements ProtectedVmCluster {
       claims: (this.listKind("PersistentVolumeClaim") as readonly Claim[]).filter(isOfGuest),
       dataVolumes: (this.listKind("DataVolume") as readonly DataVolume[]).filter(isOfGuest),
       findClaim: (each) => this.get("PersistentVolumeClaim", each),
+      findVolume: (each) => this.get("PersistentVolume", { name: each }),
       findDataVolume: (each) => this.get("DataVolume", each),
       hasDataVolumes: this.hasDataVolumes,
       usedPorts: listUsedPorts(pairs.filter(({ metadata }) => metadata.name !== guest)),
@@ -478,8 +482,10 @@ export class SimulatedCluster implements ProtectedVmCluster {
     }
   }
 
+  /** One that waits for its first pod is bound with it; see `vm` in story.ts. */
   #bind(claim: Stored): void {
-    if (readText(claim.status, "phase") === undefined) {
+    const waits = claim.metadata.annotations?.[LOCAL_ANNOTATION] !== undefined;
+    if (readText(claim.status, "phase") === undefined && !waits) {
       const storage = readText(claim.spec, "resources", "requests", "storage") ?? "1Gi";
       claim.status = { phase: "Bound", capacity: { storage } };
     }
@@ -502,22 +508,61 @@ export class SimulatedCluster implements ProtectedVmCluster {
     }
   }
 
+  /** On local storage: from now on a pod with the claim can be there only. */
+  bindTo(claim: Stored, node: string): void {
+    const volumeName = `local-${claim.metadata.name}`;
+    const annotations = { ...claim.metadata.annotations, [SELECTED_NODE_ANNOTATION]: node };
+    claim.metadata = { ...claim.metadata, annotations };
+    claim.spec = { ...claim.spec, volumeName };
+    claim.status = { phase: "Bound", capacity: { storage: "10Gi" } };
+    const matchExpressions = [{ key: "kubernetes.io/hostname", operator: "In", values: [node] }];
+    this.put({
+      apiVersion: "v1",
+      kind: "PersistentVolume",
+      metadata: { name: volumeName },
+      spec: { nodeAffinity: { required: { nodeSelectorTerms: [{ matchExpressions }] } } },
+    });
+    this.say("cluster", `volume ${claim.metadata.name} is on ${node}`);
+  }
+
+  /** Undefined while no node has what it needs. */
+  #schedule(vmi: Stored): string | undefined {
+    const asked = readText(vmi.spec, "nodeSelector", "kubernetes.io/hostname");
+    const namespace = vmi.metadata.namespace ?? "";
+    const locals = readObjects(vmi.spec, "volumes").flatMap((volume) => {
+      const name = readText(volume, "persistentVolumeClaim", "claimName") ?? "";
+      const claim = this.get("PersistentVolumeClaim", { namespace, name });
+      const chosen = claim?.metadata.annotations?.[LOCAL_ANNOTATION];
+      return claim === undefined || chosen === undefined ? [] : [{ claim, chosen }];
+    });
+    const bound = locals.map(({ claim }) => claim.metadata.annotations?.[SELECTED_NODE_ANNOTATION]);
+    const node = asked ?? bound.find((each) => each !== undefined) ?? locals[0]?.chosen ?? "node-a";
+    if (bound.some((each) => each !== undefined && each !== node)) {
+      return undefined;
+    }
+    for (const { claim } of locals.filter((_, index) => bound[index] === undefined)) {
+      this.bindTo(claim, node);
+    }
+    return node;
+  }
+
   #runInstance(vmi: Stored): void {
-    const node =
-      readText(vmi.status, "nodeName") ?? readText(vmi.spec, "nodeSelector", "kubernetes.io/hostname") ?? "node-a";
-    if (this.isOff(node)) {
+    const phase = readText(vmi.status, "phase");
+    const isWaiting = phase === "Scheduling" && vmi.metadata.deletionTimestamp === undefined;
+    const node = isWaiting ? this.#schedule(vmi) : (readText(vmi.status, "nodeName") ?? "");
+    if (node === undefined || this.isOff(node)) {
       return;
     }
     const name = `${vmi.metadata.namespace ?? ""}/${vmi.metadata.name}`;
     if (vmi.metadata.deletionTimestamp !== undefined) {
       this.erase("VirtualMachineInstance", vmi.metadata);
       this.say("kubevirt", `${name} is gone`);
-    } else if (readText(vmi.status, "phase") === undefined) {
+    } else if (phase === undefined) {
       this.#setStatus(vmi, { phase: "Scheduling" });
-    } else if (readText(vmi.status, "phase") === "Scheduling") {
+    } else if (phase === "Scheduling") {
       this.#setStatus(vmi, { phase: "Running", nodeName: node, qemu: "fresh" });
       this.say("kubevirt", `${name} runs on ${node}`);
-    } else if (readText(vmi.status, "phase") === "Running" && readText(vmi.status, "qemu") === "dead") {
+    } else if (phase === "Running" && readText(vmi.status, "qemu") === "dead") {
       this.#setStatus(vmi, { phase: "Failed" });
       this.say("kubevirt", `${name} failed`);
     }

@@ -2,7 +2,8 @@
  * A story: commands in, the whole timeline out. A line of a command file is
  *
  *   node NAME [label=value...] [models=A,B] [links=NAME:HOST,...]   a node that is there from the start, or comes later
- *   vm NAME [stopped] [lun]                      a VirtualMachine with one disk, as a user has it
+ *   vm NAME [stopped] [lun] [local=NODE] [on=NODE]   a VirtualMachine with one disk, as a user has it; on local storage it is
+ *                                                on NODE already, or where KubeVirt starts it first if nobody says where
  *   sites NAME [SITE=label=value SITE=label=value [quorum=HOST:PORT,HOST:PORT]]   a SplitSitePair; without sites it is deleted
  *   blind NODE SEAT, sees NODE SEAT              a node does not reach that quorum, or does again
  *   force NAME NODE [certain]                    a person overrides the quorum
@@ -24,6 +25,7 @@
  *   crash-always                                 from here on the operator dies after every single action
  *   wait SECONDS
  *   objects                                      prints what there is
+ *   machine NAME                                 prints what differs between a VirtualMachine's spec and its owner's
  *   port-range LOW HIGH                          the operator gives engines other ports from here on
  *   ports                                        prints which guest has which
  */
@@ -37,12 +39,12 @@ import {
   judgeNode,
   type MaintenanceFacts,
 } from "../../src/cli/maintenance.ts";
-import { type Json, mergeJson, readObjects } from "../../src/lib/json-merge.ts";
+import { diffJson, type Json, mergeJson, readObjects } from "../../src/lib/json-merge.ts";
 import { type FaultCode, type FaultComponent } from "../../src/protocol/faults.ts";
 import { ProtectedVmReconciler } from "../../src/operator/protected-vm-reconciler.ts";
 import { silentLog } from "../../src/telemetry/log.ts";
 import { SimulatedAgents } from "./agents.ts";
-import { SimulatedCluster, nameOf } from "./cluster.ts";
+import { LOCAL_ANNOTATION, nameOf, SimulatedCluster } from "./cluster.ts";
 
 class Died extends Error {}
 
@@ -56,6 +58,8 @@ export class Story {
   readonly #cluster = new SimulatedCluster();
   readonly #agents = new SimulatedAgents(this.#cluster);
   readonly #offSince = new Map<string, number>();
+  /** Specs as their owners wrote them. */
+  readonly #machines = new Map<string, Json>();
   readonly #deaths = new Set<string>();
   #reconciler = this.#begin();
   #isDeadly = false;
@@ -215,6 +219,10 @@ export class Story {
         const given = this.#cluster.listPairs().map(({ metadata, spec }) => `${metadata.name} ${spec.port}`);
         this.#cluster.say("ports", given.join(", "));
       },
+      machine: ([name = ""]) => {
+        const difference = diffJson(this.#machines.get(name) ?? {}, this.#find("VirtualMachine", name).spec ?? {});
+        this.#cluster.say("machine", `${name} differs from what its owner wrote by ${JSON.stringify(difference)}`);
+      },
       objects: () => {
         this.#cluster.say("there is", this.#cluster.names().join(", ") || "nothing");
       },
@@ -236,13 +244,21 @@ export class Story {
 
   #addMachine(name: string, options: readonly string[]): void {
     const disk = options.includes("lun") ? { name: "system", lun: {} } : { name: "system", disk: { bus: "virtio" } };
-    this.#cluster.put({
+    const [local, on] = ["local=", "on="].map((key) => options.find((each) => each.startsWith(key))?.slice(key.length));
+    const chosen = on ?? local;
+    const claim = this.#cluster.put({
       apiVersion: "v1",
       kind: "PersistentVolumeClaim",
-      metadata: { namespace: NAMESPACE, name: `${name}-disk` },
+      metadata: {
+        ...{ namespace: NAMESPACE, name: `${name}-disk` },
+        ...(chosen === undefined ? {} : { annotations: { [LOCAL_ANNOTATION]: chosen } }),
+      },
       spec: { resources: { requests: { storage: "10Gi" } } },
     });
-    this.#cluster.put({
+    if (on !== undefined) {
+      this.#cluster.bindTo(claim, on);
+    }
+    const { spec = {} } = this.#cluster.put({
       apiVersion: "kubevirt.io/v1",
       kind: "VirtualMachine",
       metadata: { namespace: NAMESPACE, name },
@@ -257,6 +273,7 @@ export class Story {
         },
       },
     });
+    this.#machines.set(name, spec);
   }
 
   #setSites(name: string, sites: readonly string[]): void {

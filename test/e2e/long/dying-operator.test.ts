@@ -123,6 +123,14 @@ async function waitForMade(platform: Platform, made: readonly string[]): Promise
   }
 }
 
+/** One that is still ending does things, too. */
+async function endCalmOperator(platform: Platform): Promise<void> {
+  const labels = "app.kubernetes.io/component=operator";
+  await kubectl(platform, "--namespace", systemNamespace, "scale", "deployment/twinrun-operator", "--replicas=0");
+  const pods = ["pods", "--selector", labels, "--timeout=120s"];
+  await kubectl(platform, "--namespace", systemNamespace, "wait", "--for=delete", ...pods);
+}
+
 /** Whether a bound is kept is for the machine to say, and no end that anything comes to. */
 const endOf = ({ status }: ProtectedVm): unknown =>
   status?.conditions
@@ -194,7 +202,7 @@ describeOnCluster(import.meta.filename)("a guest of an operator", () => {
   test(
     "that dies after every action comes to the same end, and nothing is there twice",
     async () => {
-      await kubectl(platform, "--namespace", systemNamespace, "scale", "deployment/twinrun-operator", "--replicas=0");
+      await endCalmOperator(platform);
       dying = new DyingOperator(platform);
       await dying.start();
       const life = await live("dying", "10.77.0.64");
