@@ -12,6 +12,7 @@ import { DiskWatch } from "./disk-watch.ts";
 import { type FaultTeller } from "./fault-teller.ts";
 import { type Guest } from "./guest.ts";
 import { type StandbyDisk } from "./standby-disk.ts";
+import { isSameFile, listAwaitedFiles } from "./stuck-requests.ts";
 
 export type DiskHealthOptions = {
   readonly runDirectory: string;
@@ -72,6 +73,18 @@ export class DiskHealth {
     const what = event.noSpace ? "is full: enlarge the volume or free some" : "is to be mended or replaced";
     const message = sayDiskFault(id, `${event.operation} failed: ${event.reason}; ${path} ${what}`);
     this.note(id, { message, isFull: event.noSpace });
+    return message;
+  }
+
+  /** The disk that does not answer QEMU, for people; undefined when none is known to. */
+  noteStuck(guest: Guest | undefined): string | undefined {
+    const awaited = guest === undefined ? [] : listAwaitedFiles(guest.found.pid);
+    const disk = guest?.disks.find(({ path }) => awaited.some((file) => isSameFile(path, file)));
+    if (disk === undefined) {
+      return undefined;
+    }
+    const message = sayDiskFault(disk.id, `a request is not answered; ${disk.path} is to be mended or replaced`);
+    this.note(disk.id, { message, isFull: false });
     return message;
   }
 

@@ -238,7 +238,7 @@ export class Engine {
         this.#post(event);
       },
       onGuestFailed: (why) => {
-        this.#whenQemuFailed(why);
+        this.#whenUnanswered(why);
       },
       onTrouble: () => {
         this.#report();
@@ -667,6 +667,16 @@ export class Engine {
       this.#teller.tell({ component: "qemu", code: "QemuDied", message: why });
     }
     this.#whenGuestDied(why);
+  }
+
+  /** A QEMU that lives, and does not stop its guest when it is told to: it waits for every request that it made of a disk. */
+  #whenUnanswered(why: string): void {
+    const stuck = this.#disks.noteStuck(this.#guest);
+    if (stuck === undefined) {
+      this.#whenQemuFailed(why);
+    } else {
+      this.#whenGuestDied(`${stuck} (${why})`);
+    }
   }
 
   #whenGuestDied(why: string): void {

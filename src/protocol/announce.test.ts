@@ -48,9 +48,19 @@ describe("a hand-over", () => {
   const stopped = step(begun, { tag: "captured", session, epoch: 8, final: true });
   const expectGuest: Message = { tag: "expectGuest", session };
 
-  test("is told to the standby when the guest stands still, before the quorum is asked", () => {
-    expect(stopped.effects).toContainEqual({ tag: "send", link: "one", message: expectGuest });
-    expect(stopped.effects.map(({ tag }) => tag)).not.toContain("askQuorum");
+  test("is told to the standby as soon as the guest is stopped, before the quorum is asked", () => {
+    const { effects } = step(sideIn("a", protectedState, ["one"]), { tag: "switchoverAsked" });
+    expect(effects).toEqual([{ tag: "captureFinal" }, { tag: "send", link: "one", message: expectGuest }]);
+  });
+
+  test("and again when output has left here, by which switches learn the way back", () => {
+    const acked = step(stopped.side, { tag: "received", link: "one", message: { tag: "ack", session, epoch: 8 } });
+    const tags = acked.effects.map((effect) => (effect.tag === "send" ? effect.message.tag : effect.tag));
+    expect(tags.filter((tag) => /releaseOutput|expectGuest|askQuorum/.test(tag))).toEqual([
+      "releaseOutput",
+      "expectGuest",
+      "askQuorum",
+    ]);
   });
 
   test("the standby announces the guest then, and keeps what comes in, also when the last epoch comes later", () => {

@@ -358,9 +358,9 @@ function whileProtected(draft: Draft, event: SideEvent, state: In<"protected">):
     case "switchoverAsked":
     case "stopAsked":
       draft.becomePrimary({ ...state, tag: "handingOver", finalEpoch: 0, asked: false, lost: false });
-      return draft.add(
-        state.mode === "HighAvailability" ? { tag: "copyMemory", session: state.session } : { tag: "captureFinal" },
-      );
+      return state.mode === "HighAvailability"
+        ? draft.add({ tag: "copyMemory", session: state.session })
+        : captureFinal(draft, state);
     default:
       return draft;
   }
@@ -578,18 +578,21 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
   }
   switch (event.tag) {
     case "copied":
-      return isCopyOfMemory(draft, event, state) ? startCheckpoints(draft.add({ tag: "captureFinal" }), state) : draft;
+      return isCopyOfMemory(draft, event, state) ? startCheckpoints(captureFinal(draft, state), state) : draft;
     case "captured":
       whenCaptured(draft, event, state);
       return event.final && event.session === state.session
-        ? draft
-            .becomePrimary({ ...(draft.side.state as PrimarySide["state"] & typeof state), finalEpoch: event.epoch })
-            .send(state.link, { tag: "expectGuest", session: state.session })
+        ? draft.becomePrimary({
+            ...(draft.side.state as PrimarySide["state"] & typeof state),
+            finalEpoch: event.epoch,
+          })
         : draft;
     case "received":
       return whenTold(draft, event, state, (epochs) => {
         const isAll = state.finalEpoch !== 0 && epochs.acked >= state.finalEpoch;
         draft.becomePrimary({ ...state, epochs, asked: isAll, isResuming: false });
+        // Switches have just seen the guest here again, by what was released.
+        expectGuest(draft, state);
         return isAll ? draft.askFor({ tag: "handOver", epoch: epochs.acked }) : draft;
       });
     case "quorumAnswered":
@@ -603,6 +606,14 @@ function whileHandingOver(draft: Draft, event: SideEvent, state: In<"handingOver
       return draft;
   }
 }
+
+/** It stands still from here on, and what clients send is to be waiting where it goes on. */
+function captureFinal(draft: Draft, state: Pick<Session, "link" | "session">): Draft {
+  return expectGuest(draft.add({ tag: "captureFinal" }), state);
+}
+
+const expectGuest = (draft: Draft, { link, session }: Pick<Session, "link" | "session">): Draft =>
+  draft.send(link, { tag: "expectGuest", session });
 
 function whenLostHandingOver(draft: Draft, state: In<"handingOver">): Draft {
   if (state.asked) {

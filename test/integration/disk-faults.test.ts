@@ -109,6 +109,7 @@ describe("the primary's disk", () => {
       disks[hanging].freeze();
       await cluster.waitFor("the other side runs the guest", isRunBy(otherOf(hanging)), patienceMs);
       await waitForReplies(witnesses, 20, patienceMs);
+      await cluster.waitForWords(hanging, guest.name, /^disk disk0: a request is not answered; /, patienceMs);
       disks[hanging].resume();
       await judge();
     },

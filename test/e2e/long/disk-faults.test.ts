@@ -137,6 +137,7 @@ describeOnCluster(import.meta.filename)("a guest on volumes that fail", () => {
         await volumes.begin(scene.primary, "hang");
         say(`the disk of ${scene.primary} hangs`);
         await waitForMove(scene);
+        await waitForFault(scene.primary, "disk/disk", "DiskFailed");
         await volumes.mend(scene.primary);
         await expectWhole(scene.primary);
       },
