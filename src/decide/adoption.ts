@@ -24,6 +24,10 @@ export const ALLOW_RESTART_ANNOTATION = "twinrun.dev/allow-restart";
 /** On the VirtualMachine: the merge patch for its spec that undoes the adoption. */
 export const ORIGINAL_ANNOTATION = "twinrun.dev/original";
 
+/** On the VirtualMachine, until it is adopted: since when nobody but us starts it. */
+const HELD_ANNOTATION = "twinrun.dev/held-at";
+const SETTLE_MS = 3_000;
+
 /** It runs, but not as a side of the guest. */
 export function findStranger({ vmis, protectedVm }: Observed, source: GuestSource, guest: string): Vmi | undefined {
   const name = source.virtualMachine?.metadata.name;
@@ -42,24 +46,42 @@ export function mayRestart({ protectedVm }: Observed): boolean {
 /** Someone would mind its end; and its volumes are where it is. */
 export const mayHaveGuest = (vmi: Vmi): boolean => vmi.status?.nodeName !== undefined && !isFinal(vmi);
 
+export type Hold = SidePlan & { readonly settlesInMs?: number };
+
 /**
  * Until nothing but us starts it, KubeVirt may choose a node for it, and bind its claims there. `waitsFor` is undefined once they
- * stay where they are. An instance that has no node yet, or has ended, needs no leave to go.
+ * stay where they are: a pod of its may have been given a node in the last moment, which nobody tells us but its claims, later.
+ * An instance that has no node yet, or has ended, needs no leave to go.
  */
-export function planHold({ virtualMachine }: GuestSource, stranger: Vmi | undefined): SidePlan {
+export function planHold({ nowMs }: Observed, { virtualMachine }: GuestSource, stranger: Vmi | undefined): Hold {
   if (virtualMachine === undefined || (stranger !== undefined && mayHaveGuest(stranger))) {
     return { actions: [] };
   }
-  const { spec = {}, metadata } = virtualMachine;
-  const patch = startsByItself(spec) ? planPatch(virtualMachine, leaveRunning(spec), "Manual") : undefined;
-  const holds = patch === undefined ? [] : [patchMachine(virtualMachine, patch)];
+  const { metadata } = virtualMachine;
+  const holds = planHeld(virtualMachine, nowMs);
   if (stranger !== undefined) {
     const why = "it does not run, and is to be started with Twinrun's hook";
     const ends = isGoing(stranger) ? [] : [deleteInstance(stranger, why, stranger.metadata.resourceVersion)];
     return { actions: [...holds, ...ends], waitsFor: `the end of ${stranger.metadata.name}, which does not run` };
   }
-  const waitsFor = holds.length === 0 ? undefined : `VirtualMachine ${metadata.name} to be started by nobody else`;
-  return { actions: holds, waitsFor };
+  if (holds.length > 0) {
+    return { actions: holds, waitsFor: `VirtualMachine ${metadata.name} to be started by nobody else` };
+  }
+  const heldMs = nowMs - Date.parse(metadata.annotations?.[HELD_ANNOTATION] ?? "");
+  return heldMs < SETTLE_MS
+    ? {
+        actions: [],
+        waitsFor: `the volumes of ${metadata.name} to stay where they are`,
+        settlesInMs: SETTLE_MS - heldMs,
+      }
+    : { actions: [] };
+}
+
+function planHeld(virtualMachine: VirtualMachine, nowMs: number): readonly Action[] {
+  const { spec = {} } = virtualMachine;
+  const patch = startsByItself(spec) ? planPatch(virtualMachine, leaveRunning(spec), "Manual") : undefined;
+  const annotations = { [HELD_ANNOTATION]: new Date(nowMs).toISOString() };
+  return patch === undefined ? [] : [patchMachine(virtualMachine, mergeJson(patch, { metadata: { annotations } }))];
 }
 
 const startsByItself = (spec: Json): boolean =>
@@ -110,15 +132,20 @@ function planPatch({ spec = {}, metadata }: VirtualMachine, desired: Json, runSt
   if (known !== undefined && Object.keys(change).length === 0) {
     return undefined;
   }
-  // What is changed now may be more than what was changed first.
+  const annotations = {
+    ...encodeOriginal(spec, desired, known),
+    ...(metadata.annotations?.[HELD_ANNOTATION] === undefined ? {} : { [HELD_ANNOTATION]: null }),
+  };
+  return { ...(Object.keys(annotations).length === 0 ? {} : { metadata: { annotations } }), spec: change };
+}
+
+/** What is changed now may be more than what was changed first; `known` undoes that. */
+function encodeOriginal(spec: Json, desired: Json, known: string | undefined): Json {
+  const undo = known === undefined ? undefined : parsePatch(known);
   const before =
-    known === undefined
-      ? keepRunning(spec)
-      : mergeJson({ ...leaveRunning(spec), runStrategy: "Manual" }, parsePatch(known));
+    undo === undefined ? keepRunning(spec) : mergeJson({ ...leaveRunning(spec), runStrategy: "Manual" }, undo);
   const original = diffJson({ ...desired, runStrategy: "Manual" }, before);
-  const isNew = known === undefined || !isSameJson(parsePatch(known), original);
-  const annotations = { [ORIGINAL_ANNOTATION]: JSON.stringify(original) };
-  return { ...(isNew ? { metadata: { annotations } } : {}), spec: change };
+  return isSameJson(undo, original) ? {} : { [ORIGINAL_ANNOTATION]: JSON.stringify(original) };
 }
 
 /** One that was stopped runs by the time it is given back, and goes on: with Halted KubeVirt would end it. */
@@ -155,7 +182,12 @@ export function planReturn({ virtualMachine, vmis }: Observed, guest: string): r
   const own: readonly Action[] =
     original === undefined
       ? []
-      : [patchMachine(virtualMachine, { metadata: { annotations: { [ORIGINAL_ANNOTATION]: null } }, spec })];
+      : [
+          patchMachine(virtualMachine, {
+            metadata: { annotations: { [ORIGINAL_ANNOTATION]: null, [HELD_ANNOTATION]: null } },
+            spec,
+          }),
+        ];
   const instance = vmis.find(
     (vmi) => vmi.metadata.name === metadata.name && vmi.metadata.namespace === metadata.namespace,
   );

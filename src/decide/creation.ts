@@ -39,8 +39,10 @@ export function planCreation(subject: Subject): PartialPlan {
   if (placement.tag === "stalled") {
     return stall(placement, planRelinquish(subject));
   }
-  const { actions, waitsFor } = planHold(source, stranger);
-  return waitsFor === undefined ? planPair(subject, placement) : { actions, findings: { waitsFor }, events: [] };
+  const { actions, waitsFor, settlesInMs } = planHold(observed, source, stranger);
+  return waitsFor === undefined
+    ? planPair(subject, placement)
+    : { actions, findings: { waitsFor, settlesInMs }, events: [] };
 }
 
 const stall = (stalled: NonNullable<Findings["stalled"]>, actions: readonly Action[] = []): PartialPlan => ({

@@ -28,6 +28,8 @@ export type Findings = {
   readonly stalled?: { readonly reason: StalledReason; readonly message: string } | undefined;
   /** What is awaited while something is made. */
   readonly waitsFor?: string | undefined;
+  /** When time alone ends the waiting. */
+  readonly settlesInMs?: number | undefined;
   /** How the guest is changing sides. */
   readonly moving?: string | undefined;
   /** What waits for its turn among guests. */

@@ -97,7 +97,12 @@ function conclude(
   };
 }
 
-function decideRecheck({ stalled, waitsFor, moving, work, deleting, view, faults }: Findings): number | undefined {
+function decideRecheck({ settlesInMs, ...findings }: Findings): number | undefined {
+  return settlesInMs ?? decideUsualRecheck(findings);
+}
+
+function decideUsualRecheck(findings: Omit<Findings, "settlesInMs">): number | undefined {
+  const { stalled, waitsFor, moving, work, deleting, view, faults } = findings;
   if (stalled !== undefined) {
     return STALLED_RECHECK_MS;
   }

@@ -116,6 +116,9 @@ export class VmiTurn {
     const { cluster } = this.#options;
     const others = (vmi.metadata.finalizers ?? []).filter((name) => name !== finalizer);
     if (pod === undefined || isPodOver(pod)) {
+      if (pod === undefined && (await this.#hasUnseenPod(vmi))) {
+        return;
+      }
       if (others.length !== (vmi.metadata.finalizers ?? []).length) {
         await cluster.patch(refOf(vmi), {
           metadata: { finalizers: others, resourceVersion: vmi.metadata.resourceVersion },
@@ -124,6 +127,15 @@ export class VmiTurn {
     } else if (pod.metadata.deletionTimestamp === undefined) {
       await cluster.remove(podRefOf(pod), { uid: pod.metadata.uid });
     }
+  }
+
+  /** One that was made a moment ago; KubeVirt keeps count of those. */
+  async #hasUnseenPod({ metadata }: Vmi): Promise<boolean> {
+    const { items } = await this.#options.cluster.list(kindOf("v1", "Pod"), {
+      namespace: metadata.namespace,
+      labelSelector: `kubevirt.io/created-by=${metadata.uid}`,
+    });
+    return items.length > 0;
   }
 
   #follow(vmi: Vmi, pod: LauncherPod): LauncherLink | undefined {
