@@ -67,13 +67,13 @@ export function planHold({ nowMs }: Observed, { virtualMachine }: GuestSource, s
   if (holds.length > 0) {
     return { actions: holds, waitsFor: `VirtualMachine ${metadata.name} to be started by nobody else` };
   }
-  const heldMs = nowMs - Date.parse(metadata.annotations?.[HELD_ANNOTATION] ?? "");
-  return heldMs < SETTLE_MS
-    ? {
-        actions: [],
-        waitsFor: `the volumes of ${metadata.name} to stay where they are`,
-        settlesInMs: SETTLE_MS - heldMs,
-      }
+  return planSettling(metadata, nowMs);
+}
+
+function planSettling({ name, annotations }: VirtualMachine["metadata"], nowMs: number): Hold {
+  const heldMs = nowMs - Date.parse(annotations?.[HELD_ANNOTATION] ?? "");
+  return heldMs >= 0 && heldMs < SETTLE_MS
+    ? { actions: [], waitsFor: `the volumes of ${name} to stay where they are`, settlesInMs: SETTLE_MS - heldMs }
     : { actions: [] };
 }
 
