@@ -41,12 +41,13 @@ test("a standby that its primary is in sync with is there, though its node is ta
 });
 
 test.each([
-  { forMs: 2_000, runs: "node-a" },
-  { forMs: 20_000, runs: undefined },
+  { forMs: 2_000, ageMs: 90_000, runs: "node-a" },
+  { forMs: 20_000, ageMs: 90_000, runs: undefined },
+  { forMs: 40_000, ageMs: 65_000, runs: "node-a" },
 ])(
-  "after an outage of the API server, its nodes lost to it for $forMs ms: the guest runs on $runs",
-  ({ forMs, runs }) => {
-    const primary = { ...report("node-a", {}, 90_000), conditions: [inSync] };
+  "after an outage of the API server, its nodes lost to it for $forMs ms, $ageMs after its report: the guest runs on $runs",
+  ({ forMs, ageMs, runs }) => {
+    const primary = { ...report("node-a", {}, ageMs), conditions: [inSync] };
     const seen = view([primary, report("node-b", { role: "standby" }, 90_000)], false, forMs);
     expect(seen.primary?.node).toBe(runs);
   },

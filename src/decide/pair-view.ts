@@ -56,7 +56,10 @@ export type PairView = {
   readonly faults: readonly Fault[];
 };
 
-const SILENT_AFTER_MS = 30_000;
+/** Who runs a guest says so once a minute if there is nothing new; see side-status.ts. */
+const SILENT_AFTER_MS = 75_000;
+/** What was said longer ago is no news of a change. */
+const CHANGE_IS_NEWS_MS = 30_000;
 /**
  * When the API server was away itself, nodes are found lost as soon as it is back, and all reports are old by then. Agents that live
  * are heard within this time, on a busy node too: they try again every five seconds.
@@ -129,7 +132,7 @@ export const isColdState = (state: string): boolean => state === "coldWaiting" |
 
 /** A side that needs another QEMU runs nothing. */
 function isBetween({ report, node }: SideView, nowMs: number): boolean {
-  if (report === undefined || nowMs - Date.parse(report.reportedAt) > SILENT_AFTER_MS) {
+  if (report === undefined || nowMs - Date.parse(report.reportedAt) > CHANGE_IS_NEWS_MS) {
     return false;
   }
   const { role, state, primaryNode, wantedShape } = report;

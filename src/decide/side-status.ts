@@ -278,6 +278,9 @@ export function decideWrite(
 
 function decideFigures(now: SideStatus, written: SideStatus, sinceMs: number): WriteDecision {
   const patience = now.role === "primary" ? PRIMARY_PATIENCE : OTHER_PATIENCE;
+  if (now.role === "primary" && sinceMs >= patience.waveredMs) {
+    return "withFigures"; // That it is still there is what there is to say.
+  }
   if (sinceMs < patience.movedMs || encodeFigures(now) === encodeFigures(written)) {
     return "no";
   }
