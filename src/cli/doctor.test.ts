@@ -665,4 +665,13 @@ describe("of a ProtectedVM", () => {
   ])("$when", ({ guest = {}, cluster = {}, ...wrong }) => {
     expectFinding(checkGuest(buildClusterFacts(cluster), buildGuestFacts(guest)).findings, wrong);
   });
+
+  test("nodes of whose processors KubeVirt says nothing, as under emulation, do not differ", () => {
+    const model = "cpu-model.node.kubevirt.io/Skylake-Client";
+    const nodes = known(
+      ["node-a", "node-b", "node-c"].map((name) => buildNode(name, { labels: { [model]: "false" } })),
+    );
+    const { findings } = checkGuest(buildClusterFacts({ nodes }), buildGuestFacts({}));
+    expect(findings.find(({ check }) => check === "NodesAlike")).toMatchObject({ level: "ok" });
+  });
 });

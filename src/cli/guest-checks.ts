@@ -14,6 +14,7 @@ import {
   hasLabels,
   isVersioned,
   listCommonOffers,
+  listOffers,
 } from "./facts.ts";
 import { cannotTell, failure, type Finding, type FindingGroup, note, ok, warning } from "./findings.ts";
 import {
@@ -278,7 +279,7 @@ function checkNamedNodes(
   });
 }
 
-/** Both sides need a QEMU of the same machine and processor. */
+/** Both sides need a QEMU of the same machine and processor. Nodes of which KubeVirt says nothing, as under emulation, do not differ. */
 function checkLikeness(nodes: readonly Node[]): readonly Finding[] {
   if (nodes.length < 2) {
     return [];
@@ -286,9 +287,10 @@ function checkLikeness(nodes: readonly Node[]): readonly Finding[] {
   const names = nodes.map(({ metadata }) => metadata.name).join(" and ");
   const machines = listCommonOffers(nodes, "machine").filter(isVersioned);
   const models = listCommonOffers(nodes, "model");
+  const says = (what: "machine" | "model"): boolean => nodes.some((node) => listOffers(node, what).length > 0);
   const missing = [
-    ...(machines.length === 0 ? ["machine type"] : []),
-    ...(models.length === 0 ? ["processor model"] : []),
+    ...(machines.length === 0 && says("machine") ? ["machine type"] : []),
+    ...(models.length === 0 && says("model") ? ["processor model"] : []),
   ];
   return missing.length === 0
     ? [

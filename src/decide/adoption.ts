@@ -81,7 +81,8 @@ function planHeld(virtualMachine: VirtualMachine, nowMs: number): readonly Actio
   const { spec = {} } = virtualMachine;
   const patch = startsByItself(spec) ? planPatch(virtualMachine, leaveRunning(spec), "Manual") : undefined;
   const annotations = { [HELD_ANNOTATION]: new Date(nowMs).toISOString() };
-  return patch === undefined ? [] : [patchMachine(virtualMachine, mergeJson(patch, { metadata: { annotations } }))];
+  // At any version: it must not lose to KubeVirt, which writes often while it starts one.
+  return patch === undefined ? [] : [patchAnyVersion(virtualMachine, mergeJson(patch, { metadata: { annotations } }))];
 }
 
 const startsByItself = (spec: Json): boolean =>
@@ -155,9 +156,12 @@ function keepRunning(spec: Json): Json {
   return wasStopped ? { ...others, runStrategy: "Manual" } : spec;
 }
 
-function patchMachine({ metadata }: VirtualMachine, patch: Json): Action {
+const patchMachine = (machine: VirtualMachine, patch: Json): Action =>
+  patchAnyVersion(machine, withVersion(patch, machine.metadata.resourceVersion));
+
+function patchAnyVersion({ metadata }: VirtualMachine, patch: Json): Action {
   const name = { namespace: metadata.namespace ?? "", name: metadata.name };
-  return { tag: "patchObject", kind: "VirtualMachine", name, patch: withVersion(patch, metadata.resourceVersion) };
+  return { tag: "patchObject", kind: "VirtualMachine", name, patch };
 }
 
 /** A patch that was worked out from an older version is refused, and worked out again. */

@@ -2,8 +2,8 @@
  * The end of a ProtectedVM. A guest that exists only under protection is deleted with everything that was made for it. An
  * adopted VirtualMachine is given back, and its guest does not notice:
  *
- *   guest on the other side --it moves back--> on its own side --intent Release--> released --> pair, second side and volumes
- *   go --> the VirtualMachine gets its own fields again --> the finalizer goes
+ *   guest on the other side --it moves back--> on its own side --intent Release--> released --> the pair goes --> the
+ *   VirtualMachine gets its own fields again, second side and volumes go --> the finalizer goes
  *
  * Each pass takes away one thing, and the next one when that is gone.
  */
@@ -25,7 +25,7 @@ export type DeletionStep =
 
 export function planDeletion(observed: Observed, guest: string, view: PairView | undefined): DeletionStep {
   if (view === undefined) {
-    return planRemoval(observed, guest);
+    return planRemovalAndReturn(observed, guest);
   }
   const own = view.sides.find(({ isVirtualMachine }) => isVirtualMachine);
   if (own === undefined || observed.virtualMachine === undefined || own.report?.role === "released") {
@@ -96,7 +96,16 @@ function deletePair({ pair: { metadata } }: PairView): Action {
   };
 }
 
-function planRemoval(observed: Observed, guest: string): DeletionStep {
+/** The VirtualMachine is given back at once: a standby's QEMU that never ran may take half a minute to end. */
+function planRemovalAndReturn(observed: Observed, guest: string): DeletionStep {
+  const returned = observed.protectedVm.spec.virtualMachineRef === undefined ? [] : planReturn(observed, guest);
+  const { actions, says } = planRemoval(observed, guest);
+  return { tag: "remove", actions: [...returned, ...actions], says };
+}
+
+type Removal = Extract<DeletionStep, { readonly tag: "remove" }>;
+
+function planRemoval(observed: Observed, guest: string): Removal {
   const own = observed.protectedVm.spec.virtualMachineRef?.name;
   const instances = observed.vmis.filter((vmi) => !isOwn(vmi, observed, own));
   const [instance] = instances.filter((vmi) => !isGoing(vmi));
@@ -115,9 +124,7 @@ function planRemoval(observed: Observed, guest: string): DeletionStep {
   if (volume !== undefined) {
     return remove(deleteVolume(volume), `volume ${volume.metadata.name} is deleted`);
   }
-  const returned = own === undefined ? [] : planReturn(observed, guest);
   const rest: readonly Action[] = [
-    ...returned,
     { tag: "deleteCopies", guest },
     { tag: "deleteRecord", guest, quorums: listOwnQuorums(observed.splitSitePair) },
     { tag: "removeFinalizer" },
@@ -125,7 +132,7 @@ function planRemoval(observed: Observed, guest: string): DeletionStep {
   return { tag: "remove", actions: rest, says: "the last traces are removed" };
 }
 
-const remove = (action: Action, says: string): DeletionStep => ({ tag: "remove", actions: [action], says });
+const remove = (action: Action, says: string): Removal => ({ tag: "remove", actions: [action], says });
 
 const isOwn = ({ metadata }: Vmi, { protectedVm }: Observed, name: string | undefined): boolean =>
   name !== undefined && metadata.name === name && metadata.namespace === protectedVm.metadata.namespace;
