@@ -279,7 +279,10 @@ function checkNamedNodes(
   });
 }
 
-/** Both sides need a QEMU of the same machine and processor. Nodes of which KubeVirt says nothing, as under emulation, do not differ. */
+/**
+ * Both sides need a QEMU of the same machine and processor. Nodes of which KubeVirt says nothing, as under emulation, do not
+ * differ.
+ */
 function checkLikeness(nodes: readonly Node[]): readonly Finding[] {
   if (nodes.length < 2) {
     return [];

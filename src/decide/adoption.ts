@@ -85,6 +85,17 @@ function planHeld(virtualMachine: VirtualMachine, nowMs: number): readonly Actio
   return patch === undefined ? [] : [patchAnyVersion(virtualMachine, mergeJson(patch, { metadata: { annotations } }))];
 }
 
+export const isHeld = ({ virtualMachine }: GuestSource): boolean =>
+  virtualMachine?.metadata.annotations?.[HELD_ANNOTATION] !== undefined;
+
+/** What was adopted is held again, to be placed anew; undefined when it is. */
+export function planHoldAgain({ nowMs }: Observed, source: GuestSource): Action | undefined {
+  const annotations = { [HELD_ANNOTATION]: new Date(nowMs).toISOString() };
+  return source.virtualMachine === undefined || isHeld(source)
+    ? undefined
+    : patchAnyVersion(source.virtualMachine, { metadata: { annotations }, spec: { runStrategy: "Manual" } });
+}
+
 const startsByItself = (spec: Json): boolean =>
   spec["running"] === true || ["Always", "RerunOnFailure", "Once"].includes(readText(spec, "runStrategy") ?? "");
 

@@ -6,6 +6,7 @@
 import {
   ALLOW_RESTART_ANNOTATION,
   findStranger,
+  isHeld,
   mayHaveGuest,
   mayRestart,
   ORIGINAL_ANNOTATION,
@@ -16,7 +17,9 @@ import { type Vmi } from "./cluster-objects.ts";
 import { viewGroup } from "./guest-group.ts";
 import { listFullLinks } from "./link-room.ts";
 import { encodeNewPair, type Placed, type Subject } from "./pair-spec.ts";
+import { listOwnQuorums } from "./pair-quorum.ts";
 import { listFaults } from "./pair-view.ts";
+import { planRemains } from "./placed-anew.ts";
 import { decidePlacement, type PlacementInput } from "./placement.ts";
 import { encodePlacementInput } from "./placement-input.ts";
 import { type Action, type PlannedEvent } from "./protected-vm-plan.ts";
@@ -38,6 +41,10 @@ export function planCreation(subject: Subject): PartialPlan {
   const placement = decidePlacement(encodeFirstPlacement(subject, stranger));
   if (placement.tag === "stalled") {
     return stall(placement, planRelinquish(subject));
+  }
+  const remains = planRemains(subject);
+  if (remains !== undefined) {
+    return { actions: remains.actions, findings: { waitsFor: remains.waitsFor }, events: [] };
   }
   const { actions, waitsFor, settlesInMs } = planHold(observed, source, stranger);
   return waitsFor === undefined
@@ -92,8 +99,12 @@ function planPair(subject: Subject, placement: Placed): PartialPlan {
       "range (agent.enginePorts), or place the guest on other nodes";
     return stall({ reason: "PortsMissing", message });
   }
+  const { observed, source, identity } = subject;
+  // Of a pair that was given up there may be a record, which says that another node is to run the guest.
+  const quorums = listOwnQuorums(observed.splitSitePair);
+  const forgets = isHeld(source) ? [{ tag: "deleteRecord", guest: identity.guest, quorums } as const] : [];
   return {
-    actions: [{ tag: "applyPair", pair }],
+    actions: [...forgets, { tag: "applyPair", pair }],
     findings: { waitsFor: "the GuestPair" },
     events: [{ type: "Normal", reason: "Placed", message: `the guest starts on ${first}, its standby on ${second}` }],
   };

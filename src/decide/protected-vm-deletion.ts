@@ -72,7 +72,7 @@ function planRelease({ primary, pair, isInSync }: PairView, own: SideView): Dele
 }
 
 /** It is the one to run the guest, and its agent has no QEMU yet to run it in. */
-const isUnstarted = ({ primary }: PairView, own: SideView): boolean =>
+export const isUnstarted = ({ primary }: PairView, own: SideView): boolean =>
   primary === own && own.report?.wantedShape !== undefined;
 
 /** A guest that no engine has had since it was made is paused: KubeVirt has to start it anew. */
@@ -86,13 +86,15 @@ function planUnstarted(machine: VirtualMachine, view: PairView, { vmi }: SideVie
   return remove(isThere ? deleteInstance(vmi, "it was never started, and is paused") : deletePair(view), says);
 }
 
-function deletePair({ pair: { metadata } }: PairView): Action {
+const DELETED = "the ProtectedVM is being deleted";
+
+export function deletePair({ pair: { metadata } }: PairView, why = DELETED): Action {
   return {
     tag: "deleteObject",
     kind: "GuestPair",
     name: { namespace: metadata.namespace ?? "", name: metadata.name },
     uid: metadata.uid,
-    why: "the ProtectedVM is being deleted",
+    why,
   };
 }
 
@@ -106,14 +108,21 @@ function planRemovalAndReturn(observed: Observed, guest: string): DeletionStep {
 type Removal = Extract<DeletionStep, { readonly tag: "remove" }>;
 
 function planRemoval(observed: Observed, guest: string): Removal {
+  const rest: readonly Action[] = [
+    { tag: "deleteCopies", guest },
+    { tag: "deleteRecord", guest, quorums: listOwnQuorums(observed.splitSitePair) },
+    { tag: "removeFinalizer" },
+  ];
+  return planClearance(observed) ?? { tag: "remove", actions: rest, says: "the last traces are removed" };
+}
+
+/** Instances and volumes that were made for the guest go, one after the other; undefined when none is left. */
+export function planClearance(observed: Observed, why = DELETED): Removal | undefined {
   const own = observed.protectedVm.spec.virtualMachineRef?.name;
   const instances = observed.vmis.filter((vmi) => !isOwn(vmi, observed, own));
   const [instance] = instances.filter((vmi) => !isGoing(vmi));
   if (instance !== undefined) {
-    return remove(
-      deleteInstance(instance, "the ProtectedVM is being deleted"),
-      `instance ${instance.metadata.name} is deleted`,
-    );
+    return remove(deleteInstance(instance, why), `instance ${instance.metadata.name} is deleted`);
   }
   // What is on a node that is away goes when the node comes back or is deleted.
   const awaited = instances.find((vmi) => !isAway(vmi, observed));
@@ -121,15 +130,7 @@ function planRemoval(observed: Observed, guest: string): Removal {
     return { tag: "remove", actions: [], says: `waiting for the end of instance ${awaited.metadata.name}` };
   }
   const [volume] = [...observed.dataVolumes, ...observed.claims].filter((object) => !isGoing(object));
-  if (volume !== undefined) {
-    return remove(deleteVolume(volume), `volume ${volume.metadata.name} is deleted`);
-  }
-  const rest: readonly Action[] = [
-    { tag: "deleteCopies", guest },
-    { tag: "deleteRecord", guest, quorums: listOwnQuorums(observed.splitSitePair) },
-    { tag: "removeFinalizer" },
-  ];
-  return { tag: "remove", actions: rest, says: "the last traces are removed" };
+  return volume === undefined ? undefined : remove(deleteVolume(volume), `volume ${volume.metadata.name} is deleted`);
 }
 
 const remove = (action: Action, says: string): Removal => ({ tag: "remove", actions: [action], says });

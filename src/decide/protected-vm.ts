@@ -26,6 +26,7 @@ import { encodePair, findReplaceable, isApplied, ownPort, type Replacement, type
 import { isLost, isMaintained, listFaults, type PairView, peerOf, type SideView, viewPair } from "./pair-view.ts";
 import { findIsolation } from "./component-faults.ts";
 import { planClear, sayIsolated } from "./fault-report.ts";
+import { planGivingUp } from "./placed-anew.ts";
 import { decideReplacement, sayPairUnknown } from "./placement.ts";
 import { encodePlacementInput, ruleOf } from "./placement-input.ts";
 import { isMeant } from "./placement-rule.ts";
@@ -68,7 +69,7 @@ export function planProtectedVm(observed: Observed): Plan {
     return conclude(observed, [], { ...base, stalled: choice });
   }
   const subject = { observed, source: choice.source, identity };
-  const plan = view === undefined ? planCreation(subject) : planUpkeep(subject, view);
+  const plan = view === undefined ? planCreation(subject) : planPaired(subject, view);
   const finalizer: readonly Action[] =
     metadata.finalizers?.includes(FINALIZER) === true ? [] : [{ tag: "applyFinalizer" }];
   return conclude(observed, [...finalizer, ...plan.actions], { ...base, ...plan.findings }, plan.events);
@@ -116,6 +117,13 @@ function decideUsualRecheck(findings: Omit<Findings, "settlesInMs">): number | u
   }
   // Of a node that has no side any more nothing else tells that it is back.
   return faults.some(({ repairedAt }) => repairedAt === undefined) ? STALLED_RECHECK_MS : undefined;
+}
+
+function planPaired(subject: Subject, view: PairView): PartialPlan {
+  const givingUp = planGivingUp(subject, view);
+  return givingUp === undefined
+    ? planUpkeep(subject, view)
+    : { actions: givingUp.actions, findings: { waitsFor: givingUp.waitsFor }, events: [] };
 }
 
 /** `handBackTo`: the pair goes on only until the guest is there. */

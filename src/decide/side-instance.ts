@@ -18,7 +18,7 @@ import { encodeRecipe, encodeTwinSide, type Missing, type SidePlan } from "./sid
 import { findStartHold } from "./start-turn.ts";
 import { PLANNED } from "./takeover-track.ts";
 import { encodeMarks, encodeVmi } from "./twin-recipe.ts";
-import { findUnreachable, listOriginalClaims } from "./volume-places.ts";
+import { sayMisplacedVolume } from "./placed-anew.ts";
 import { planVolumes } from "./volumes.ts";
 
 const nothing: SidePlan = { actions: [] };
@@ -41,17 +41,8 @@ export function planSideInstance(subject: Subject, view: PairView, side: SideVie
   return {
     actions: settled,
     waitsFor: sayProgress(vmi, name, wanted),
-    trouble: vmi.status?.nodeName === undefined ? findMisplacedVolume(subject, side) : undefined,
+    trouble: sayMisplacedVolume(subject, side),
   };
-}
-
-/** It was bound after the guest was placed, and no scheduler will bring the two together. */
-function findMisplacedVolume({ observed, source }: Subject, { isOrigin, state }: SideView): string | undefined {
-  const claims = isOrigin ? listOriginalClaims(observed, source) : [];
-  const why = state.node === undefined ? undefined : findUnreachable(observed, claims, state.node);
-  return why === undefined
-    ? undefined
-    : `${why}, and the guest is to start on ${state.name}: delete the ProtectedVM, and it goes where the volume is when applied again`;
 }
 
 /** The shape of which there has to be an instance; undefined when the side needs none, or has what it needs. */

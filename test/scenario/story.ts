@@ -8,6 +8,7 @@
  *   blind NODE SEAT, sees NODE SEAT              a node does not reach that quorum, or does again
  *   force NAME NODE [certain]                    a person overrides the quorum
  *   label NODE LABEL [VALUE]                     without a value the label goes
+ *   bind NAME NODE                               its volume is bound there now, whoever did it
  *   apply NAME nodes=A,B | select=label=value | sites=NAME | ref=VM | reprotect=Manual | mode=HighAvailability | secret |
  *     group=NAME | order=NUMBER | labels=label=value | apart=label=value ...
  *   spec NAME JSON                               merges a patch into the spec
@@ -123,6 +124,9 @@ export class Story {
       },
       vm: ([name = "", ...options]) => {
         this.#addMachine(name, options);
+      },
+      bind: ([name = "", node = ""]) => {
+        this.#cluster.bindTo(this.#find("PersistentVolumeClaim", `${name}-disk`), node);
       },
       apply: ([name = "", ...options]) => {
         this.#apply(name, options);
