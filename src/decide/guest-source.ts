@@ -124,6 +124,10 @@ const POD_SETTINGS = [
   ...["configMap", "secret", "downwardAPI", "serviceAccount"],
 ];
 
+/** Undefined for a volume without a claim behind it. */
+export const claimNameOf = (volume: Json): string | undefined =>
+  readText(volume, "persistentVolumeClaim", "claimName") ?? readText(volume, "dataVolume", "name");
+
 type CopiedDisk = { readonly name: string; readonly isOfPod: boolean };
 
 /** The disks that are copied. */

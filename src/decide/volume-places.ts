@@ -6,7 +6,7 @@
  */
 import { type Json, readObjects, readText } from "../lib/json-merge.ts";
 import { type Claim, type ClusterNode } from "./cluster-objects.ts";
-import { type GuestSource, listClaimVolumes } from "./guest-source.ts";
+import { claimNameOf, type GuestSource, listClaimVolumes } from "./guest-source.ts";
 import { type Observed } from "./protected-vm-plan.ts";
 
 /** Of the scheduler, on a claim whose volume is made where its first pod is. */
@@ -16,7 +16,7 @@ export const SELECTED_NODE_ANNOTATION = "volume.kubernetes.io/selected-node";
 export function listOriginalClaims(observed: Observed, source: GuestSource): readonly Claim[] {
   const { namespace = "" } = observed.protectedVm.metadata;
   return listClaimVolumes(source)
-    .map((volume) => readText(volume, "persistentVolumeClaim", "claimName") ?? readText(volume, "dataVolume", "name"))
+    .map(claimNameOf)
     .filter((name) => source.virtualMachine !== undefined || !isMade(source, name))
     .flatMap((name = "") => observed.findClaim({ namespace, name }) ?? []);
 }

@@ -8,7 +8,7 @@ import { present } from "../lib/assert.ts";
 import { isJson, type Json, mergeJson, readObject, readPath, readText } from "../lib/json-merge.ts";
 import { type Claim, type ClusterObject, type DataVolume, type ObjectName } from "./cluster-objects.ts";
 import { sideName } from "./guest-names.ts";
-import { type GuestSource, listClaimVolumes } from "./guest-source.ts";
+import { claimNameOf, type GuestSource, listClaimVolumes } from "./guest-source.ts";
 import { type SideView } from "./pair-view.ts";
 import { type Action, type Observed } from "./protected-vm-plan.ts";
 import { encodeMarks, type GuestIdentity, ownedIn } from "./twin-recipe.ts";
@@ -36,8 +36,7 @@ export function listSideVolumes(source: GuestSource, side: SideView, namespace: 
   return listClaimVolumes(source).map((volume) => {
     const name = present(readText(volume, "name"), "a volume has a name");
     const own = { namespace: side.vmiName.namespace, name: sideName(name, side.mark) };
-    const given =
-      readText(volume, "persistentVolumeClaim", "claimName") ?? readText(volume, "dataVolume", "name") ?? "";
+    const given = claimNameOf(volume) ?? "";
     const template = source.dataVolumeTemplates.find((each) => readText(each, "metadata", "name") === given);
     if (!side.isOrigin) {
       return { volume: name, claim: own, isOurs: true, template: undefined };

@@ -1,6 +1,6 @@
 /** A guest that is to run on unprotected: what its owner does first, state by state, and that the other side does nothing. */
 import { describe, expect, test } from "@jest/globals";
-import { buildSide, record, session } from "../../test/build/protocol-side.ts";
+import { buildSide, holding, record, session } from "../../test/build/protocol-side.ts";
 import { type QuorumRecord } from "./quorum-record.ts";
 import { step } from "./side.ts";
 import { type Effect, type PrimaryState, type Side, type SideEvent } from "./side-state.ts";
@@ -135,15 +135,6 @@ describe("the owner that is to release its guest", () => {
 });
 
 test("a standby that is to release the guest goes on as it is: it is not its to release", () => {
-  const holding = {
-    role: "standby",
-    tag: "holding",
-    session,
-    link: "one",
-    term: 2,
-    epoch: 8,
-    expectsGuest: false,
-  } as const;
   const side = buildSide("b", holding, ["one"], 9);
   expect(tell(side, release)).toEqual({ side, effects: [] });
 });

@@ -1,6 +1,6 @@
 /** A session whose link is lost while another one is up: it goes on there, and nobody was ever without protection. */
 import { describe, expect, test } from "@jest/globals";
-import { buildSide, session } from "../../test/build/protocol-side.ts";
+import { buildSide, holding, session } from "../../test/build/protocol-side.ts";
 import { type Message } from "./messages.ts";
 import { step } from "./side.ts";
 import { type Effect, type Side, type SideEvent, type SideState, type Step } from "./side-state.ts";
@@ -8,15 +8,6 @@ import { type Effect, type Side, type SideEvent, type SideState, type Step } fro
 const inSession = { session, link: "one", mode: "FaultTolerant", isResuming: false } as const;
 const epochs = { first: 5, captured: 9, acked: 7 };
 const protectedState = { role: "primary", tag: "protected", ...inSession, epochs } as const;
-const holding = {
-  role: "standby",
-  tag: "holding",
-  session,
-  link: "one",
-  term: 2,
-  epoch: 8,
-  expectsGuest: false,
-} as const;
 
 function sideIn(node: "a" | "b", state: SideState, links: readonly string[] = ["one", "two"]): Side {
   return { ...buildSide(node, state, links, 9), timers: ["ackOverdue"] };

@@ -19,3 +19,14 @@ export function buildSide(node: "a" | "b", state: SideState, links: readonly str
   const shape = { qemuVersion: "10.0.0", machine: "q35", ramBlocks: [], disks: [], devices: [] };
   return { ...fresh, record, shape, links, epoch, sessionCount: 1, state };
 }
+
+/** A standby that could take over, which hears its primary on the link `one`. */
+export const holding = {
+  role: "standby",
+  tag: "holding",
+  session,
+  link: "one",
+  term: 2,
+  epoch: 8,
+  expectsGuest: false,
+} as const;
